@@ -1,0 +1,90 @@
+"""A model is a folder: ``config.json``, ``weights.safetensors`` and ``card.md``; nothing in it is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from datamodules.types import BadInputError
+
+CONFIG, WEIGHTS, CARD = "config.json", "weights.safetensors", "card.md"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model read from disk."""
+
+    config: dict[str, Any]
+    """``kind`` names the architecture; ``generator_sha256`` the generator it belongs to, where there is one."""
+    tensors: dict[str, Tensor]
+    """Weights by name, on the CPU, in the precision they were saved in."""
+    card: str
+    """Markdown: data, metrics, licence."""
+
+
+def weights_sha256(tensors: dict[str, Tensor]) -> str:
+    """Hex digest over the sorted names, shapes and float32 values, the same on every machine."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name].detach().to("cpu", torch.float32).numpy())
+        digest.update(f"{name}{value.shape}".encode())
+        digest.update(value.astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def save_model(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], card: str) -> Path:
+    """Write the folder beside its place and move it there whole; an old one is replaced."""
+    if "kind" not in config:
+        raise ValueError("a model's config needs a 'kind'")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file({k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}, scratch / WEIGHTS)
+        (scratch / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (scratch / CARD).write_text(card)
+        scratch.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(scratch, folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return folder
+
+
+def load_model(folder: Path, kind: str | None = None) -> ModelFolder:
+    """Read a model folder; ``kind`` is checked where given. Raises ``BadInputError``."""
+    missing = [name for name in (CONFIG, WEIGHTS, CARD) if not (folder / name).is_file()]
+    if missing:
+        raise BadInputError(f"{folder} is not a model folder: it has no {', '.join(missing)}")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        tensors = load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors and json raise many kinds; all mean a damaged folder
+        raise BadInputError(f"{folder} is damaged ({error}); fetch or register the model again") from error
+    if not isinstance(config, dict) or "kind" not in config:
+        raise BadInputError(f"{folder / CONFIG} names no 'kind'; fetch or register the model again")
+    if kind is not None and config["kind"] != kind:
+        raise BadInputError(f"{folder} holds a {config['kind']!r}, a {kind!r} is needed")
+    return ModelFolder(config, tensors, (folder / CARD).read_text())
+
+
+def require_generator(config: dict[str, Any], generator_sha256: str, what: str) -> None:
+    """Refuse a model that was made for another generator, with both hashes in the message."""
+    made_for = config.get("generator_sha256")
+    if made_for != generator_sha256:
+        raise BadInputError(
+            f"{what} belongs to generator {made_for}, but the one in use is {generator_sha256}; "
+            "load the generator it was made for, or one made for this generator"
+        )
