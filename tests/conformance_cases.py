@@ -56,9 +56,9 @@ def tensors(opened: Case) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for name, spec in opened.json["tensors"].items():
         if spec["rule"] != "buffer":
-            values[name] = torch.from_numpy(fill(name, tuple(spec["shape"]), spec["rule"], opened.seed))
+            values[name] = torch.as_tensor(fill(name, tuple(spec["shape"]), spec["rule"], opened.seed))
         elif f"buffer/{name}" in opened.npz.files:
-            values[name] = torch.from_numpy(opened.npz[f"buffer/{name}"])
+            values[name] = torch.as_tensor(opened.npz[f"buffer/{name}"])
     return values
 
 
