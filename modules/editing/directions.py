@@ -1,0 +1,189 @@
+"""Linear edits in W and W+: what is asked for, what is known, and how it is applied, saved and loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.types import BadInputError
+from modules.model_folder import load_model, require_generator, save_model
+
+KIND = "directions"
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One edit that a user asks for, not yet checked against anything."""
+
+    name: str
+    """Name of the edit, as ``EditSet.describe`` lists it."""
+    strength: float
+    """How much, in the edit's own unit; 0 changes nothing."""
+
+
+@dataclass(frozen=True)
+class EditDescription:
+    """What a user may ask of one edit."""
+
+    name: str
+    unit: str
+    """What one step of the strength means, e.g. ``years`` or ``degrees``."""
+    lower: float
+    """Smallest strength, in the unit."""
+    upper: float
+    """Largest strength, in the unit."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A change of the codes that is proportional to the strength."""
+
+    name: str
+    unit: str
+    """What one step of the strength means, e.g. ``years`` or ``degrees``."""
+    vector: Tensor
+    """``(num_ws, w_dim)``: change of ``ws`` per one unit."""
+    lower: float
+    """Smallest strength, in the unit; at most 0."""
+    upper: float
+    """Largest strength, in the unit; at least 0."""
+    generator_sha256: str
+    """Digest of the generator whose codes the direction moves."""
+
+    def __post_init__(self) -> None:
+        if self.vector.ndim != 2 or not torch.isfinite(self.vector).all():
+            raise ValueError(
+                f"direction {self.name} must be finite and (num_ws, w_dim), got {tuple(self.vector.shape)}"
+            )
+        if not (math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower <= 0.0 <= self.upper):
+            raise ValueError(f"bounds of {self.name} must be finite and enclose 0, got {self.lower}..{self.upper}")
+
+    def __call__(self, ws: Tensor, strength: float) -> Tensor:
+        """Move ``ws`` ``(N, num_ws, w_dim)`` by ``strength`` units; 0 returns equal codes.
+
+        Raises ``BadInputError`` for a strength that is not finite or out of bounds, and ``ValueError`` for
+        codes of another shape.
+        """
+        self.check(strength)
+        if ws.ndim != 3 or ws.shape[1:] != self.vector.shape:
+            raise ValueError(
+                f"{self.name} moves codes (N, {self.vector.shape[0]}, {self.vector.shape[1]}), got {tuple(ws.shape)}"
+            )
+        return ws + strength * self.vector.to(ws)
+
+    def check(self, strength: float) -> None:
+        """Raise ``BadInputError`` for a strength that is not finite or out of bounds."""
+        if not math.isfinite(strength):
+            raise BadInputError(f"the strength of {self.name!r} must be a finite number, got {strength}")
+        if not self.lower <= strength <= self.upper:
+            raise BadInputError(
+                f"{self.name!r} goes from {self.lower:+g} to {self.upper:+g} {self.unit}, {strength:+g} was asked"
+            )
+
+    def describe(self) -> EditDescription:
+        """Name, unit and bounds, without the vector."""
+        return EditDescription(self.name, self.unit, self.lower, self.upper)
+
+
+class EditSet(Mapping[str, Direction]):
+    """The edits of one generator, by name."""
+
+    def __init__(self, directions: Iterable[Direction]) -> None:
+        """Raises ``ValueError`` for two of one name, and for directions of different generators or shapes."""
+        listed = list(directions)
+        self._directions = {direction.name: direction for direction in listed}
+        if len(self._directions) != len(listed):
+            raise ValueError(f"two directions of one name among {[d.name for d in listed]}")
+        if len({(d.generator_sha256, d.vector.shape) for d in listed}) > 1:
+            raise ValueError("the directions of a set must belong to one generator")
+
+    def __getitem__(self, name: str) -> Direction:
+        return self._directions[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._directions)
+
+    def __len__(self) -> int:
+        return len(self._directions)
+
+    def describe(self) -> list[EditDescription]:
+        """Names, units and bounds, in the order of the set."""
+        return [direction.describe() for direction in self._directions.values()]
+
+    def check(self, requests: Sequence[EditRequest]) -> None:
+        """Raise ``BadInputError`` for the first request that cannot be met.
+
+        The strengths asked of one edit are added up, so that asking twice does not lead out of its bounds.
+        """
+        totals: dict[str, float] = {}
+        for request in requests:
+            if request.name not in self._directions:
+                known = ", ".join(self._directions) or "none"
+                raise BadInputError(f"no edit {request.name!r}; known edits: {known}")
+            self._directions[request.name].check(request.strength)
+            totals[request.name] = totals.get(request.name, 0.0) + request.strength
+            self._directions[request.name].check(totals[request.name])
+
+    def apply(self, ws: Tensor, requests: Sequence[EditRequest]) -> Tensor:
+        """Apply the requests to ``ws`` ``(N, num_ws, w_dim)``, one after the other.
+
+        Raises ``BadInputError`` before anything is computed: for an unknown edit (the known ones are in the
+        message), for NaN and infinity, and out of bounds (bounds and unit are in the message).
+        """
+        self.check(requests)
+        for request in requests:
+            ws = self._directions[request.name](ws, request.strength)
+        return ws
+
+
+def parse_edit(text: str) -> EditRequest:
+    """Read ``NAME=STRENGTH``, e.g. ``age=+20`` or ``smile=-0.5``; raises ``BadInputError``."""
+    name, equals, number = (part.strip() for part in text.partition("="))
+    if not (name and equals and number):
+        raise BadInputError(f"cannot read the edit {text!r}; write NAME=STRENGTH, for example age=+20")
+    try:
+        strength = float(number)
+    except ValueError:
+        raise BadInputError(f"the strength in {text!r} is not a number; write for example {name}=+1") from None
+    if not math.isfinite(strength):
+        raise BadInputError(f"the strength of {name!r} must be a finite number, got {number}")
+    return EditRequest(name, strength)
+
+
+def save_directions(folder: Path, edits: EditSet, card: str) -> Path:
+    """Write the set as a model folder of kind ``directions``; raises ``ValueError`` for an empty one."""
+    if not edits:
+        raise ValueError("there are no directions to save")
+    table = [{"name": d.name, "unit": d.unit, "lower": d.lower, "upper": d.upper} for d in edits.describe()]
+    sha256 = next(iter(edits.values())).generator_sha256
+    config = {"kind": KIND, "generator_sha256": sha256, "directions": table}
+    return save_model(folder, config, {name: direction.vector for name, direction in edits.items()}, card)
+
+
+def load_directions(folder: Path, generator_sha256: str) -> EditSet:
+    """Read a model folder of kind ``directions``, on the CPU in float32.
+
+    Raises ``BadInputError`` for a folder that is damaged or of another kind, and, with both hashes in the
+    message, for directions of another generator.
+    """
+    model = load_model(folder, KIND)
+    require_generator(model.config, generator_sha256, f"the directions in {folder}")
+    try:
+        return EditSet(
+            Direction(
+                name=row["name"],
+                unit=row["unit"],
+                vector=model.tensors[row["name"]].float(),
+                lower=float(row["lower"]),
+                upper=float(row["upper"]),
+                generator_sha256=generator_sha256,
+            )
+            for row in model.config["directions"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInputError(f"{folder} is damaged ({error!r}); fetch or register the directions again") from error
