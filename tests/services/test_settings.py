@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.types import BadInputError
+from services.settings import PARAMS, ROOT, build, load_params
+
+
+@dataclass(frozen=True)
+class Inner:
+    rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Outer:
+    steps: int
+    inner: Inner
+    extra: Inner | None = None
+
+
+def test_shipped_file_builds() -> None:
+    params = load_params(environment={})
+    assert params.data.folder() is None or params.data.folder() == ROOT / params.data.root
+    assert params.runtime.host == "127.0.0.1"
+    assert params.runtime.state == ROOT / "var"
+    assert params.runtime.tracking() == f"sqlite:///{ROOT / 'var' / 'mlflow.db'}"
+    assert params.runtime.torch_device() in ("cpu", "cuda")
+
+
+def test_environment_overrides_the_file(tmp_path: Path) -> None:
+    runtime = load_params(
+        environment={
+            "STYLEREEL_DEVICE": "cpu",
+            "STYLEREEL_PORT": "0",
+            "STYLEREEL_STATE": str(tmp_path),
+            "STYLEREEL_KEEP_JOBS_HOURS": "0.5",
+            "STYLEREEL_TRACKING_URI": "http://127.0.0.1:5000",
+        }
+    ).runtime
+    assert (runtime.device, runtime.port, runtime.state) == ("cpu", 0, tmp_path)
+    assert (runtime.keep_jobs_hours, runtime.tracking()) == (0.5, "http://127.0.0.1:5000")
+
+
+def test_environment_of_the_wrong_kind_names_the_key() -> None:
+    with pytest.raises(BadInputError, match=r"runtime\.port"):
+        _ = load_params(environment={"STYLEREEL_PORT": "many"}).runtime
+
+
+def test_nested_sections_and_yaml_numbers() -> None:
+    made = build(Outer, {"steps": 3, "inner": {"rates": ["1e-4", 2]}}, "toy")
+    assert made == Outer(3, Inner((1e-4, 2.0)))
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ({"steps": 3, "inner": {"rates": []}, "stpes": 1}, "toy.stpes is not known"),
+        ({"steps": 3, "inner": {"rates": [], "rate": 1}}, "toy.inner.rate is not known"),
+        ({"steps": 3, "inner": {"rates": []}, "extra": {"x": 1}}, "toy.extra.x is not known"),
+        ({"inner": {"rates": []}}, "toy.steps is missing"),
+        ({"steps": "x", "inner": {"rates": []}}, "toy.steps: "),
+        ({"steps": 3, "inner": 4}, "toy.inner"),
+    ],
+)
+def test_wrong_keys_are_named(given_: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        build(Outer, given_, "toy")
+
+
+@given(st.integers(0, 10**6))
+def test_override_is_what_is_read_back(value: int) -> None:
+    assert load_params(overrides=[f"runtime.threads={value}"], environment={}).runtime.threads == value
+
+
+@pytest.mark.parametrize(
+    "override", ["runtime.thread=1", "nothing.x=1", "runtime", "runtime=1", "runtime.port=[1"]
+)
+def test_bad_overrides(override: str) -> None:
+    with pytest.raises(BadInputError):
+        load_params(overrides=[override])
+
+
+def test_override_leaves_the_file_alone() -> None:
+    before = PARAMS.read_bytes()
+    load_params(overrides=["runtime.port=1"])
+    assert PARAMS.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "a: 1", "\x00"])
+def test_files_that_are_not_params(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInputError):
+        load_params(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="cannot read"):
+        load_params(tmp_path / "none.yaml")
+
+
+def test_shipped_file_has_no_repeated_keys() -> None:
+    sections = [line.split(":")[0] for line in PARAMS.read_text().splitlines() if line[:1].isalpha()]
+    assert sorted(sections) == sorted(yaml.safe_load(PARAMS.read_text()))
+
+
+def test_settings_do_not_load_torch() -> None:
+    code = "import sys, services.settings as s; s.load_params().runtime; sys.exit('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.returncode == 0
