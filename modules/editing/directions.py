@@ -71,9 +71,7 @@ class Direction:
         """
         self.check(strength)
         if ws.ndim != 3 or ws.shape[1:] != self.vector.shape:
-            raise ValueError(
-                f"{self.name} moves codes (N, {self.vector.shape[0]}, {self.vector.shape[1]}), got {tuple(ws.shape)}"
-            )
+            raise ValueError(f"{self.name} moves codes (N, *{tuple(self.vector.shape)}), got {tuple(ws.shape)}")
         return ws + strength * self.vector.to(ws)
 
     def check(self, strength: float) -> None:
