@@ -1,0 +1,256 @@
+"""MobileStyleGAN (Belousov 2021): StyleGAN2's mapping, separable convolutions, wavelets instead of ToRGB skips.
+
+The published network has 23 style slots; its exported form keeps only the last to-image layer, so 16 act:
+``b4.conv1`` reads row 0, block ``i`` rows ``2i+1`` (``up`` and ``conv1``) and ``2i+2`` (``conv2``), ``to_img``
+row 15. StyleGAN2-FFHQ's 18 rows therefore map 0-14 to 0-14 and 17 to 15. Demodulation is folded into the
+weights, strengths of noise into the noise maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.types import BadInputError
+from modules.generators.openvino import read_mobilestylegan
+from modules.generators.protocol import NoiseMode, StyleLayer
+from modules.model_folder import weights_sha256
+from modules.ops import inverse_haar, move_image, shrink
+
+MEAN_SAMPLES = 10_000
+"""Draws of z behind ``w_mean``: the exported network carries no mean of its own."""
+
+
+class _Layer(nn.Module):
+    """A modulated layer: its affine map, and a convolution unless it only scales (``up``)."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], name: str) -> None:
+        super().__init__()
+        own = {
+            key.removeprefix(f"synthesis.{name}."): value
+            for key, value in tensors.items()
+            if key.startswith(f"synthesis.{name}.")
+        }
+        self.affine = _linear(own["affine.weight"], own["affine.bias"])
+        self.weight = _frozen(own.get("weight"))
+        self.bias = _frozen(own.get("bias"))
+        self.depthwise = _frozen(own.get("depthwise"))
+        self.noise: Tensor | None
+        self.register_buffer("noise", own.get("noise"))
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
+        """``(N, C, H, W)`` features, ``(N, C)`` style, noise ``(1 or N, 1, H, W)``; before the activation."""
+        n, _, height, width = x.shape
+        weight, bias = self.weight, self.bias
+        assert weight is not None and bias is not None
+        if self.depthwise is not None:
+            # Scaling channels commutes with the depthwise step, so the style goes into the pointwise weight.
+            x = F.conv2d(x, self.depthwise.to(x.dtype), padding=1, groups=x.shape[1])
+        modulated = (weight * style[:, None, :, None, None]).to(x.dtype)
+        if weight.shape[-1] == 1:
+            x = torch.bmm(modulated.flatten(2), x.flatten(2)).unflatten(2, (height, width))
+        else:
+            pad = weight.shape[-1] // 2
+            x = F.conv2d(x.reshape(1, -1, height, width), modulated.flatten(0, 1), padding=pad, groups=n)
+            x = x.reshape(n, -1, height, width)
+        x = x.add_(bias.to(x.dtype)[:, None, None])
+        return x if noise is None else x.add_(noise.to(x.dtype))
+
+
+class MobileStyleGAN(nn.Module):
+    """The generator; satisfies ``protocol.Generator``. Its parameters are frozen until told otherwise.
+
+    ``compute_dtype`` is the precision of the features (float32 or bfloat16); images come out as float32.
+    Raises ``BadInputError`` where tensors (named as ``read_mobilestylegan`` says) are missing.
+    """
+
+    w_mean: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.compute_dtype = torch.float32
+        self.sha256 = weights_sha256(dict(tensors))
+        try:
+            self._build(tensors)
+        except KeyError as error:
+            raise BadInputError(f"these are not the weights of a MobileStyleGAN: {error} is missing") from error
+        self.register_buffer("w_mean", self._mean_of_mapping(), persistent=False)
+
+    def _build(self, tensors: Mapping[str, Tensor]) -> None:
+        self.mapping = nn.ModuleList()
+        depth = sum(key.startswith("mapping.") and key.endswith(".weight") for key in tensors)
+        self.mapping = nn.ModuleDict(
+            {
+                f"fc{i}": _linear(tensors[f"mapping.fc{i}.weight"], tensors[f"mapping.fc{i}.bias"])
+                for i in range(depth)
+            }
+        )
+        first = nn.ModuleDict({"conv1": _Layer(tensors, "b4.conv1")})
+        first.register_parameter("const", _frozen(tensors["synthesis.b4.const"]))
+        self.synthesis = nn.ModuleDict({"b4": first})
+        layers = [("b4.conv1", 4, 0)]
+        resolution, row = 8, 1
+        while f"synthesis.b{resolution}.up.affine.weight" in tensors:
+            parts = {part: _Layer(tensors, f"b{resolution}.{part}") for part in ("up", "conv1", "conv2")}
+            self.synthesis[f"b{resolution}"] = nn.ModuleDict(parts)
+            layers += [(f"b{resolution}.{part}", resolution, row + (part == "conv2")) for part in parts]
+            resolution, row = resolution * 2, row + 2
+        self.synthesis["to_img"] = _Layer(tensors, "to_img")
+        layers.append(("to_img", resolution // 2, row))
+        self.layers = tuple(
+            StyleLayer(name, side, self._layer(name).affine.out_features, index, name == "to_img")
+            for name, side, index in layers
+        )
+        self.resolution, self.num_ws = resolution, row + 1
+        self.z_dim = int(tensors["mapping.fc0.weight"].shape[1])
+        self.w_dim = self._layer("to_img").affine.in_features
+
+    @classmethod
+    def from_openvino(cls, folder: Path) -> Self:
+        """Read the folder with ``{MappingNetwork,SynthesisNetwork}.{xml,bin}`` of the PyPI package random-face."""
+        return cls(read_mobilestylegan(folder))
+
+    def map(self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None) -> Tensor:
+        """``(N, z_dim)`` to ``(N, num_ws, w_dim)``; rows below the cutoff (all without one) go towards the mean."""
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"z must be (N, {self.z_dim}), got {tuple(z.shape)}")
+        ws = self._mapped(z)[:, None].repeat(1, self.num_ws, 1)
+        if truncation_psi != 1.0:
+            ws[:, :truncation_cutoff] = self.w_mean.lerp(ws[:, :truncation_cutoff], truncation_psi)
+        return ws
+
+    def styles(self, ws: Tensor) -> dict[str, Tensor]:
+        """S space: layer name to ``(N, channels)``, in the order of ``layers``."""
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(f"ws must be (N, {self.num_ws}, {self.w_dim}), got {tuple(ws.shape)}")
+        return {layer.name: self._layer(layer.name).affine(ws[:, layer.ws_index]) for layer in self.layers}
+
+    def synthesize(
+        self,
+        ws: Tensor,
+        noise_mode: NoiseMode = "const",
+        noise: dict[str, Tensor] | None = None,
+        transform: Tensor | None = None,
+        resolution: int | None = None,
+    ) -> Tensor:
+        """``(N, num_ws, w_dim)`` to images ``(N, 3, r, r)``; see ``protocol.Generator``.
+
+        A smaller ``resolution`` is the whole network's output averaged over boxes; half of the full one costs
+        nothing, since it is the low-pass wavelet band. ``transform`` warps the output.
+        """
+        return self.synthesize_from_styles(self.styles(ws), noise_mode, noise, transform, resolution)
+
+    def synthesize_from_styles(
+        self,
+        styles: dict[str, Tensor],
+        noise_mode: NoiseMode = "const",
+        noise: dict[str, Tensor] | None = None,
+        transform: Tensor | None = None,
+        resolution: int | None = None,
+    ) -> Tensor:
+        """Like ``synthesize``, from S space."""
+        self._check(styles, noise)
+        side = self.resolution if resolution is None else resolution
+        x = self._features(styles, noise_mode, noise or {}, self.resolution // 2)
+        to_img = self._layer("to_img")
+        bands = to_img(x, styles["to_img"], None).float()
+        # Half the low-pass band is the mean of each 2x2 box of the full image.
+        images = inverse_haar(bands) if 2 * side > self.resolution else bands[:, :3] * 0.5
+        images = shrink(images, side)
+        return images if transform is None else move_image(images, transform)
+
+    def features(
+        self,
+        ws: Tensor,
+        resolution: int,
+        noise_mode: NoiseMode = "const",
+        noise: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Feature map ``(N, C, r, r)`` after the block that writes ``resolution`` (128: 256 channels)."""
+        styles = self.styles(ws)
+        self._check(styles, noise)
+        if f"b{resolution}" not in self.synthesis:
+            known = ", ".join(name[1:] for name in self.synthesis if name != "to_img")
+            raise ValueError(f"no block writes {resolution} px features; there are {known}")
+        return self._features(styles, noise_mode, noise or {}, resolution).float()
+
+    @property
+    def noise_maps(self) -> dict[str, Tensor]:
+        """The constant noise by layer name, ``(H, W)``, at unit root mean square: what ``noise`` replaces."""
+        maps = {layer.name: self._layer(layer.name).noise for layer in self.layers}
+        return {name: value / _rms(value) for name, value in maps.items() if value is not None}
+
+    def _features(
+        self, styles: Mapping[str, Tensor], mode: NoiseMode, noise: Mapping[str, Tensor], until: int
+    ) -> Tensor:
+        n = len(styles["b4.conv1"])
+        x = cast(Tensor, self.synthesis.get_parameter("b4.const")).to(self.compute_dtype).expand(n, -1, -1, -1)
+        resolution = 4
+        while True:
+            for part in ("conv1", "conv2"):
+                name = f"b{resolution}.{part}"
+                if name in styles:
+                    x = self._layer(name)(x, styles[name], self._noise(name, n, mode, noise))
+                    x = F.leaky_relu_(x, 0.2)
+            if resolution == until:
+                return x
+            resolution *= 2
+            up = styles[f"b{resolution}.up"].to(x.dtype)
+            x = inverse_haar(x * up[:, :, None, None])
+
+    def _noise(self, name: str, n: int, mode: NoiseMode, given: Mapping[str, Tensor]) -> Tensor | None:
+        constant = self._layer(name).noise
+        if constant is None or (mode == "none" and name not in given):
+            return None
+        if name in given:
+            return given[name].to(constant).reshape(-1, 1, *constant.shape) * _rms(constant)
+        if mode == "random":
+            # The export multiplied strength and map; the map had unit variance, so its size is the strength.
+            shape = (n, 1, *constant.shape)
+            return torch.randn(shape, device=constant.device, dtype=constant.dtype) * _rms(constant)
+        return constant[None, None]
+
+    def _check(self, styles: Mapping[str, Tensor], noise: Mapping[str, Tensor] | None) -> None:
+        for layer in self.layers:
+            if layer.name not in styles or styles[layer.name].shape[1:] != (layer.channels,):
+                raise ValueError(f"styles need {layer.name!r} of shape (N, {layer.channels})")
+        unknown = set(noise or {}) - set(self.noise_maps)
+        if unknown:
+            raise ValueError(f"no layer takes noise {sorted(unknown)}; there are {sorted(self.noise_maps)}")
+
+    def _layer(self, name: str) -> _Layer:
+        return cast(_Layer, self.synthesis.get_submodule(name))
+
+    def _mapped(self, z: Tensor) -> Tensor:
+        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for layer in self.mapping.values():
+            x = F.leaky_relu(layer(x), 0.2) * 2**0.5
+        return x
+
+    @torch.no_grad()
+    def _mean_of_mapping(self) -> Tensor:
+        z = np.random.RandomState(0).standard_normal((MEAN_SAMPLES, self.z_dim)).astype(np.float32)
+        return self._mapped(torch.from_numpy(z)).mean(0)
+
+
+def _frozen(value: Tensor | None) -> nn.Parameter | None:
+    return None if value is None else nn.Parameter(value.detach().clone(), requires_grad=False)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = (
+        nn.Parameter(weight.detach().clone(), False),
+        nn.Parameter(bias.detach().clone(), False),
+    )
+    return layer
+
+
+def _rms(value: Tensor) -> Tensor:
+    return value.square().mean().sqrt().clamp_min(1e-12)
