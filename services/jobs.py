@@ -1,0 +1,326 @@
+"""Video jobs as durable workflows: a killed server takes its jobs up again at its next start.
+
+Each job is a folder (``request.json``, ``input``, ``progress.json``, ``output.mp4``, ``report.json``) and a DBOS
+workflow of the same id, whose steps are analyse, render and finish. A step may run twice: it writes beside its
+target and renames.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID
+
+from datamodules.types import BadInputError
+from services.limits import INTERNAL_ERROR, public_message
+from services.turns import Turns
+
+log = logging.getLogger("stylereel.jobs")
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+QUEUE = "stylereel-videos"
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+PROGRESS_EVERY = 0.25
+"""Seconds between two writes of ``progress.json``."""
+_STATES: dict[str, State] = {
+    "ENQUEUED": "queued",
+    "DELAYED": "queued",
+    "PENDING": "running",
+    "CANCELLED": "cancelled",
+}
+
+Report = Callable[[str, float], None]
+"""Takes the name of the stage and how much of it is done, in [0, 1]."""
+
+
+class Editor(Protocol):
+    """What a job does with its video; the service hands in the pipeline, with the models of the moment."""
+
+    def analyse(self, source: Path) -> dict[str, Any]:
+        """What the clip is; raises ``BadInputError`` for one that is not taken. Runs at the request too."""
+        ...
+
+    def render(
+        self, source: Path, target: Path, request: dict[str, Any], report: Report, cancelled: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """Write the edited clip to ``target`` and return the report; stops soon once ``cancelled`` says so."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is known of a job."""
+
+    id: str
+    state: State
+    stage: str
+    """``queued``, ``analyse``, a stage of the pipeline, or ``finish``."""
+    progress: float
+    """Of the stage, in [0, 1]."""
+    error: str | None
+    """One line, where it failed."""
+    status: int | None
+    """The HTTP status that the error stands for, where it failed."""
+    created: float
+    """Seconds since 1970."""
+    output: Path | None
+    """The edited clip, where it succeeded."""
+    report: dict[str, Any] | None
+    """What the pipeline said of the clip, where it succeeded."""
+
+
+class CancelledError(RuntimeError):
+    """The editor stopped because ``cancelled`` said so."""
+
+
+class _Interrupted(BaseException):
+    """The server stops; the job is to be taken up again."""
+
+
+_active: list[Jobs] = []
+# DBOS is one per process, so are the workflows and the jobs that they work on.
+
+
+@DBOS.workflow(name="edit-clip", max_recovery_attempts=5)
+def _edit_clip(job: str) -> dict[str, Any]:
+    for step in (_analyse, _render, _finish):
+        outcome = step(job)
+        if outcome is not None:
+            return outcome
+    return {"state": "succeeded"}
+
+
+@DBOS.step(name="analyse")
+def _analyse(job: str) -> dict[str, Any] | None:
+    return _active[0].run(job, _active[0].analyse)
+
+
+@DBOS.step(name="render")
+def _render(job: str) -> dict[str, Any] | None:
+    return _active[0].run(job, _active[0].render)
+
+
+@DBOS.step(name="finish")
+def _finish(job: str) -> dict[str, Any] | None:
+    return _active[0].run(job, _active[0].finish)
+
+
+class Jobs:
+    """The jobs of one server."""
+
+    def __init__(self, folder: Path, editor: Editor, turns: Turns, keep_hours: float, poll_seconds: float) -> None:
+        """Start DBOS on ``folder/jobs.db``; jobs that a killed server left go on by themselves.
+
+        One at a time can be open in a process. ``poll_seconds`` is how often the queue is looked at.
+        """
+        if _active:
+            raise RuntimeError("the jobs of this process are already running")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._editor = editor
+        self._turns = turns
+        self._keep_seconds = keep_hours * 3600
+        self._closing = threading.Event()
+        _active.append(self)
+        try:
+            DBOS(
+                config={
+                    "name": "stylereel",
+                    "system_database_url": f"sqlite:///{folder.resolve() / 'jobs.db'}",
+                    "serializer": DBOSPortableJSONSerializer(),
+                    # Fixed: by default it hashes the workflows' source, and jobs of another hash are not taken up.
+                    "application_version": "1",
+                    "executor_id": "stylereel",
+                    "log_level": "WARNING",
+                    "notification_listener_polling_interval_sec": 1.0,
+                }
+            )
+            DBOS.launch()
+            DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=poll_seconds)
+        except BaseException:
+            _active.clear()
+            raise
+
+    def close(self) -> None:
+        """Stop; a running job stops at its next look at ``cancelled`` and goes on at the next start."""
+        self._closing.set()
+        DBOS.destroy(workflow_completion_timeout_sec=0)
+        _active.clear()
+
+    def place_for_upload(self) -> Path:
+        """A new file name inside the folder of the jobs, for the bytes that come in; ``submit`` takes it over."""
+        return self.folder / f".upload-{secrets.token_hex(16)}"
+
+    def submit(self, upload: Path, request: dict[str, Any]) -> Job:
+        """Queue a job for a file from ``place_for_upload``; ``request`` is what ``Editor.render`` gets (JSON).
+
+        Raises ``BadInputError`` for a clip that is not taken; the upload is gone either way.
+        """
+        job = secrets.token_hex(16)
+        folder = self.folder / job
+        try:
+            self._editor.analyse(upload)
+            folder.mkdir()
+            os.replace(upload, folder / "input")
+            _write_json(folder / "request.json", request | {"created": time.time()})
+            with SetWorkflowID(job):
+                DBOS.enqueue_workflow(QUEUE, _edit_clip, job)
+        except BaseException:
+            upload.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return self.get(job)
+
+    def get(self, job: str) -> Job:
+        """Raises ``KeyError`` for an id that is not known, or no longer."""
+        if not JOB_ID.fullmatch(job):
+            raise KeyError(job)
+        folder = self.folder / job
+        workflow = DBOS.get_workflow_status(job)
+        request = _read_json(folder / "request.json")
+        if workflow is None or request is None:
+            raise KeyError(job)
+        outcome: dict[str, Any] = workflow.output or {}
+        state = _STATES.get(workflow.status, "failed")
+        if workflow.status == "SUCCESS":
+            state = outcome["state"]
+        elif state == "failed":
+            outcome = {"error": INTERNAL_ERROR, "status": 500}
+        progress = _read_json(folder / "progress.json") or {"stage": "queued", "progress": 0.0}
+        done = state == "succeeded"
+        return Job(
+            id=job,
+            state=state,
+            stage=progress["stage"],
+            progress=progress["progress"],
+            error=outcome.get("error") if state == "failed" else None,
+            status=outcome.get("status") if state == "failed" else None,
+            created=request["created"],
+            output=folder / "output.mp4" if done else None,
+            report=_read_json(folder / "report.json") if done else None,
+        )
+
+    def cancel(self, job: str) -> Job:
+        """Stop a job that is queued or running; one that is over stays as it is. Raises ``KeyError``."""
+        if self.get(job).state in ("queued", "running"):
+            (self.folder / job / "cancelled").touch()
+            DBOS.cancel_workflow(job)
+        return self.get(job)
+
+    def delete(self, job: str) -> None:
+        """Cancel the job and remove its input, output and report. Raises ``KeyError``."""
+        self.cancel(job)
+        # Moved away in one go, so that a step that is still stopping finds no folder to write into.
+        grave = self.folder / f".deleted-{job}"
+        os.replace(self.folder / job, grave)
+        shutil.rmtree(grave, ignore_errors=True)
+        DBOS.delete_workflow(job)
+
+    def sweep(self) -> list[str]:
+        """Delete jobs that ended before the retention time, and leftovers of crashes; returns the jobs' ids."""
+        before = time.time() - self._keep_seconds
+        swept = []
+        for path in sorted(self.folder.iterdir()):
+            if path.name.startswith((".upload-", ".deleted-")) and path.stat().st_mtime < before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            elif JOB_ID.fullmatch(path.name) and path.stat().st_mtime < before:
+                try:
+                    if self.get(path.name).state not in ("queued", "running"):
+                        self.delete(path.name)
+                        swept.append(path.name)
+                except KeyError:
+                    shutil.rmtree(path)  # the server died between making the folder and queueing the job
+        return swept
+
+    def run(self, job: str, step: Callable[[Path], None]) -> dict[str, Any] | None:
+        """Run one step; None where the job goes on, and its outcome where something went wrong."""
+        folder = self.folder / job
+        try:
+            step(folder)
+        except CancelledError:
+            return {"state": "cancelled"}
+        except BadInputError as error:
+            message = public_message(error, [folder / "input", folder / "output.part.mp4"])
+            return {"state": "failed", "error": message, "status": error.status}
+        except Exception as error:
+            if self._closing.is_set():
+                raise _Interrupted from error
+            if not folder.exists():
+                return {"state": "cancelled"}  # deleted under the step
+            log.exception("job %s failed", job)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return {"state": "failed", "error": "the server's disk is full; try again later", "status": 507}
+            return {"state": "failed", "error": INTERNAL_ERROR, "status": 500}
+        return None
+
+    def analyse(self, folder: Path) -> None:
+        """First step: look at the clip."""
+        self._report(folder, "analyse", 0.0)
+        _write_json(folder / "clip.json", self._editor.analyse(folder / "input"))
+        self._report(folder, "analyse", 1.0)
+
+    def render(self, folder: Path) -> None:
+        """Second step: edit the clip, one job at a time, letting image requests through between chunks."""
+        last = 0.0
+
+        def report(stage: str, progress: float) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PROGRESS_EVERY or progress >= 1.0:
+                last = time.monotonic()
+                self._report(folder, stage, progress)
+
+        def cancelled() -> bool:
+            self._turns.give_way()
+            return self._closing.is_set() or (folder / "cancelled").exists() or not folder.exists()
+
+        request = _read_json(folder / "request.json")
+        if request is None:
+            raise CancelledError
+        part = folder / "output.part.mp4"
+        with self._turns.turn():
+            if cancelled():
+                raise _Interrupted if self._closing.is_set() else CancelledError
+            try:
+                outcome = self._editor.render(folder / "input", part, request, report, cancelled)
+            except CancelledError:
+                if self._closing.is_set():
+                    raise _Interrupted from None
+                raise
+        _write_json(folder / "report.json", outcome)
+        os.replace(part, folder / "output.mp4")
+
+    def finish(self, folder: Path) -> None:
+        """Last step: the input is no longer needed."""
+        (folder / "input").unlink(missing_ok=True)
+        self._report(folder, "finish", 1.0)
+
+    @staticmethod
+    def _report(folder: Path, stage: str, progress: float) -> None:
+        if folder.exists():
+            _write_json(folder / "progress.json", {"stage": stage, "progress": round(progress, 4)})
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, allow_nan=False))
+    os.replace(part, path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return value
