@@ -1,0 +1,202 @@
+"""Which face is edited in which frame: tracks over time, the choice among them, and how an edit fades away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.types import BadInputError, Landmarks
+from modules.perception.detection import FaceBox, FaceObservation
+
+FaceState = Literal["face", "held", "faded", "none"]
+"""Of one frame: seen; held from the frame before; on its way to the original; left as it was."""
+
+
+@dataclass(frozen=True)
+class FacesConfig:
+    """How faces are followed over time and what happens when one is lost."""
+
+    overlap: float
+    """Smallest intersection over union of boxes that continues a track."""
+    gap: int
+    """Frames that a track may miss before it ends."""
+    shortest: int
+    """Frames that a track needs to count as a face; a shorter shot needs all of its frames."""
+    hold: int
+    """Frames without the face during which the last edit stays."""
+    fade: int
+    """Frames over which the edit then fades to the original, and comes back when the face returns."""
+
+    def __post_init__(self) -> None:
+        if self.hold < 0 or self.fade < 1:
+            raise ValueError(f"hold must be 0 or more and fade 1 or more, got {self.hold} and {self.fade}")
+
+
+@dataclass
+class Track:
+    """One face as it moves through one shot."""
+
+    frames: list[int] = field(default_factory=list)
+    boxes: list[FaceBox] = field(default_factory=list)
+    landmarks: list[NDArray[np.float32]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    def extend(self, frame: int, face: FaceObservation) -> None:
+        """Append the face's place in a later frame."""
+        self.frames.append(frame)
+        self.boxes.append(face.box)
+        self.landmarks.append(np.asarray(face.landmarks, np.float32))
+        self.scores.append(float(face.score))
+
+    @property
+    def weight(self) -> float:
+        """Sum of the box areas over time: large and long-lived faces lead."""
+        return sum((box.x1 - box.x0) * (box.y1 - box.y0) for box in self.boxes)
+
+    @property
+    def centre(self) -> float:
+        """Mean x of the boxes, for the order from left to right."""
+        return sum(box.x0 + box.x1 for box in self.boxes) / (2 * len(self.boxes))
+
+
+class Tracker:
+    """Joins the faces of consecutive frames by the overlap of their boxes; keeps landmarks only, no pixels."""
+
+    def __init__(self, config: FacesConfig) -> None:
+        self.config = config
+        self.shots: list[list[Track]] = [[]]
+        self.cuts: list[int] = []
+        self.count = 0
+
+    def cut(self) -> None:
+        """The next frame begins a new shot: no track goes on across it."""
+        if self.count:
+            self.cuts.append(self.count)
+            self.shots.append([])
+
+    def add(self, faces: Sequence[FaceObservation]) -> None:
+        """The faces of the next frame, in any order."""
+        live = [t for t in self.shots[-1] if self.count - t.frames[-1] <= self.config.gap + 1]
+        pairs = [
+            (track.boxes[-1].overlap(face.box), t, f)
+            for t, track in enumerate(live)
+            for f, face in enumerate(faces)
+        ]
+        taken: dict[int, int] = {}
+        for overlap, t, f in sorted(pairs, reverse=True):
+            if overlap >= self.config.overlap and t not in taken.values() and f not in taken:
+                taken[f] = t
+        for f, face in enumerate(faces):
+            if f in taken:
+                live[taken[f]].extend(self.count, face)
+            else:
+                track = Track()
+                track.extend(self.count, face)
+                self.shots[-1].append(track)
+        self.count += 1
+
+    def choose(self, face: str) -> list[Landmarks]:
+        """Landmarks over the whole clip of each face to be edited.
+
+        ``face`` is ``largest``, ``all``, or a number that counts each shot's faces from the left, from 0.
+        Raises ``BadInputError`` where there is no face, or none of that number.
+        """
+        edges = [0, *self.cuts, self.count]
+        lanes = [
+            _lanes(tracks, min(self.config.shortest, end - start))
+            for tracks, (start, end) in zip(self.shots, pairwise(edges), strict=True)
+        ]
+        most = max((len(shot) for shot in lanes), default=0)
+        if not most:
+            raise BadInputError("no face was found; use a picture or a section of the clip that shows one")
+        shots = range(len(lanes))
+        if face == "largest":
+            return [self._landmarks(lanes, [0 for _ in shots])]
+        if face == "all":
+            return [self._landmarks(lanes, [rank for _ in shots]) for rank in range(most)]
+        number = int(check_face(face))
+        if number >= most:
+            raise BadInputError(
+                f"face {face} was asked for, but at most {most} can be seen, counted from the left from 0"
+            )
+        return [self._landmarks(lanes, [_rank_from_left(shot, number) for shot in lanes])]
+
+    def _landmarks(self, lanes: list[list[list[Track]]], ranks: Sequence[int]) -> Landmarks:
+        points = np.full((self.count, 68, 2), np.nan, np.float32)
+        score = np.zeros(self.count, np.float32)
+        for shot, rank in zip(lanes, ranks, strict=True):
+            for track in shot[rank] if rank < len(shot) else []:
+                points[track.frames] = track.landmarks
+                score[track.frames] = track.scores
+        return Landmarks(points, score)
+
+
+@dataclass(frozen=True)
+class Presence:
+    """How much of the edit each frame shows."""
+
+    weight: NDArray[np.float32]
+    """``(T,)`` in [0, 1]."""
+    state: tuple[FaceState, ...]
+    """T states."""
+
+
+def check_face(face: str) -> str:
+    """The choice itself when it is ``largest``, ``all`` or a number from 0; raises ``BadInputError``."""
+    if face in ("largest", "all") or (face.isascii() and face.isdigit()):
+        return face
+    raise BadInputError(f"face must be 'largest', 'all' or a number counted from the left from 0, got {face!r}")
+
+
+def presence(valid: NDArray[np.bool_], cuts: Sequence[int], config: FacesConfig) -> Presence:
+    """Hold the edit for ``hold`` frames after the face is lost, fade it over ``fade``, fade back on return.
+
+    ``valid`` ``(T,)`` says which frames have the face. Every shot begins anew: a face that is there from its
+    first frame is edited fully at once, and nothing is held into it.
+    """
+    weight = np.zeros(len(valid), np.float32)
+    state: list[FaceState] = []
+    step = 1.0 / (config.fade + 1)
+    starts = {0, *cuts}
+    current, missed, seen = 0.0, 0, False
+    for frame, present in enumerate(valid):
+        if frame in starts:
+            current, missed, seen = (1.0 if present else 0.0), 0, False
+        if present:
+            current, missed, seen = min(1.0, current + step), 0, True
+            state.append("face")
+        else:
+            missed += 1
+            if missed > config.hold:
+                current = max(0.0, current - step)
+            # A sum of steps does not end at 0 exactly; what is less than half a step is nothing.
+            current = current if current > step / 2 else 0.0
+            held = seen and missed <= config.hold
+            state.append("none" if current == 0 else "held" if held else "faded")
+        weight[frame] = current
+    return Presence(weight, tuple(state))
+
+
+def _lanes(tracks: Sequence[Track], shortest: int) -> list[list[Track]]:
+    """Tracks that never share a frame are one face that left and came back; largest face first."""
+    lanes: list[list[Track]] = []
+    for track in sorted(tracks, key=lambda t: t.weight, reverse=True):
+        if len(track.frames) < shortest:
+            continue
+        for lane in lanes:
+            if all(set(track.frames).isdisjoint(other.frames) for other in lane):
+                lane.append(track)
+                break
+        else:
+            lanes.append([track])
+    return lanes
+
+
+def _rank_from_left(shot: Sequence[Sequence[Track]], number: int) -> int:
+    order = sorted(range(len(shot)), key=lambda rank: shot[rank][0].centre)
+    return order[number] if number < len(order) else len(shot)
