@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ class DetectionConfig:
     long_side: int
     """Pixels: larger frames are first searched at this size of their longer side."""
     largest_side: int
-    """Pixels: where that finds nothing, frames are searched again at up to this size; 8K frames come down to it."""
+    """Pixels: where that finds nothing, they are searched again at up to this size; 8K comes down to it."""
     min_score: float
     """YuNet's score, 0 to 1, below which a box is dropped."""
     overlap: float
@@ -108,7 +109,7 @@ class FaceDetector:
                 return sorted(boxes, key=lambda box: box.side, reverse=True)
         return []
 
-    def _detect_at(self, frame: NDArray[np.uint8], scale: float) -> list[FaceBox]:
+    def _detect_at(self, frame: NDArray[Any], scale: float) -> list[FaceBox]:
         height, width = (max(round(n * scale), 1) for n in frame.shape[:2])
         image = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         if (height, width) != frame.shape[:2]:
@@ -116,7 +117,7 @@ class FaceDetector:
                 image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
             )
         self._net.setInputSize((width, height))
-        _, found = self._net.detect(image)
+        found: NDArray[np.float32] | None = self._net.detect(image)[1]
         if found is None:
             return []
         stretch = np.array([frame.shape[1] / width, frame.shape[0] / height])
@@ -186,7 +187,7 @@ def _roi_of_mesh(mesh: NDArray[np.float32]) -> _Roi:
     return _Roi(float(centre[0]), float(centre[1]), _BOX_MARGIN * float((high - low).max()), angle)
 
 
-def _cut(frame: NDArray[np.uint8], roi: _Roi, size: int) -> NDArray[np.uint8]:
+def _cut(frame: NDArray[Any], roi: _Roi, size: int) -> NDArray[np.uint8]:
     """The square as a ``(size, size, 3)`` image; black outside of the frame; without aliasing when it shrinks."""
     matrix = np.vstack([roi.to_frame(size), [0.0, 0.0, 1.0]])
     shrink = int(roi.side / size)

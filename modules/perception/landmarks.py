@@ -6,9 +6,6 @@ Every function takes ``(N, 468, 3)`` mesh points (x, y in pixels, z in the same 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor
 
 _JAW = (127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356)

@@ -50,12 +50,10 @@ class FaceMesh(nn.Module):
         if (height, width) != (self.side, self.side):
             images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
         raw, logit, features = self.net((images + 1) / 2, also=(_FEATURES,))
-        points = raw.reshape(-1, POINTS, 3)
-        scale = points.new_tensor([width / self.side, height / self.side, width / self.side])
-        # The net counts from the image's edge; ours are pixel centres on integers.
-        return MeshOutput(
-            points * scale - points.new_tensor([0.5, 0.5, 0.0]), torch.sigmoid(logit.flatten()), features
-        )
+        # The net counts pixel centres of its own input on integers: flipped images give points that add up to 191.
+        scale = raw.new_tensor([width / self.side, height / self.side, width / self.side])
+        points = raw.reshape(-1, POINTS, 3) * scale + (scale - 1) / 2 * raw.new_tensor([1.0, 1.0, 0.0])
+        return MeshOutput(points, torch.sigmoid(logit.flatten()), features)
 
 
 def load_face_mesh(device: str | torch.device = "cpu", path: Path | None = None) -> FaceMesh:
