@@ -133,9 +133,9 @@ def _read_torch(path: Path) -> Any:
     except OSError as error:
         raise BadInputError(f"cannot read {path} ({error.strerror}); check the path") from error
     except Exception as error:  # torch raises many kinds for damaged files and for refused pickles
-        first = str(error).strip().splitlines()[:1]
+        first = "".join(str(error).strip().splitlines()[:1])
         raise BadInputError(
-            f"{path} holds no plain tensor ({''.join(first)}); where you trust it, load it and save the tensor alone"
+            f"{path} holds no plain tensor ({first}); where you trust it, load it and save the tensor alone"
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -117,7 +118,7 @@ class GlobalDirections:
         total = sum(layer.channels for layer in layers)
         if total != len(self.effects):
             raise BadInputError(
-                f"these global directions have {len(self.effects)} channels, the generator's convolutions {total}; "
+                f"these global directions have {len(self.effects)} channels, the generator has {total}; "
                 "use those made for this generator"
             )
         if text_change.shape != self.effects.shape[1:]:
@@ -128,5 +129,7 @@ class GlobalDirections:
         effect = torch.where(effect.abs() < threshold, torch.zeros_like(effect), effect)
         if not effect.any():
             raise BadInputError(f"no channel reaches the threshold {threshold:g}; choose a smaller one")
-        parts = (effect / effect.abs().max()).split([layer.channels for layer in layers])
+        parts = torch.tensor_split(
+            effect / effect.abs().max(), list(accumulate(layer.channels for layer in layers))[:-1]
+        )
         return {layer.name: part for layer, part in zip(layers, parts, strict=True)}

@@ -1,0 +1,42 @@
+"""Published weights into a network of ours, by name, with nothing left over and nothing left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.types import BadInputError
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def build_with_state(make: Callable[[], Net], state: Mapping[str, Tensor], what: str) -> Net:
+    """Build a network and give it the tensors of ``state``, frozen, in evaluation mode and float32.
+
+    ``make`` must not compute constants from tensors: the network is built without storage. Counters of
+    batch normalisation may be missing. Raises ``BadInputError`` that names ``what`` and the first tensor
+    that is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        net = make()
+    wanted = {name: value.shape for name, value in net.state_dict().items()}
+    counters = {name for name in wanted if name.endswith(".num_batches_tracked")}
+    missing = sorted(wanted.keys() - state.keys() - counters)
+    unknown = sorted(state.keys() - wanted.keys())
+    if missing or unknown:
+        reason = f"{missing[0]} is missing" if missing else f"{unknown[0]} is not part of it"
+        raise BadInputError(f"these are not the weights of {what}: {reason}; choose the file that belongs to it")
+    for name in wanted.keys() & state.keys():
+        if state[name].shape != wanted[name]:
+            raise BadInputError(
+                f"these are not the weights of {what}: {name} is {tuple(state[name].shape)} "
+                f"and should be {tuple(wanted[name])}"
+            )
+    values = {name: state[name].detach() for name in wanted.keys() & state.keys()}
+    values |= {name: torch.zeros((), dtype=torch.long) for name in counters - state.keys()}
+    floats = {name: value.float() if value.is_floating_point() else value for name, value in values.items()}
+    net.load_state_dict(floats, assign=True)
+    return net.eval().requires_grad_(False)
