@@ -54,7 +54,7 @@ class _Layer(nn.Module):
             x = F.conv2d(x, self.depthwise.to(x.dtype), padding=1, groups=x.shape[1])
         modulated = (weight * style[:, None, :, None, None]).to(x.dtype)
         if weight.shape[-1] == 1:
-            x = torch.bmm(modulated.flatten(2), x.flatten(2)).unflatten(2, (height, width))
+            x = torch.bmm(modulated.flatten(2), x.flatten(2)).reshape(n, -1, height, width)
         else:
             pad = weight.shape[-1] // 2
             x = F.conv2d(x.reshape(1, -1, height, width), modulated.flatten(0, 1), padding=pad, groups=n)
@@ -83,7 +83,6 @@ class MobileStyleGAN(nn.Module):
         self.register_buffer("w_mean", self._mean_of_mapping(), persistent=False)
 
     def _build(self, tensors: Mapping[str, Tensor]) -> None:
-        self.mapping = nn.ModuleList()
         depth = sum(key.startswith("mapping.") and key.endswith(".weight") for key in tensors)
         self.mapping = nn.ModuleDict(
             {
@@ -117,7 +116,7 @@ class MobileStyleGAN(nn.Module):
         return cls(read_mobilestylegan(folder))
 
     def map(self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None) -> Tensor:
-        """``(N, z_dim)`` to ``(N, num_ws, w_dim)``; rows below the cutoff (all without one) go towards the mean."""
+        """``(N, z_dim)`` to ``(N, num_ws, w_dim)``; rows below the cutoff (or all) are pulled to the mean."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be (N, {self.z_dim}), got {tuple(z.shape)}")
         ws = self._mapped(z)[:, None].repeat(1, self.num_ws, 1)
