@@ -1,0 +1,177 @@
+"""Training of FrEN: codes of generator samples first, then the image and face losses of FrEN/ViEN, eqs. 1-6."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from pytorch_optimizer import Ranger
+from torch import Tensor
+
+from modules.encoders.vit import FrameEncoder
+
+Render = Literal["none", "preview", "full"]
+ImageLoss = Callable[[Tensor, Tensor], Tensor]
+"""(reconstruction, target), both ``(N, 3, H, W)`` in [-1, 1], to ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of the training; the paper's two stages (section 3.4) are two of these."""
+
+    name: str
+    """What the curves and the log call it."""
+    steps: int
+    """Optimiser steps."""
+    batch_size: int
+    """Images per step, samples and frames together."""
+    learning_rate: float
+    """Of Ranger; the paper's is 1e-4."""
+    sample_share: float
+    """Share of the batch that are generator samples (with known codes); the rest are real frames."""
+    render: Render
+    """What the image losses look at: ``none``, the 256 px ``preview`` head, or the ``full`` generator output."""
+    weights: Mapping[str, float]
+    """Weight of each loss by its name; ``codes`` is the regression of known codes."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.sample_share <= 1.0:
+            raise ValueError(f"phase {self.name}: sample_share must lie in [0, 1], got {self.sample_share}")
+        if self.render == "none" and set(self.weights) - {"codes"}:
+            raise ValueError(f"phase {self.name}: image losses need render 'preview' or 'full'")
+
+
+@dataclass(frozen=True)
+class FrameEncoderTraining:
+    """How FrEN is trained."""
+
+    phases: tuple[Phase, ...]
+    """In order."""
+    ema_decay: float
+    """Of the averaged weights, which are the ones that ship."""
+    gradient_clip: float
+    """Largest norm of the gradient."""
+    warmup_steps: int
+    """Steps over which each phase's learning rate rises from 0."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The step at which each phase ends."""
+        totals, end = [], 0
+        for phase in self.phases:
+            end += phase.steps
+            totals.append(end)
+        return tuple(totals)
+
+    def at(self, step: int) -> tuple[int, Phase]:
+        """Index of the phase that trains step ``step`` (from 0), and the phase; the last one after the end."""
+        for index, end in enumerate(self.ends):
+            if step < end:
+                return index, self.phases[index]
+        return len(self.phases) - 1, self.phases[-1]
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, flat, then a cosine over the last half of each phase down to a tenth."""
+        index, phase = self.at(step)
+        into = step - (self.ends[index] - phase.steps)
+        rise = min(1.0, (into + 1) / max(1, self.warmup_steps))
+        late = max(0.0, min(1.0, 2.0 * into / phase.steps - 1.0))
+        fall = 0.1 + 0.9 * 0.5 * (1.0 + float(torch.cos(torch.tensor(late * torch.pi))))
+        return phase.learning_rate * rise * fall
+
+
+class FrozenParts:
+    """Networks that judge or render and are not trained: kept out of checkpoints and of the averaged copy."""
+
+    def __init__(self, renders: Mapping[str, Callable[[Tensor], Tensor]], losses: Mapping[str, ImageLoss]) -> None:
+        """``renders`` send ``ws`` to 256 px images by the name in ``Phase.render``; ``losses`` by weight name."""
+        self.renders, self.losses = dict(renders), dict(losses)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenParts:
+        return self
+
+    def to(self, device: torch.device) -> None:
+        """Move every part that is a network."""
+        parts: list[object] = [*self.renders.values(), *self.losses.values()]
+        for part in parts:
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+
+
+def rms_distance(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Eq. 1 per image, ``(N,)``: the norm itself, not its square, over the root of the number of values.
+
+    The division makes it independent of the resolution, and leaves it on LPIPS's scale so that lambda_p keeps
+    its meaning.
+    """
+    return (reconstruction - target).flatten(1).square().mean(1).clamp_min(1e-12).sqrt()
+
+
+def code_loss(ws: Tensor, known: Tensor, w_basis: Tensor) -> Tensor:
+    """Mean squared error of codes ``(N, num_ws, w_dim)`` in units of W's own variance: the mean face scores 1."""
+    variance = w_basis.square().sum() / len(w_basis)
+    return (ws - known).square().mean() / variance
+
+
+class LitFrameEncoder(L.LightningModule):
+    """FrEN in training.
+
+    Batches are dicts of ``images`` and ``targets`` ``(N, 3, 256, 256)`` and the known ``ws`` of the first M.
+    """
+
+    def __init__(self, encoder: FrameEncoder, training: FrameEncoderTraining, frozen: FrozenParts) -> None:
+        super().__init__()
+        self.encoder, self.training_plan, self.frozen = encoder, training, frozen
+        for phase in training.phases:
+            unknown = set(phase.weights) - {"codes", "l2"} - set(frozen.losses)
+            if unknown:
+                raise ValueError(f"phase {phase.name}: no loss named {', '.join(sorted(unknown))}")
+            if phase.render != "none" and phase.render not in frozen.renders:
+                raise ValueError(f"phase {phase.name}: nothing renders {phase.render!r}")
+
+    def on_fit_start(self) -> None:
+        """Frozen parts follow the encoder to its device."""
+        self.frozen.to(self.device)
+
+    def losses(self, batch: dict[str, Tensor], phase: Phase) -> dict[str, Tensor]:
+        """Unweighted mean of each loss that the phase uses."""
+        ws, _ = self.encoder(batch["images"])
+        found: dict[str, Tensor] = {}
+        known = batch["ws"]
+        if "codes" in phase.weights and len(known):
+            found["codes"] = code_loss(ws[: len(known)], known, self.encoder.w_basis)
+        if phase.render != "none":
+            reconstruction = self.frozen.renders[phase.render](ws).float()
+            for name in phase.weights:
+                if name != "codes":
+                    loss = rms_distance if name == "l2" else self.frozen.losses[name]
+                    found[name] = loss(reconstruction, batch["targets"]).mean()
+        return found
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Eq. 6 with the weights of the phase that the global step lies in."""
+        _, phase = self.training_plan.at(self.global_step)
+        found = self.losses(batch, phase)
+        total = torch.stack([phase.weights[name] * value for name, value in found.items()]).sum()
+        self.log_dict({f"train/{name}": value for name, value in found.items()}, batch_size=len(batch["images"]))
+        self.log("train/total", total, prog_bar=True, batch_size=len(batch["images"]))
+        return total
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Reconstruction of held-out frames at 256 px by the sharpest render there is."""
+        ws, _ = self.encoder(batch["images"])
+        render = self.frozen.renders.get("full") or self.frozen.renders["preview"]
+        reconstruction = render(ws).float().clamp(-1, 1)
+        mse = (reconstruction - batch["targets"]).square().flatten(1).mean(1)
+        psnr = (10 * torch.log10(4.0 / mse)).mean()
+        self.log("val/psnr", psnr, prog_bar=True, batch_size=len(mse), sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Ranger, as in the paper, on the phases' learning rates."""
+        optimizer = Ranger(self.encoder.parameters(), lr=1.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.training_plan.learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
