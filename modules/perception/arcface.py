@@ -52,8 +52,8 @@ class IrSeUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, channels, H, W)`` to ``(N, out, H / stride, W / stride)``."""
-        kept: Tensor = self.shortcut_layer(x)
-        return kept + self.res_layer(x)
+        out: Tensor = self.shortcut_layer(x) + self.res_layer(x)
+        return out
 
 
 def ir_se50_input(channels: int) -> nn.Sequential:

@@ -1,0 +1,101 @@
+"""FAN (Bulat and Tzimiropoulos 2017) through face-alignment: 68 heatmaps, and the points they peak at.
+
+The weights are fetched by URL where there is a network, or given as a file; they are in no package registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from face_alignment.models import FAN
+from torch import Tensor, nn
+from torch.nn import functional
+
+from datamodules.types import BadInputError
+from modules.perception.state import build_with_state
+
+INPUT_SIZE = 256
+HEATMAP_SIZE = 64
+FILE_NAME = "2DFAN4-11f355bf06.pth.tar"
+"""Name of the published weights, as torch's hub caches them."""
+_HOURGLASSES = 4
+
+
+@dataclass(frozen=True)
+class FanConfig:
+    """Where FAN's weights come from."""
+
+    weights: str
+    """Path of 2DFAN4-11f355bf06.pth.tar; empty for torch's hub cache."""
+    sharpness: float
+    """Factor on the heatmaps before the soft maximum; larger is closer to the peak, per unit of heatmap."""
+
+
+class FaceAlignmentNet(nn.Module):
+    """The four stacked hourglasses, frozen and differentiable."""
+
+    def __init__(self, net: nn.Module, sharpness: float) -> None:
+        super().__init__()
+        if sharpness <= 0:
+            raise ValueError(f"sharpness must be positive, got {sharpness}")
+        self.net = net
+        self.sharpness = sharpness
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], sharpness: float) -> FaceAlignmentNet:
+        """Build from 2DFAN-4's bare state dict; raises ``BadInputError`` for another network's."""
+        return cls(build_with_state(_make, state, "FAN (2DFAN-4)"), sharpness)
+
+    def heatmaps(self, images: Tensor) -> Tensor:
+        """Face crops ``(N, 3, H, H)`` RGB in [-1, 1] to the last hourglass's heatmaps ``(N, 68, 64, 64)``.
+
+        The crop should hold the face as face-alignment cuts it: about 195 / 256 of the side.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+            raise ValueError(f"FAN takes square crops (N, 3, H, H), got {tuple(images.shape)}")
+        resized = functional.interpolate(images, (INPUT_SIZE, INPUT_SIZE), mode="bilinear", antialias=True)
+        last: Tensor = self.net(resized / 2 + 0.5)[-1]
+        return last
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Face crops ``(N, 3, H, H)`` RGB in [-1, 1] to points and scores, differentiable.
+
+        Points ``(N, 68, 2)`` are x, y in pixels of the input, the soft maximum of each heatmap; scores
+        ``(N, 68)`` are the peaks' heights, about 1 where the network is sure.
+        """
+        maps = self.heatmaps(images)
+        weights = (maps.flatten(2) * self.sharpness).softmax(dim=2).view_as(maps)
+        cells = torch.arange(HEATMAP_SIZE, dtype=maps.dtype, device=maps.device)
+        cell = torch.stack(
+            [(weights.sum(dim=2) * cells).sum(dim=2), (weights.sum(dim=3) * cells).sum(dim=2)], dim=2
+        )
+        points = (cell + 0.5) * (images.shape[2] / HEATMAP_SIZE) - 0.5
+        return points, maps.amax(dim=(2, 3))
+
+
+def load_fan(config: FanConfig, device: str) -> FaceAlignmentNet:
+    """Read the weights from ``config.weights``, or from torch's hub cache.
+
+    Raises ``BadInputError`` that says where to put the file when it is missing or foreign.
+    """
+    path = Path(config.weights) if config.weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+    if not path.is_file():
+        raise BadInputError(
+            f"FAN's weights are not at {path}; fetch {FILE_NAME} from the face-alignment project and put it there, "
+            "or choose the mesh landmarks in params.yaml"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged and refused files
+        raise BadInputError(f"{path} cannot be read ({error}); fetch {FILE_NAME} again") from error
+    if not isinstance(state, Mapping):
+        raise BadInputError(f"{path} holds no state dict; fetch {FILE_NAME} again")
+    return FaceAlignmentNet.from_state(state, config.sharpness).to(device)
+
+
+def _make() -> nn.Module:
+    return cast(nn.Module, FAN(_HOURGLASSES))
