@@ -117,12 +117,12 @@ class FaceDetector:
                 image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
             )
         self._net.setInputSize((width, height))
-        found: NDArray[np.float32] | None = self._net.detect(image)[1]
-        if found is None:
-            return []
+        # OpenCV answers None where it finds nothing, whatever its stubs say.
+        rows: Any = self._net.detect(image)[1]
+        found = np.zeros((0, 15)) if rows is None else np.asarray(rows, np.float64)
         stretch = np.array([frame.shape[1] / width, frame.shape[0] / height])
         boxes = []
-        for row in found.astype(np.float64):
+        for row in found:
             # Scaling about the image's edge, then back to centres on integers.
             corner, extent = row[0:2] * stretch, row[2:4] * stretch
             points = (row[4:14].reshape(5, 2) + 0.5) * stretch - 0.5
