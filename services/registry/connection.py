@@ -38,6 +38,10 @@ class RegistryConfig:
     keep_versions: int
     """How many downloaded versions of each model stay in the local cache."""
 
+    def __post_init__(self) -> None:
+        if self.timeout_seconds < 1 or self.retries < 0 or self.keep_versions < 1:
+            raise BadInputError("registry: timeout_seconds and keep_versions must be 1 or more, retries 0 or more")
+
 
 class Connection:
     """A client of one MLflow address; making one connects to nothing, so a registry may be down at start."""

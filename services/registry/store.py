@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ ROLLED_BACK = "rolled_back"
 _EVALUATED_ON = "evaluated_on"
 _RESERVED = {"sha256", "config_sha256", "kind", "generator_sha256", ROLLED_BACK, _EVALUATED_ON}
 _ARTIFACT = "model"
+_PART = ".part-"
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,11 @@ class ModelStore:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.parent / ".lock"):
             if is_intact(place, version.sha256, version.config_sha256):
+                os.utime(place)  # 'prune' drops the versions that were longest not asked for
                 return place
-            scratch = Path(tempfile.mkdtemp(prefix=".part-", dir=place.parent))
+            for left in place.parent.glob(f"{_PART}*"):  # of a download that was killed: the lock is ours
+                shutil.rmtree(left)
+            scratch = Path(tempfile.mkdtemp(prefix=_PART, dir=place.parent))
             try:
                 with self.connection.reach() as client:
                     source = client.get_model_version_download_uri(version.name, version.version)
@@ -188,6 +193,14 @@ class ModelStore:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return place
+
+    def prune(self, name: str, keep: Path) -> None:
+        """Drop all but the last used ``keep_versions`` downloads of a model; ``keep`` stays in any case."""
+        with FileLock(self.cache / name / ".lock"):
+            folders = [f for f in (self.cache / name).iterdir() if f.is_dir() and not f.name.startswith(".")]
+            by_use = sorted((f for f in folders if f != keep), key=lambda f: f.stat().st_mtime, reverse=True)
+            for old in by_use[self.config.keep_versions - 1 :]:
+                shutil.rmtree(old)
 
     def cached_folder(self, version: RegisteredVersion) -> Path:
         """Where ``download`` puts a version; the hash keeps two registries' version 1 apart."""
