@@ -1,0 +1,293 @@
+"""Decode: what a video file says of itself, and its frames, a few at a time."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from datamodules.types import BadInputError, ClipInfo, FrameBatch
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif,ivf,h264,hevc,mxf,wav,mp3,aac,flac"
+)
+"""What FFmpeg may take a file for. Its playlist formats are left out: they read other files and addresses."""
+BATCH_BYTES = 1 << 28
+"""A batch is never larger than this, whatever chunk is asked for: 8K frames come three at a time."""
+SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+FULL, LIMITED = 2, 1
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What only reading every packet tells."""
+
+    info: ClipInfo
+    pts: tuple[int, ...]
+    """Time stamps of the frames in order of showing."""
+
+
+def probe(path: Path) -> ClipInfo:
+    """Read a clip's properties; every packet is read, one frame is decoded.
+
+    Raises ``BadInputError``: 415 for what is no video, 422 for one that is missing, empty, cut off, damaged
+    or without frames.
+    """
+    return _scan(path).info
+
+
+def read_frames(
+    path: Path, chunk: int = 16, start: float | None = None, end: float | None = None
+) -> Iterator[FrameBatch]:
+    """Decode a clip in batches of ``chunk`` frames (fewer for huge frames), as shown: turned upright, RGB.
+
+    ``start`` and ``end`` are seconds from the first frame: frames with start ≤ t < end come, and
+    ``FrameBatch.first`` still counts from the clip's first frame. 10-bit video is rounded to 8 bits, alpha is
+    dropped, grey is repeated. Where the stream changes size midway, frames are scaled to the first one's.
+    Raises ``BadInputError`` like ``probe``, and for a section without frames.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be 1 or more, got {chunk}")
+    scan = _scan(path)
+    first, last = section(scan.pts, scan.info, start, end)
+    return _batches(path, scan, chunk, first, last)
+
+
+def section(pts: tuple[int, ...], info: ClipInfo, start: float | None, end: float | None) -> tuple[int, int]:
+    """Indices ``[first, last)`` of the frames shown from ``start`` to before ``end``, in seconds."""
+
+    def index(seconds: float) -> int:
+        # A frame that begins within half a tick of the asked time begins at it.
+        return bisect.bisect_left(pts, pts[0] + float(seconds / info.time_base) - 0.5)
+
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise BadInputError(f"{name} must be 0 s or later, got {value}", status=400)
+    first = 0 if start is None else index(start)
+    last = len(pts) if end is None else index(end)
+    if first >= last:
+        raise BadInputError(
+            f"{info.path.name} lasts {info.duration:.2f} s and has no frame from {start or 0:g} s "
+            f"to {'its end' if end is None else f'{end:g} s'}; choose another section"
+        )
+    return first, last
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """An input container with a video stream, or the right ``BadInputError``."""
+    if not path.exists():
+        raise BadInputError(f"{path} does not exist; check the name")
+    if not path.is_file():
+        raise BadInputError(f"{path} is not a file; give a video file")
+    if path.stat().st_size == 0:
+        raise BadInputError(f"{path.name} is empty; give a video file")
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        container = av.open(str(path.resolve()), container_options=options)
+    except PermissionError as error:
+        raise BadInputError(f"{path} may not be read; change its permissions") from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _unreadable(path) from error
+    with container:
+        yield container
+
+
+def video_stream(container: Any, path: Path) -> Any:
+    """The first stream of moving pictures; covers of audio files are none."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
+            return stream
+    raise BadInputError(f"{path.name} has no video stream; give a file with pictures", status=415)
+
+
+def matrix_of(info: ClipInfo) -> int:
+    """FFmpeg's number of the YUV matrix; where the clip does not say, by size as players do."""
+    if info.colorspace in (1, 4, 5, 6, 7, 9):
+        # swscale has one entry for both names of BT.601.
+        return 5 if info.colorspace == 6 else info.colorspace
+    if info.colorspace == 10:
+        return 9
+    return 1 if max(info.width, info.height) >= 1280 or min(info.width, info.height) >= 720 else 5
+
+
+def range_of(info: ClipInfo) -> int:
+    """1 limited or 2 full; where the clip does not say, what its pixel format implies."""
+    if info.color_range in (LIMITED, FULL):
+        return info.color_range
+    full = info.pixel_format.startswith(("yuvj", "rgb", "bgr", "gbr", "gray", "ya8", "ya16", "pal", "mono"))
+    return FULL if full else LIMITED
+
+
+def to_rgb(reformatter: VideoReformatter, frame: Any, info: ClipInfo) -> NDArray[np.uint8]:
+    """One decoded frame as ``(H, W, 3)`` uint8, rotation applied."""
+    sideways = info.rotation in (90, 270)
+    converted = reformatter.reformat(
+        frame,
+        width=info.height if sideways else info.width,
+        height=info.width if sideways else info.height,
+        format="rgb24",
+        src_colorspace=matrix_of(info),
+        dst_colorspace=matrix_of(info),
+        src_color_range=range_of(info),
+        dst_color_range=FULL,
+        interpolation=SCALING,
+    )
+    return np.rot90(converted.to_ndarray(), -(info.rotation // 90))
+
+
+def _scan(path: Path) -> _Scan:
+    with opened(path) as container:
+        stream = video_stream(container, path)
+        stream.thread_type = "AUTO"
+        frame = _first_frame(container, stream, path)
+    with opened(path) as container:
+        stream = video_stream(container, path)
+        pts = _time_stamps(container, stream, path)
+        rotation = -round(frame.rotation / 90) * 90 % 360
+        width, height = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
+        time_base = Fraction(stream.time_base)
+        rate, variable = _rate(pts, time_base, (stream.guessed_rate, stream.base_rate, stream.average_rate))
+        audio = container.streams.audio
+        info = ClipInfo(
+            path=path,
+            width=width,
+            height=height,
+            rate=rate,
+            time_base=time_base,
+            frames=len(pts),
+            duration=float((pts[-1] - pts[0]) * time_base + 1 / rate),
+            rotation=rotation,
+            variable_rate=variable,
+            codec=stream.codec_context.name,
+            pixel_format=frame.format.name,
+            bit_depth=max(component.bits for component in frame.format.components),
+            color_range=int(frame.color_range),
+            color_primaries=int(frame.color_primaries),
+            color_trc=int(frame.color_trc),
+            colorspace=int(frame.colorspace),
+            audio_codec=audio[0].codec_context.name if audio and audio[0].codec_context else None,
+        )
+    return _Scan(info, pts)
+
+
+def _first_frame(container: Any, stream: Any, path: Path) -> Any:
+    try:
+        frame = next(container.decode(stream), None)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise BadInputError(f"{path.name} cannot be decoded ({_reason(error)}); convert it to H.264") from error
+    if frame is None:
+        raise BadInputError(f"{path.name} holds no frame; give a video with pictures")
+    return frame
+
+
+def _time_stamps(container: Any, stream: Any, path: Path) -> tuple[int, ...]:
+    """Of the frames that will be shown, in order, strictly rising."""
+    stamps: list[int] = []
+    step = round(1 / (Fraction(stream.guessed_rate or 25) * stream.time_base)) or 1
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0 or packet.is_discard:
+                continue
+            if packet.is_corrupt:
+                raise _cut_off(path, len(stamps))
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            stamps.append(stamp if stamp is not None else (stamps[-1] + step if stamps else 0))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, BadInputError):
+            raise
+        raise _cut_off(path, len(stamps)) from error
+    if not stamps:
+        raise BadInputError(f"{path.name} holds no frame; give a video with pictures")
+    stamps.sort()
+    for index in range(1, len(stamps)):
+        stamps[index] = max(stamps[index], stamps[index - 1] + 1)
+    return tuple(stamps)
+
+
+def _rate(pts: tuple[int, ...], time_base: Fraction, named: tuple[Fraction | None, ...]) -> tuple[Fraction, bool]:
+    """Frames per second, and whether the time stamps are uneven beyond the rounding to ticks."""
+    candidates = [Fraction(rate) for rate in named if rate]
+    if len(pts) < 2:
+        return (candidates[0] if candidates else Fraction(25)), False
+    steps = {after - before for before, after in pairwise(pts)}
+    if len(steps) == 1:
+        return 1 / (steps.pop() * time_base), False
+    mean = Fraction(len(pts) - 1, pts[-1] - pts[0]) / time_base
+    # Time stamps in ticks of a millisecond hide the exact rate: the named one that explains them all is it.
+    ticks = np.asarray(pts, np.float64) - pts[0]
+    for rate in [*candidates, mean.limit_denominator(1001)]:
+        ideal = np.arange(len(pts)) / float(rate * time_base)
+        if np.abs(ticks - ideal).max() <= 1.0:
+            return rate, False
+    return mean.limit_denominator(100_000), True
+
+
+def _batches(path: Path, scan: _Scan, chunk: int, first: int, last: int) -> Iterator[FrameBatch]:
+    info = scan.info
+    chunk = min(chunk, max(1, BATCH_BYTES // (info.width * info.height * 3)))
+    reformatter = VideoReformatter()
+    pending: list[tuple[int, NDArray[np.uint8]]] = []
+    done = first
+    with opened(path) as container:
+        stream = video_stream(container, path)
+        stream.thread_type = "AUTO"
+        if first:
+            container.seek(scan.pts[first], stream=stream, backward=True)
+        stamp = scan.pts[0] - 1
+        try:
+            for frame in container.decode(stream):
+                # A stream without time stamps (raw H.264) is counted; it cannot be sought in either.
+                given = frame.pts if frame.pts is not None else frame.dts
+                stamp = max(given, stamp + 1) if given is not None else scan.pts[min(done, len(scan.pts) - 1)]
+                if stamp < scan.pts[first]:
+                    continue
+                if last < len(scan.pts) and stamp >= scan.pts[last]:
+                    break
+                pending.append((stamp, to_rgb(reformatter, frame, info)))
+                if len(pending) == chunk:
+                    yield _batch(pending, done)
+                    done += len(pending)
+                    pending = []
+        except (av.FFmpegError, OSError) as error:
+            raise BadInputError(
+                f"{path.name} is damaged after frame {done + len(pending)} ({_reason(error)}); "
+                "get it again, or end the section before that"
+            ) from error
+    if pending:
+        yield _batch(pending, done)
+        done += len(pending)
+    if done == first:
+        raise BadInputError(f"{path.name}: no frame of this section can be decoded; choose another section")
+
+
+def _batch(pending: list[tuple[int, NDArray[np.uint8]]], first: int) -> FrameBatch:
+    return FrameBatch(np.stack([frame for _, frame in pending]), tuple(stamp for stamp, _ in pending), first)
+
+
+def _unreadable(path: Path) -> BadInputError:
+    """The right complaint about a file that FFmpeg does not open."""
+    with path.open("rb") as stream:
+        head = stream.read(12)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF"):
+        return BadInputError(f"{path.name} is cut off or damaged: it has no index of frames; get it again")
+    return BadInputError(f"{path.name} is not a video; give an MP4, MOV, MKV, WebM or AVI file", status=415)
+
+
+def _cut_off(path: Path, frames: int) -> BadInputError:
+    return BadInputError(f"{path.name} is cut off after {frames} frames; get the whole file again")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).splitlines()[0]

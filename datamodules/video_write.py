@@ -1,0 +1,260 @@
+"""Encode: frames to a video file that appears whole or not at all, audio copied untouched beside them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from datamodules.types import BadInputError, ClipInfo, FrameBatch
+from datamodules.video_read import FULL, SCALING, matrix_of, opened, range_of
+
+ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1", "ffv1": "ffv1"}
+"""Codec as users name it to FFmpeg's encoder; ffv1 is lossless."""
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+RGB_MATRIX = 0
+
+
+class VideoWriter:
+    """Write a clip beside its place and move it there when it is whole; on any error nothing is left.
+
+    ``info`` gives size, time base, rate and colour, usually the source's own. ``crf`` is the codec's quality
+    number (lower is better; H.264 18 is near transparent). ``bit_depth`` is 8 or 10; None keeps what 8-bit
+    frames hold. ``audio_from`` is the clip whose audio packets are copied; ``start`` and ``end`` (seconds from
+    its first frame) say which section the frames are of, and the file then begins at 0 s. Chroma is kept as
+    the source samples it where the codec can; odd sizes, which 4:2:0 cannot hold, are written as 4:4:4.
+    Raises ``BadInputError`` for containers, codecs and settings that do not go together, and when the disk
+    is full.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: ClipInfo,
+        *,
+        codec: str,
+        crf: float,
+        bit_depth: int | None = None,
+        preset: str | None = None,
+        audio_from: Path | None = None,
+        start: float | None = None,
+        end: float | None = None,
+    ) -> None:
+        if path.suffix.lower() not in SUFFIXES:
+            raise BadInputError(f"cannot write {path.name}: the name must end in {', '.join(SUFFIXES)}")
+        if codec not in ENCODERS:
+            raise BadInputError(f"unknown codec {codec!r}; there are {', '.join(ENCODERS)}")
+        if bit_depth not in (None, 8, 10):
+            raise BadInputError(f"bit depth must be 8 or 10, got {bit_depth}")
+        if not 0 <= crf <= 63:
+            raise BadInputError(f"crf must be from 0 to 63, got {crf}")
+        self.path, self.info, self._codec = path, info, codec
+        self._options = _options(codec, crf, preset)
+        self._pixel_format = pixel_format(info, codec, bit_depth or 8)
+        self._audio_from, self._start, self._end = audio_from, start, end
+        self._reformatter = VideoReformatter()
+        self._stack = ExitStack()
+        self._out: Any = None
+        self._stream: Any = None
+        self._zero: int | None = None
+        self._last = -1
+        self._audio: _AudioCopy | None = None
+
+    def __enter__(self) -> Self:
+        if not self.path.parent.is_dir():
+            raise BadInputError(f"{self.path.parent} is not a folder; make it first")
+        try:
+            scratch = self._stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=f".{self.path.stem}-", dir=self.path.parent)
+            )
+            self._part = Path(scratch) / self.path.name
+            options = {"movflags": "+faststart"} if self.path.suffix.lower() in (".mp4", ".mov") else {}
+            self._out = av.open(str(self._part.resolve()), "w", container_options=options)
+            self._stream = self._add_video()
+            if self._audio_from is not None:
+                source = self._stack.enter_context(opened(self._audio_from))
+                self._audio = _AudioCopy(source, self._out)
+            self._out.start_encoding()
+        except BaseException as error:
+            self._abandon()
+            raise self._explained(error) from error
+        return self
+
+    def write(self, batch: FrameBatch) -> None:
+        """Encode a batch; time stamps must rise from batch to batch and are kept."""
+        size = (self.info.height, self.info.width)
+        if batch.frames.shape[1:3] != size:
+            raise ValueError(f"frames are {batch.frames.shape[1:3]}, the clip is {size}")
+        try:
+            for frame, pts in zip(batch.frames, batch.pts, strict=True):
+                self._write_frame(frame, pts)
+        except (av.FFmpegError, OSError) as error:
+            raise self._explained(error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._abandon()
+            return
+        try:
+            if self._zero is None:
+                raise BadInputError(f"nothing was written to {self.path.name}: there was no frame")
+            self._mux(self._stream.encode(None))
+            if self._audio is not None:
+                self._audio.copy_until(self._audio_end())
+            self._out.close()
+            self._part.replace(self.path)
+        except BaseException as failure:
+            self._abandon()
+            raise self._explained(failure) from failure
+        self._stack.close()
+
+    def _add_video(self) -> Any:
+        stream = self._out.add_stream(ENCODERS[self._codec], rate=self.info.rate, options=self._options)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = self.info.width, self.info.height, self._pixel_format
+        context.time_base = self.info.time_base
+        # Unspecified stays unspecified, except full range, which no player would guess.
+        context.color_range = FULL if range_of(self.info) == FULL else self.info.color_range
+        # Where the source was RGB, the matrix that was chosen for it has to be said.
+        from_rgb = self.info.colorspace == RGB_MATRIX
+        context.colorspace = _tag(matrix_of(self.info)) if from_rgb else self.info.colorspace
+        context.color_primaries, context.color_trc = self.info.color_primaries, self.info.color_trc
+        return stream
+
+    def _write_frame(self, pixels: NDArray[np.uint8], pts: int) -> None:
+        if self._zero is None:
+            self._zero = pts if self._start else 0
+            if self._audio is not None:
+                self._audio.begin(self._zero * self.info.time_base, whole=not self._start)
+        if pts - self._zero <= self._last and self._last != -1:
+            raise ValueError(f"time stamp {pts} does not come after the frame before it")
+        self._last = pts - self._zero
+        rgb: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+        frame: Any = self._reformatter.reformat(
+            rgb,
+            format=self._pixel_format,
+            src_colorspace=matrix_of(self.info),
+            dst_colorspace=matrix_of(self.info),
+            src_color_range=FULL,
+            dst_color_range=range_of(self.info),
+            interpolation=SCALING,
+        )
+        context = self._stream.codec_context
+        frame.colorspace, frame.color_range = context.colorspace, context.color_range
+        frame.color_primaries, frame.color_trc = context.color_primaries, context.color_trc
+        frame.pts, frame.time_base = self._last, self.info.time_base
+        self._mux(self._stream.encode(frame))
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            if self._audio is not None and packet.dts is not None:
+                # Audio keeps pace, or the muxer would hold the whole video back.
+                self._audio.copy_until(packet.dts * packet.time_base)
+            self._out.mux(packet)
+
+    def _audio_end(self) -> Fraction | None:
+        """Seconds in the output after which no more audio is copied; None is all of it."""
+        if self._end is None:
+            return None
+        return self._last * self.info.time_base + 1 / self.info.rate
+
+    def _abandon(self) -> None:
+        """Close and forget; what goes wrong while closing a file that is thrown away does not matter."""
+        if self._out is not None:
+            with suppress(av.FFmpegError, OSError, ValueError):
+                self._out.close()
+        self._stack.close()
+
+    def _explained(self, error: BaseException) -> BaseException:
+        if isinstance(error, (BadInputError, KeyboardInterrupt, SystemExit)):
+            return error
+        if isinstance(error, OSError):
+            return BadInputError(f"cannot write {self.path} ({error.strerror or error}); free some space")
+        if isinstance(error, av.FFmpegError):
+            return BadInputError(
+                f"cannot write {self.path.name} as {self._codec} ({error.strerror}); "
+                "choose .mkv, which holds every codec, or another codec"
+            )
+        return error
+
+
+class _AudioCopy:
+    """Packets of a clip's audio streams, handed on as they are, only their time stamps shifted."""
+
+    def __init__(self, source: Any, out: Any) -> None:
+        streams = [stream for stream in source.streams.audio if stream.codec_context is not None]
+        self._to = {stream.index: out.add_stream_from_template(stream) for stream in streams}
+        self._packets: Iterator[Any] = source.demux(*streams) if streams else iter(())
+        self._out = out
+        self._waiting: Any = None
+        self._zero = Fraction(0)
+        self._whole = True
+
+    def begin(self, zero: Fraction, whole: bool) -> None:
+        """``zero`` is the source's time in seconds that becomes 0; a section's audio begins there."""
+        self._zero, self._whole = zero, whole
+
+    def copy_until(self, end: Fraction | None) -> None:
+        """Hand on what begins before ``end``, in seconds of the output."""
+        while (packet := self._waiting or next(self._packets, None)) is not None:
+            self._waiting = None
+            if packet.size == 0 or packet.pts is None:
+                continue
+            time = packet.pts * packet.time_base - self._zero
+            if end is not None and time >= end:
+                self._waiting = packet
+                return
+            if time < 0 and not self._whole:
+                continue
+            shift = round(self._zero / packet.time_base)
+            packet.pts -= shift
+            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
+            packet.stream = self._to[packet.stream.index]
+            self._out.mux(packet)
+
+
+def pixel_format(info: ClipInfo, codec: str, bit_depth: int) -> str:
+    """Planar YUV with the source's chroma where size and encoder allow it."""
+    sampling = next((s for s in ("444", "422", "420") if s in info.pixel_format), "420")
+    if (info.width % 2 and sampling != "444") or (info.height % 2 and sampling == "420"):
+        sampling = "444"
+    wanted = f"yuv{sampling}p{'10le' if bit_depth == 10 else ''}"
+    offered = {f.name for f in av.Codec(ENCODERS[codec], "w").video_formats or ()}
+    if codec == "vp9":
+        # The list that FFmpeg gives for libvpx leaves the high bit depths out.
+        offered |= {"yuv420p10le", "yuv422p10le", "yuv444p10le"}
+    if wanted in offered:
+        return wanted
+    fallback = wanted.replace(sampling, "420")
+    if info.width % 2 or info.height % 2 or fallback not in offered:
+        raise BadInputError(
+            f"{codec} cannot hold {info.width}×{info.height} at {bit_depth} bits; choose h264 or ffv1"
+        )
+    return fallback
+
+
+def _options(codec: str, crf: float, preset: str | None) -> dict[str, str]:
+    options = {"crf": f"{crf:g}"} if codec != "ffv1" else {}
+    if codec == "vp9":
+        options["b"] = "0"
+    if codec == "hevc":
+        options["x265-params"] = "log-level=error"
+    if preset is not None and codec in ("h264", "hevc", "av1"):
+        options["preset"] = preset
+    return options
+
+
+def _tag(matrix: int) -> int:
+    """swscale's number of a matrix as the number that files carry."""
+    return 6 if matrix == 5 else matrix
