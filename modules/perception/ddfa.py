@@ -160,7 +160,7 @@ class DenseFace(nn.Module):
         z grows towards the camera, in the same pixels, up to a constant.
         """
         offsets = parameters.shape @ self.shape.T + parameters.expression @ self.expression.T
-        points = (self.base + offsets).unflatten(1, (-1, 3))
+        points = (self.base + offsets).reshape(len(offsets), -1, 3)
         placed = points @ parameters.rotation.mT + parameters.translation[:, None]
         # The published model counts pixels of the 120 px crop from 1, with y up.
         x, y, z = placed[..., 0] - 1.0, INPUT_SIZE - placed[..., 1], placed[..., 2]

@@ -85,7 +85,7 @@ def load_fan(config: FanConfig, device: str) -> FaceAlignmentNet:
     path = Path(config.weights) if config.weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
     if not path.is_file():
         raise BadInputError(
-            f"FAN's weights are not at {path}; fetch {FILE_NAME} from the face-alignment project and put it there, "
+            f"FAN's weights are not at {path}; put the face-alignment project's {FILE_NAME} there, "
             "or choose the mesh landmarks in params.yaml"
         )
     try:
