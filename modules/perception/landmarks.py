@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 # Chosen on 264 frames of 22 clips: the mesh point nearest to where dlib's 68-point predictor puts each point, on
-# the face's outline only along the mesh's own outline. Against dlib the FFHQ crop is 0.5 % (spread 3 %) larger, and
-# its centre lies 0.7 px of 256 off.
+# the face's outline only along the mesh's own outline. Against dlib the FFHQ crop is 0.5 % (spread 3 %) larger,
+# and its centre lies 0.7 px of 256 off.
 _JAW = (127, 234, 132, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 361, 454, 356)
 _BROWS = (70, 63, 105, 66, 55, 285, 296, 334, 293, 300)
 _NOSE = (168, 197, 5, 4, 75, 97, 2, 326, 305)
