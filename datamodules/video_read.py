@@ -149,12 +149,10 @@ def to_rgb(reformatter: VideoReformatter, frame: Any, info: ClipInfo) -> NDArray
 
 def _scan(path: Path) -> _Scan:
     with opened(path) as container:
-        stream = video_stream(container, path)
-        stream.thread_type = "AUTO"
-        frame = _first_frame(container, stream, path)
+        pts = _time_stamps(container, video_stream(container, path), path)
     with opened(path) as container:
         stream = video_stream(container, path)
-        pts = _time_stamps(container, stream, path)
+        frame = _first_frame(container, stream, path)
         rotation = -round(frame.rotation / 90) * 90 % 360
         width, height = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
         time_base = Fraction(stream.time_base)
@@ -196,18 +194,24 @@ def _time_stamps(container: Any, stream: Any, path: Path) -> tuple[int, ...]:
     """Of the frames that will be shown, in order, strictly rising."""
     stamps: list[int] = []
     step = round(1 / (Fraction(stream.guessed_rate or 25) * stream.time_base)) or 1
+    end = Fraction(0)
     try:
-        for packet in container.demux(stream):
+        for packet in container.demux():
             if packet.size == 0 or packet.is_discard:
                 continue
             if packet.is_corrupt:
                 raise _cut_off(path, len(stamps))
             stamp = packet.pts if packet.pts is not None else packet.dts
-            stamps.append(stamp if stamp is not None else (stamps[-1] + step if stamps else 0))
-    except (av.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, BadInputError):
-            raise
+            if stamp is not None and packet.time_base is not None:
+                end = max(end, (stamp + (packet.duration or 0)) * packet.time_base)
+            if packet.stream.index == stream.index:
+                stamps.append(stamp if stamp is not None else (stamps[-1] + step if stamps else 0))
+    except (av.FFmpegError, OSError) as error:
         raise _cut_off(path, len(stamps)) from error
+    # Matroska ends in silence where it is cut off; its header says how long it was to be.
+    announced = Fraction(container.duration or 0, 1_000_000) if "matroska" in container.format.name else 0
+    if stamps and end < announced * Fraction(9, 10) - Fraction(1, 10):
+        raise _cut_off(path, len(stamps))
     if not stamps:
         raise BadInputError(f"{path.name} holds no frame; give a video with pictures")
     stamps.sort()
@@ -225,11 +229,12 @@ def _rate(pts: tuple[int, ...], time_base: Fraction, named: tuple[Fraction | Non
     if len(steps) == 1:
         return 1 / (steps.pop() * time_base), False
     mean = Fraction(len(pts) - 1, pts[-1] - pts[0]) / time_base
-    # Time stamps in ticks of a millisecond hide the exact rate: the named one that explains them all is it.
+    # Time stamps that were rounded to a millisecond hide the exact rate: the named one that explains them is it.
     ticks = np.asarray(pts, np.float64) - pts[0]
+    tolerance = max(1.0, min(0.001, float(0.25 / mean)) / time_base)
     for rate in [*candidates, mean.limit_denominator(1001)]:
         ideal = np.arange(len(pts)) / float(rate * time_base)
-        if np.abs(ticks - ideal).max() <= 1.0:
+        if np.abs(ticks - ideal).max() <= tolerance:
             return rate, False
     return mean.limit_denominator(100_000), True
 

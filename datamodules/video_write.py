@@ -20,6 +20,13 @@ from datamodules.video_read import FULL, SCALING, matrix_of, opened, range_of
 
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1", "ffv1": "ffv1"}
 """Codec as users name it to FFmpeg's encoder; ffv1 is lossless."""
+AV1_PRESETS = {
+    "ultrafast": 12, "superfast": 11, "veryfast": 10, "faster": 9, "fast": 8, "medium": 6, "slow": 4, "slower": 3,
+    "veryslow": 2,
+}  # fmt: skip
+"""x264's names of effort as SVT-AV1's numbers."""
+FINE = 100
+"""Ticks per frame where the source's own ticks cannot hold its rate."""
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
 RGB_MATRIX = 0
 
@@ -65,8 +72,13 @@ class VideoWriter:
         self._stack = ExitStack()
         self._out: Any = None
         self._stream: Any = None
-        self._zero: int | None = None
-        self._last = -1
+        step = 1 / (info.rate * info.time_base)
+        # A steady clip whose ticks are too coarse for its rate (milliseconds) gets its exact rate back.
+        self._step = step if not info.variable_rate and step.denominator != 1 else None
+        self._time_base = 1 / (info.rate * FINE) if self._step else info.time_base
+        self._first: int | None = None
+        self._zero = 0
+        self._last: int | None = None
         self._audio: _AudioCopy | None = None
 
     def __enter__(self) -> Self:
@@ -107,7 +119,7 @@ class VideoWriter:
             self._abandon()
             return
         try:
-            if self._zero is None:
+            if self._last is None:
                 raise BadInputError(f"nothing was written to {self.path.name}: there was no frame")
             self._mux(self._stream.encode(None))
             if self._audio is not None:
@@ -123,7 +135,7 @@ class VideoWriter:
         stream = self._out.add_stream(ENCODERS[self._codec], rate=self.info.rate, options=self._options)
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = self.info.width, self.info.height, self._pixel_format
-        context.time_base = self.info.time_base
+        context.time_base = self._time_base
         # Unspecified stays unspecified, except full range, which no player would guess.
         context.color_range = FULL if range_of(self.info) == FULL else self.info.color_range
         # Where the source was RGB, the matrix that was chosen for it has to be said.
@@ -133,13 +145,15 @@ class VideoWriter:
         return stream
 
     def _write_frame(self, pixels: NDArray[np.uint8], pts: int) -> None:
-        if self._zero is None:
-            self._zero = pts if self._start else 0
+        if self._first is None:
+            self._first = pts
+            self._zero = self._ticks(pts) if self._start else 0
             if self._audio is not None:
-                self._audio.begin(self._zero * self.info.time_base, whole=not self._start)
-        if pts - self._zero <= self._last and self._last != -1:
+                self._audio.begin(self._zero * self._time_base, whole=not self._start)
+        ticks = self._ticks(pts) - self._zero
+        if self._last is not None and ticks <= self._last:
             raise ValueError(f"time stamp {pts} does not come after the frame before it")
-        self._last = pts - self._zero
+        self._last = ticks
         rgb: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
         frame: Any = self._reformatter.reformat(
             rgb,
@@ -153,8 +167,15 @@ class VideoWriter:
         context = self._stream.codec_context
         frame.colorspace, frame.color_range = context.colorspace, context.color_range
         frame.color_primaries, frame.color_trc = context.color_primaries, context.color_trc
-        frame.pts, frame.time_base = self._last, self.info.time_base
+        frame.pts, frame.time_base = ticks, self._time_base
         self._mux(self._stream.encode(frame))
+
+    def _ticks(self, pts: int) -> int:
+        """A time stamp of the source in ticks of the output."""
+        if self._step is None or self._first is None:
+            return pts
+        frames = round((pts - self._first) / self._step)
+        return round(self._first / self._step * FINE) + frames * FINE
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
@@ -165,9 +186,9 @@ class VideoWriter:
 
     def _audio_end(self) -> Fraction | None:
         """Seconds in the output after which no more audio is copied; None is all of it."""
-        if self._end is None:
+        if self._end is None or self._last is None:
             return None
-        return self._last * self.info.time_base + 1 / self.info.rate
+        return self._last * self._time_base + 1 / self.info.rate
 
     def _abandon(self) -> None:
         """Close and forget; what goes wrong while closing a file that is thrown away does not matter."""
@@ -181,9 +202,10 @@ class VideoWriter:
             return error
         if isinstance(error, OSError):
             return BadInputError(f"cannot write {self.path} ({error.strerror or error}); free some space")
-        if isinstance(error, av.FFmpegError):
+        # PyAV itself says with a ValueError that a container does not take a codec.
+        if isinstance(error, (av.FFmpegError, ValueError)):
             return BadInputError(
-                f"cannot write {self.path.name} as {self._codec} ({error.strerror}); "
+                f"cannot write {self.path.name} as {self._codec} ({getattr(error, 'strerror', error)}); "
                 "choose .mkv, which holds every codec, or another codec"
             )
         return error
@@ -231,9 +253,6 @@ def pixel_format(info: ClipInfo, codec: str, bit_depth: int) -> str:
         sampling = "444"
     wanted = f"yuv{sampling}p{'10le' if bit_depth == 10 else ''}"
     offered = {f.name for f in av.Codec(ENCODERS[codec], "w").video_formats or ()}
-    if codec == "vp9":
-        # The list that FFmpeg gives for libvpx leaves the high bit depths out.
-        offered |= {"yuv420p10le", "yuv422p10le", "yuv444p10le"}
     if wanted in offered:
         return wanted
     fallback = wanted.replace(sampling, "420")
@@ -250,8 +269,10 @@ def _options(codec: str, crf: float, preset: str | None) -> dict[str, str]:
         options["b"] = "0"
     if codec == "hevc":
         options["x265-params"] = "log-level=error"
-    if preset is not None and codec in ("h264", "hevc", "av1"):
+    if preset is not None and codec in ("h264", "hevc"):
         options["preset"] = preset
+    if preset is not None and codec == "av1":
+        options["preset"] = str(AV1_PRESETS.get(preset, preset))
     return options
 
 

@@ -1,0 +1,130 @@
+"""Still images in: what the bytes are, and their pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from datamodules.types import BadInputError
+
+FORMATS = {
+    "image/png": "PNG",
+    "image/jpeg": "JPEG",
+    "image/webp": "WEBP",
+    "image/bmp": "BMP",
+    "image/gif": "GIF",
+    "image/tiff": "TIFF",
+}
+HEAD = 512
+"""Bytes that are enough to tell."""
+
+
+def sniff(data: bytes) -> str:
+    """MIME type that the bytes themselves show, whatever their sender says.
+
+    Knows images, video and audio containers; everything else is ``application/octet-stream``, and text is
+    ``text/plain``.
+    """
+    head = data[:HEAD]
+    fixed = {
+        b"\x89PNG\r\n\x1a\n": "image/png",
+        b"\xff\xd8\xff": "image/jpeg",
+        b"GIF87a": "image/gif",
+        b"GIF89a": "image/gif",
+        b"BM": "image/bmp",
+        b"II*\x00": "image/tiff",
+        b"MM\x00*": "image/tiff",
+        b"FLV\x01": "video/x-flv",
+        b"OggS": "video/ogg",
+        b"\x00\x00\x01\xba": "video/mpeg",
+        b"\x00\x00\x01\xb3": "video/mpeg",
+        b"0&\xb2u\x8ef\xcf\x11": "video/x-ms-asf",
+        b"ID3": "audio/mpeg",
+        b"fLaC": "audio/flac",
+        b"%PDF": "application/pdf",
+    }
+    for magic, kind in fixed.items():
+        if head.startswith(magic):
+            return kind
+    if head[:4] == b"RIFF":
+        riff = {b"WEBP": "image/webp", b"AVI ": "video/x-msvideo", b"WAVE": "audio/wav"}
+        return riff.get(head[8:12], "application/octet-stream")
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "video/webm" if b"webm" in head[:64] else "video/x-matroska"
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        stills = {b"avif": "image/avif", b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heic"}
+        named = {b"qt  ": "video/quicktime", b"M4A ": "audio/mp4", **stills}
+        return named.get(brand, "video/mp4")
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"free"):
+        return "video/quicktime"
+    if len(data) > 188 and data[0] == data[188] == 0x47:
+        return "video/mp2t"
+    return "text/plain" if head and _is_text(head) else "application/octet-stream"
+
+
+def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode a still image as ``(H, W, 3)`` uint8 RGB, turned as its EXIF asks.
+
+    Grey is repeated, alpha is laid over white, 16 bits are rounded down to 8; of an animation the first frame
+    counts. Raises ``BadInputError``: 415 for what is no image, 413 for more than ``max_pixels``, 422 for one
+    that is missing, empty or damaged.
+    """
+    name, data = _bytes_of(source)
+    if not data:
+        raise BadInputError(f"{name} is empty; give a PNG, JPEG or WebP image")
+    kind = sniff(data)
+    if kind not in FORMATS:
+        raise BadInputError(f"{name} is no image but {kind}; give a PNG, JPEG or WebP image", status=415)
+    try:
+        with Image.open(io.BytesIO(data), formats=[FORMATS[kind]]) as image:
+            if image.width * image.height > max_pixels:
+                raise BadInputError(
+                    f"{name} has {image.width}×{image.height} pixels, {max_pixels} are allowed; make it smaller",
+                    status=413,
+                )
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image))
+    except BadInputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadInputError(f"{name} has more pixels than are allowed; make it smaller", status=413) from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+        # Pillow has no one error for damaged data: each decoder raises its own.
+        raise BadInputError(f"{name} is damaged ({str(error).splitlines()[0]}); save it again") from error
+
+
+def _bytes_of(source: bytes | Path) -> tuple[str, bytes]:
+    if isinstance(source, bytes):
+        return "the image", source
+    if not source.is_file():
+        raise BadInputError(f"{source} {'is not a file' if source.exists() else 'does not exist'}; check the name")
+    try:
+        return source.name, source.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{source} cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow clips 16-bit grey where it should scale it.
+        values = np.asarray(image).astype(np.float64)
+        grey = np.clip(values / 257 if values.max() > 255 else values, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        above = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+    return np.array(image.convert("RGB"))
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # The cut may split the last letter.
+        text = head[: error.start].decode("utf-8") if error.start > len(head) - 4 else "\0"
+    return all(letter.isprintable() or letter.isspace() for letter in text)
