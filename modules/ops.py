@@ -148,27 +148,33 @@ def modulated_conv2d(
     return y
 
 
+def haar_order(channels: int) -> Tensor:
+    """Indices ``(channels,)`` that bring MobileStyleGAN's wavelet layout into ``inverse_haar``'s four runs.
+
+    The published layout is C low-pass channels, then per output channel its three bands.
+    """
+    c = channels // 4
+    details = torch.arange(c, channels).reshape(c, 3).t().flatten()
+    return torch.cat([torch.arange(c), details])
+
+
 def inverse_haar(bands: Tensor) -> Tensor:
     """Join wavelet bands ``(N, 4C, H, W)`` to ``(N, C, 2H, 2W)``; orthonormal, so that energy is kept.
 
-    Channels are C low-pass ones, then per output channel the three bands (vertical detail, horizontal
-    detail, both), as MobileStyleGAN lays them out.
+    Channels are four runs of C: low-pass, vertical detail, horizontal detail, both. The result lies in
+    memory channels-last, which is also the fast way in.
     """
-    n, channels, height, width = bands.shape
-    if channels % 4:
-        raise ValueError(f"inverse_haar needs four bands per channel, got {channels} channels")
-    c = channels // 4
-    low = bands[:, :c] * 0.5
-    vertical, horizontal, both = (bands[:, c:].reshape(n, c, 3, height, width) * 0.5).unbind(2)
-    top_sum, top_difference = low + vertical, horizontal + both
-    bottom_sum, bottom_difference = low - vertical, horizontal - both
-    pixels = (
-        top_sum + top_difference,
-        top_sum - top_difference,
-        bottom_sum + bottom_difference,
-        bottom_sum - bottom_difference,
-    )
-    return F.pixel_shuffle(torch.stack(pixels, 2).flatten(1, 2), 2)
+    if bands.ndim != 4 or bands.shape[1] % 4:
+        raise ValueError(f"inverse_haar needs (N, 4C, H, W), got {tuple(bands.shape)}")
+    low, vertical, horizontal, both = (bands.permute(0, 2, 3, 1) * 0.5).chunk(4, dim=3)
+    top, top_step = low + vertical, horizontal + both
+    bottom, bottom_step = low - vertical, horizontal - both
+    n, height, width, c = low.shape
+    rows = [
+        torch.stack((mean + step, mean - step), dim=3).reshape(n, height, 2 * width, c)
+        for mean, step in ((top, top_step), (bottom, bottom_step))
+    ]
+    return torch.stack(rows, dim=2).reshape(n, 2 * height, 2 * width, c).permute(0, 3, 1, 2)
 
 
 def move_image(images: Tensor, transform: Tensor) -> Tensor:
