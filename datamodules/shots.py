@@ -96,7 +96,9 @@ def _look(frame: NDArray[np.uint8]) -> _Look:
     # A coarse grid of pixels is enough, and 4K frames need not be averaged whole.
     step = max(1, min(frame.shape[:2]) // 256)
     small = cv2.resize(np.ascontiguousarray(frame[::step, ::step]), THUMBNAIL, interpolation=cv2.INTER_AREA)
-    counts = np.concatenate([np.bincount(small[..., c].ravel() * BINS // 256, minlength=BINS) for c in range(3)])
+    counts = np.concatenate(
+        [np.bincount(small[..., c].ravel() // (256 // BINS), minlength=BINS) for c in range(3)]
+    )
     return _Look(np.asarray(small, np.float32) / np.float32(255), counts / (3 * THUMBNAIL[0] * THUMBNAIL[1]))
 
 
