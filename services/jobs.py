@@ -25,6 +25,7 @@ from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID
 
 from datamodules.types import BadInputError
 from services.limits import INTERNAL_ERROR, public_message
+from services.pipeline.progress import CancelledError
 from services.turns import Turns
 
 log = logging.getLogger("stylereel.jobs")
@@ -52,10 +53,14 @@ class Editor(Protocol):
         """What the clip is; raises ``BadInputError`` for one that is not taken. Runs at the request too."""
         ...
 
+    def check(self, request: dict[str, Any]) -> None:
+        """Raise ``BadInputError`` for a request that ``render`` could not meet."""
+        ...
+
     def render(
         self, source: Path, target: Path, request: dict[str, Any], report: Report, cancelled: Callable[[], bool]
     ) -> dict[str, Any]:
-        """Write the edited clip to ``target`` and return the report; stops soon once ``cancelled`` says so."""
+        """Write the edited clip and return the report; raises ``CancelledError`` once ``cancelled`` says so."""
         ...
 
 
@@ -79,10 +84,6 @@ class Job:
     """The edited clip, where it succeeded."""
     report: dict[str, Any] | None
     """What the pipeline said of the clip, where it succeeded."""
-
-
-class CancelledError(RuntimeError):
-    """The editor stopped because ``cancelled`` said so."""
 
 
 class _Interrupted(BaseException):
@@ -171,7 +172,11 @@ class Jobs:
         job = secrets.token_hex(16)
         folder = self.folder / job
         try:
-            self._editor.analyse(upload)
+            self._editor.check(request)
+            try:
+                self._editor.analyse(upload)
+            except BadInputError as error:
+                raise BadInputError(public_message(error, [upload]), error.status) from error
             folder.mkdir()
             os.replace(upload, folder / "input")
             _write_json(folder / "request.json", request | {"created": time.time()})
@@ -252,7 +257,7 @@ class Jobs:
         except CancelledError:
             return {"state": "cancelled"}
         except BadInputError as error:
-            message = public_message(error, [folder / "input", folder / "output.part.mp4"])
+            message = public_message(error, [folder / "output.part.mp4", folder / "input"])
             return {"state": "failed", "error": message, "status": error.status}
         except Exception as error:
             if self._closing.is_set():

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from datamodules.types import BadInputError
-from services.jobs import CancelledError, Job, Jobs
+from services.jobs import Job, Jobs
+from services.pipeline.progress import CancelledError
 from services.turns import Turns
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,10 @@ class Copier:
         if not source.read_bytes():
             raise BadInputError(f"{source} is empty", 400)
         return {"bytes": source.stat().st_size}
+
+    def check(self, request: dict[str, Any]) -> None:
+        if not request["edits"]:
+            raise BadInputError("name an edit")
 
     def render(
         self,
@@ -174,6 +179,8 @@ from services.jobs import Jobs
 from services.turns import Turns
 
 class Slow:
+    def check(self, request):
+        self.checked = request
     def analyse(self, source):
         with (folder / "analysed").open("a") as log:
             log.write("x")

@@ -1,0 +1,80 @@
+"""The service that BentoML runs; ``services.serve`` starts it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from services.settings import Params, load_params
+
+_PARAMS = load_params()
+# Read by BentoML when it is imported: its home is ours, and nothing is reported to its makers.
+os.environ["BENTOML_HOME"] = str(_PARAMS.runtime.state / "bentoml")
+os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+
+import bentoml  # noqa: E402
+from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
+
+from services.engine import Engine  # noqa: E402
+from services.jobs import Jobs  # noqa: E402
+from services.latents import LatentStore  # noqa: E402
+from services.routes import State, create_app  # noqa: E402
+from services.turns import Turns  # noqa: E402
+
+TIMEOUT_FACTOR = 2.5
+"""A request may wait for its turn and then compute, each as long as ``request_seconds``; uploads take time too."""
+
+
+@contextmanager
+def open_state(params: Params) -> Iterator[State]:
+    """The engine, the jobs and the latents of a server, from its start to its stop."""
+    runtime, turns = params.runtime, Turns()
+    engine = Engine(params, turns)
+    latents = LatentStore(runtime.state / "latents", runtime.keep_latents_hours)
+    jobs = Jobs(runtime.state / "jobs", engine, turns, runtime.keep_jobs_hours, min(1.0, runtime.poll_seconds))
+    try:
+        engine.start()
+        yield State(engine, jobs, latents, turns)
+    finally:
+        jobs.close()
+        engine.stop()
+
+
+class OwnPaths:
+    """ASGI middleware: what is not BentoML's own page goes to our app, its 404 and its health checks included.
+
+    BentoML asks its own ``/livez`` and ``/readyz`` before what is mounted, and these know nothing of models.
+    """
+
+    BENTOML = ("/docs.json", "/schema.json", "/healthz")
+
+    def __init__(self, app: ASGIApp, ours: ASGIApp) -> None:
+        self.app, self.ours = app, ours
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand one request on."""
+        path = scope.get("path", "")
+        theirs = path in ("/", *self.BENTOML) or path.startswith(("/static_content/", "/assets/"))
+        await (self.app if scope["type"] != "http" or theirs else self.ours)(scope, receive, send)
+
+
+http = create_app(lambda: open_state(_PARAMS), _PARAMS.runtime)
+
+
+@bentoml.service(
+    name="stylereel",
+    workers=1,  # the models, the job queue and the turns are one each
+    traffic={"timeout": _PARAMS.runtime.request_seconds * TIMEOUT_FACTOR},
+    # BentoML counts by path, so that each id would leave a series behind; ours counts by route.
+    metrics={"enabled": False},
+)
+class StyleReelService:
+    """Inverts and edits faces in images and videos; the API is at /openapi.json."""
+
+
+# BentoML's stubs call what the decorator returns the class itself.
+_service: Any = StyleReelService
+_service.mount_asgi_app(http, path="/", name="stylereel")
+_service.add_asgi_middleware(OwnPaths, ours=http)

@@ -1,0 +1,167 @@
+"""Reading requests: images and videos come raw or in a form, edits in the query, a form field or JSON."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+
+from datamodules.types import BadInputError
+from modules.editing.directions import EditRequest, parse_edit
+from services.schemas import MAX_EDITS, EditBody, EditIn
+
+EDITS = TypeAdapter(list[EditIn])
+CHUNK = 1 << 20
+
+
+@dataclass
+class Body:
+    """A request's parts."""
+
+    upload: UploadFile | None = None
+    """The file of a form."""
+    raw: Request | None = None
+    """A request whose body is the file itself."""
+    edits: list[EditRequest] = field(default_factory=list)
+    latent: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    """Query and form fields other than the file and the edits; the form wins."""
+
+    async def image(self) -> bytes:
+        """The whole file; raises ``BadInputError`` where there is none."""
+        data = b""
+        if self.upload is not None:
+            data = await self.upload.read()
+        elif self.raw is not None:
+            data = await self.raw.body()
+        if not data:
+            raise BadInputError("no image came; send it as the body or as the form field 'image'", 400)
+        return data
+
+    async def save(self, path: Path) -> bool:
+        """Write the file to ``path`` piece by piece; False where there is none."""
+        if self.upload is None and self.raw is None:
+            return False
+        async with await anyio.open_file(path, "wb") as target:
+            if self.upload is not None:
+                while piece := await self.upload.read(CHUNK):
+                    await target.write(piece)
+            elif self.raw is not None:
+                async for piece in self.raw.stream():
+                    await target.write(piece)
+        return True
+
+
+@asynccontextmanager
+async def read_body(
+    request: Request, file: str, options: tuple[str, ...], latents: bool = False
+) -> AsyncIterator[Body]:
+    """Sort a request into its parts; temporary files are gone after the ``with`` block.
+
+    ``file`` is the name of the form field that holds the image or video; ``options`` are the other names that
+    are known; ``latents`` says whether JSON that names one may stand in the file's place. What a body is called
+    only decides where its bytes say nothing else: an image that is called JSON is an image. Raises
+    ``BadInputError`` for what cannot be read.
+    """
+    body = Body(options={name: value for name, value in request.query_params.items() if name in options})
+    body.edits = [parse_edit(text) for text in request.query_params.getlist("edit")]
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        async with request.form(max_files=1, max_fields=64) as form:
+            _sort_form(body, form, file, options, latents)
+            yield _checked(body)
+    elif kind == "application/json" and latents and (await request.body()).lstrip()[:1] in (b"", b"{", b"["):
+        given = parse_json(TypeAdapter(EditBody), await request.body())
+        body.latent = given.latent
+        body.edits += [edit.request() for edit in given.edits]
+        yield _checked(body)
+    else:
+        body.raw = request
+        yield _checked(body)
+
+
+def parse_json(kind: TypeAdapter[Any], data: bytes | str) -> Any:
+    """Read JSON; raises ``BadInputError``, 400 for what is no JSON and 422 for what does not fit."""
+    try:
+        return kind.validate_json(data)
+    except ValidationError as error:
+        raise BadInputError(*_one_line(error)) from error
+    except UnicodeError as error:
+        raise BadInputError("the JSON is not UTF-8", 400) from error
+
+
+def encode_image(image: NDArray[np.uint8], media_type: str) -> bytes:
+    """PNG, or JPEG where ``media_type`` is ``image/jpeg``."""
+    target = io.BytesIO()
+    if media_type == "image/jpeg":
+        Image.fromarray(image).save(target, "JPEG", quality=95, subsampling=0)
+    else:
+        Image.fromarray(image).save(target, "PNG", compress_level=3)
+    return target.getvalue()
+
+
+def accepted_image(accept: str) -> str | None:
+    """``image/png`` or ``image/jpeg``, as an ``Accept`` header weighs them, PNG of equals; None for neither."""
+    weights = {"image/png": 0.0, "image/jpeg": 0.0}
+    ranks = dict.fromkeys(weights, -1)
+    for part in (accept or "*/*").split(","):
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        for name in weights:
+            rank = ("*/*", "image/*", name).index(kind) if kind in ("*/*", "image/*", name) else -1
+            if rank > ranks[name]:
+                ranks[name], weights[name] = rank, _quality(quality)
+    best = max(weights, key=lambda name: weights[name])
+    return best if weights[best] > 0 else None
+
+
+def _quality(text: str) -> float:
+    try:
+        return min(1.0, max(0.0, float(text)))
+    except ValueError:
+        return 0.0
+
+
+def _sort_form(body: Body, form: FormData, file: str, options: tuple[str, ...], latents: bool) -> None:
+    others = ("edit", "edits", *(("latent",) if latents else ()))
+    for name, value in form.multi_items():
+        if name == file:
+            if not isinstance(value, UploadFile):
+                raise BadInputError(f"the form field {file!r} must be a file, with a file name", 400)
+            body.upload = value
+        elif isinstance(value, UploadFile) or name not in (*options, *others):
+            known = ", ".join((file, *options, *others))
+            raise BadInputError(f"the form field {name[:64]!r} is not known; there are {known}", 422)
+        elif name == "edits":
+            body.edits += [edit.request() for edit in parse_json(EDITS, value)]
+        elif name == "edit":
+            body.edits.append(parse_edit(value))
+        elif name == "latent":
+            body.latent = value
+        else:
+            body.options[name] = value
+
+
+def _checked(body: Body) -> Body:
+    if len(body.edits) > MAX_EDITS:
+        raise BadInputError(f"{len(body.edits)} edits were asked, at most {MAX_EDITS} are taken")
+    return body
+
+
+def _one_line(error: ValidationError) -> tuple[str, int]:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        return f"this is no JSON: {first['msg']}", 400
+    return f"{where}: {first['msg']}" if where else first["msg"], 422

@@ -1,0 +1,264 @@
+"""The served models over time: loaded once, followed through the registry, handed out as one consistent set."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.types import BadInputError
+from modules.editing.directions import EditRequest, EditSet, load_directions
+from services.jobs import Report
+from services.limits import one_line
+from services.pipeline.models import Encoder, Models, load_encoder, load_models
+from services.pipeline.options import EditOptions
+from services.pipeline.plan import check_clip
+from services.pipeline.progress import Progress
+from services.pipeline.sidecar import plain
+from services.pipeline.stream import edit_video
+from services.registry.connection import RegistryConfig
+from services.registry.store import CHAMPION, ModelStore
+from services.settings import Params
+from services.slots import Slot, SlotState
+from services.turns import Turns
+
+log = logging.getLogger("stylereel.engine")
+
+ENCODER, DIRECTIONS, GENERATOR = "stylereel-frame-encoder", "stylereel-directions", "stylereel-generator"
+
+
+class NotReadyError(RuntimeError):
+    """No models yet; the message is one line, the HTTP status is 503."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model that answers."""
+
+    name: str
+    version: str
+    """The registry's; of a shipped model, the start of its weights' hash."""
+    alias: str | None
+    """The registry's alias that it was loaded by."""
+    generator_sha256: str
+    source: str
+    """``registry``, ``cache`` (the registry is down) or ``shipped``."""
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Session:
+    """The models of one moment: what an alias moves afterwards does not reach the request that holds it."""
+
+    models: Models
+    served: tuple[ServedModel, ...]
+
+    @property
+    def header(self) -> str:
+        """``name/version, name/version``."""
+        return ", ".join(str(model) for model in self.served)
+
+
+class Engine:
+    """Loads in the background, so that the server can say that it is loading, and why it cannot."""
+
+    def __init__(self, params: Params, turns: Turns, load: Callable[[Params], Models] = load_models) -> None:
+        """``load`` gives the generator and what is shipped; the registry's champions take their places."""
+        self._params, self._turns, self._load = params, turns, load
+        self._models: Models | None = None
+        self._why_not = "the models are loading"
+        self._slots: tuple[Slot[tuple[Encoder, str]], Slot[EditSet]] | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._open, name="load models", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following the registry; what is loaded stays usable."""
+        self._stopping.set()
+        self._thread.join()
+        for slot in self._slots or ():
+            slot.stop()
+
+    def session(self) -> Session:
+        """The models of this moment; raises ``NotReadyError``."""
+        base, slots = self._models, self._slots
+        if base is None or slots is None:
+            raise NotReadyError(self._why_not)
+        sha256 = base.generator.sha256
+        served = [ServedModel(GENERATOR, sha256[:12], None, sha256, "shipped")]
+        versions = dict(base.versions)
+        models = base
+        for slot in slots:
+            state = slot.state()
+            if state.serving is None:
+                if slot.name in base.versions:
+                    served.append(ServedModel(slot.name, base.versions[slot.name][:12], None, sha256, "shipped"))
+                continue
+            with slot.use() as (model, version):
+                part = {"edits": model} if isinstance(model, EditSet) else {"encoder": model[0]}
+                models = replace(models, **part)
+            versions[slot.name] = f"{version.version} {version.sha256}"
+            served.append(ServedModel(slot.name, version.version, CHAMPION, sha256, version.source))
+        return Session(replace(models, versions=versions), tuple(served))
+
+    def notes(self) -> list[str]:
+        """One line for each thing that is not as it should be; empty where all is well."""
+        base, slots = self._models, self._slots
+        if base is None or slots is None:
+            return []
+        return [note for slot in slots if (note := _note(slot.state(), base.versions))]
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        """Raise ``BadInputError`` for edits or options of a job that cannot be met now."""
+        edits, _ = _asked(request)
+        self.session().models.edits.check(edits)
+
+    def analyse(self, source: Path) -> dict[str, Any]:
+        """What the clip is; raises ``BadInputError`` for one that is no clip, too large or too long."""
+        about: dict[str, Any] = plain(check_clip(source, self._params.runtime))
+        return {name: value for name, value in about.items() if name != "path"}
+
+    def render(
+        self, source: Path, target: Path, request: Mapping[str, Any], report: Report, cancelled: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """Edit a clip with the models of this moment; they stay the same to its end."""
+        edits, options = _asked(request)
+        session = self._wait(cancelled)
+
+        def tell(progress: Progress) -> None:
+            report(progress.stage, min(1.0, progress.done / progress.total) if progress.total else 0.0)
+
+        made = edit_video(source, target, edits, session.models, options, tell, cancelled)
+        return {
+            "models": {model.name: model.version for model in session.served},
+            "edits": plain(edits),
+            "options": plain(options),
+            **plain(made),
+        }
+
+    def _wait(self, cancelled: Callable[[], bool]) -> Session:
+        # A job that is taken up again at the server's start comes before its models.
+        while True:
+            try:
+                return self.session()
+            except NotReadyError:
+                if cancelled() or self._stopping.wait(0.5):
+                    raise
+
+    def _open(self) -> None:
+        while self._models is None and not self._stopping.is_set():
+            try:
+                with self._turns.turn():
+                    base = self._load(self._params)
+                    _warm(base)
+                self._slots = self._follow(base)
+                self._models = base
+            except Exception as error:  # whatever hinders it, the server says so and tries again
+                log.exception("the models do not load")
+                self._why_not = f"the models do not load: {one_line(error)}"
+                self._stopping.wait(self._params.runtime.poll_seconds)
+
+    def _follow(self, base: Models) -> tuple[Slot[tuple[Encoder, str]], Slot[EditSet]]:
+        runtime, sha256 = self._params.runtime, base.generator.sha256
+        config = self._params.section("registry", RegistryConfig)
+        store = ModelStore(runtime.tracking(), runtime.state / "models", config)
+
+        def warm(encoder: tuple[Encoder, str]) -> None:
+            size = base.config.crop_size
+            with torch.no_grad():
+                encoder[0](torch.zeros(1, 3, size, size, device=base.device))
+
+        encoders = Slot(
+            ENCODER,
+            lambda folder: load_encoder(folder, base.generator, base.device),
+            registry=store,
+            poll_seconds=runtime.poll_seconds,
+            warm=warm,
+            generator_sha256=sha256,
+        )
+        directions = Slot(
+            DIRECTIONS,
+            lambda folder: load_directions(folder, sha256),
+            registry=store,
+            poll_seconds=runtime.poll_seconds,
+            generator_sha256=sha256,
+        )
+        encoders.start()
+        directions.start()
+        return encoders, directions
+
+
+def edit_options(given: Mapping[str, str], known: tuple[str, ...]) -> EditOptions:
+    """Options of a request, all text, as the pipeline takes them; raises ``BadInputError``."""
+    if unknown := given.keys() - set(known):
+        raise BadInputError(f"the option {min(unknown)[:64]!r} is not known; there are {', '.join(known)}")
+    readers: dict[str, Callable[[str], Any]] = {
+        "refine": int,
+        "start": _seconds,
+        "end": _seconds,
+        "preview": _flag,
+        "paste": _one_of("difference", "replace"),
+        "region": _one_of("auto", "face", "head"),
+    }
+    options: dict[str, Any] = {}
+    for name, text in given.items():
+        try:
+            options[name] = readers.get(name, str)(text.strip())
+        except ValueError as error:
+            raise BadInputError(f"cannot use {name}={text[:64]!r}: {one_line(error)}") from error
+    return EditOptions(**options)
+
+
+def _asked(request: Mapping[str, Any]) -> tuple[list[EditRequest], EditOptions]:
+    options: dict[str, str] = request["options"]
+    return [EditRequest(**edit) for edit in request["edits"]], edit_options(options, tuple(options))
+
+
+def _seconds(text: str) -> float:
+    value = float(text.removesuffix("s"))
+    if not math.isfinite(value):
+        raise ValueError("it must be a number of seconds")
+    return value
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ValueError("it must be true or false")
+    return text.lower() in ("true", "1")
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"it must be {' or '.join(choices)}")
+        return text
+
+    return read
+
+
+def _warm(models: Models) -> None:
+    with torch.no_grad():
+        models.generator.synthesize(models.mean_codes(1), resolution=min(models.config.sizes))
+    side = models.config.crop_size
+    models.judges.finder.find(np.zeros((1, side, side, 3), np.uint8))
+
+
+def _note(state: SlotState, shipped: Mapping[str, str]) -> str:
+    if not state.error:
+        return ""
+    if state.serving is None:
+        instead = "the shipped one serves" if state.name in shipped else "there is none shipped either"
+        return f"{state.name}: {state.error}; {instead}"
+    return f"{state.name}: {state.error}"

@@ -1,0 +1,386 @@
+"""The HTTP API as a FastAPI app: what is asked is checked here, what is computed is the engine's."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from datamodules.images import read_image
+from datamodules.types import BadInputError
+from modules.editing.directions import EditRequest
+from services.bodies import accepted_image, encode_image, read_body
+from services.engine import Engine, NotReadyError, ServedModel, edit_options
+from services.jobs import Jobs
+from services.latents import LatentStore
+from services.limits import Guard, error_response, public_message
+from services.measures import MEDIA_TYPE, Measures
+from services.pipeline.edit import edit_image
+from services.pipeline.invert import invert_image
+from services.pipeline.progress import CancelledError
+from services.pipeline.sidecar import plain
+from services.schemas import (
+    MAX_EDITS,
+    EditIn,
+    EditOut,
+    EditsOut,
+    ErrorOut,
+    InvertOut,
+    JobOut,
+    ModelOut,
+    ModelsOut,
+    ReadyOut,
+)
+from services.settings import Runtime
+from services.turns import BusyError, Turns
+from services.version import version
+
+log = logging.getLogger("stylereel.http")
+Value = TypeVar("Value")
+
+MODEL_HEADER = "X-Stylereel-Model"
+SWEEP_SECONDS = 600.0
+INVERT_OPTIONS = ("face", "refine")
+IMAGE_OPTIONS = ("face", "refine", "paste", "region")
+VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview")
+OPTIONS = {
+    "face": "largest, or a number counted from the left from 0; edits also take all.",
+    "refine": "Steps of optimisation per frame, a whole number from 0.",
+    "paste": "difference or replace.",
+    "region": "auto, face or head.",
+    "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
+    "end": "Seconds into the clip at which to end.",
+    "preview": "true for a fast look: fewer frames, a small synthesis, no refinement.",
+}
+EDIT = "NAME=STRENGTH, any number of times, e.g. age=20."
+EDITS = 'JSON: [{"name": "age", "strength": 20}, ...].'
+EDIT_BODY: dict[str, Any] = {
+    "type": "object",
+    "required": ["latent", "edits"],
+    "additionalProperties": False,
+    "properties": {
+        "latent": {"type": "string"},
+        "edits": {"type": "array", "maxItems": MAX_EDITS, "items": EditIn.model_json_schema()},
+    },
+}
+JobId = Annotated[str, Path(description="Id of the job.", max_length=64)]
+
+
+@dataclass
+class State:
+    """What the handlers work with; made when the server starts."""
+
+    engine: Engine
+    jobs: Jobs
+    latents: LatentStore
+    turns: Turns
+
+
+def create_app(open_state: Callable[[], AbstractContextManager[State]], runtime: Runtime) -> FastAPI:
+    """The app; ``open_state`` is entered when the server starts and left when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        manager = open_state()
+        state = await anyio.to_thread.run_sync(manager.__enter__)
+        app.state.state = state
+        sweeping = asyncio.create_task(_sweep(state))
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            await anyio.to_thread.run_sync(lambda: manager.__exit__(None, None, None))
+
+    app = FastAPI(
+        title="stylereel",
+        version=version(),
+        summary="Invert and edit faces in images and videos.",
+        lifespan=lifespan,
+        # The pages of FastAPI fetch their scripts from elsewhere; BentoML's page at / brings its own.
+        docs_url=None,
+        redoc_url=None,
+        responses={status: {"model": ErrorOut} for status in (400, 413, 415, 422, 503)},
+    )
+    app.state.measures = Measures()
+    _add_errors(app)
+    _add_health(app)
+    _add_images(app, runtime)
+    _add_jobs(app)
+    app.add_middleware(Guard, max_bytes=runtime.max_bytes, measures=app.state.measures)
+    return app
+
+
+def _state(request: Request) -> State:
+    state: State = request.app.state.state
+    return state
+
+
+def _deadline(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+async def _thread(work: Callable[[], Value]) -> Value:
+    return await anyio.to_thread.run_sync(work)
+
+
+async def _sweep(state: State) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            await _thread(state.jobs.sweep)
+            await _thread(state.latents.sweep)
+        except Exception:
+            log.exception("could not remove what is past its time")
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def bad_input(request: Request, error: Exception) -> JSONResponse:
+        return error_response(public_message(error), getattr(error, "status", 422))
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": "invalid"}
+        where = ".".join(str(part) for part in first["loc"])
+        return error_response(f"{where}: {first['msg']}", 422)
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = str(error.detail).splitlines()[0] if error.detail else "error"
+        return error_response(message, error.status_code, dict(error.headers) if error.headers else None)
+
+    async def unavailable(request: Request, error: Exception) -> JSONResponse:
+        return error_response(public_message(error), 503, {"Retry-After": "5"})
+
+    async def too_long(request: Request, error: Exception) -> JSONResponse:
+        return error_response("it took longer than the server allows; ask for less refinement", 503)
+
+    async def operating_system(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error_response("the server's disk is full; try again later", 507, {"Retry-After": "60"})
+        raise error
+
+    app.add_exception_handler(BadInputError, bad_input)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(BusyError, unavailable)
+    app.add_exception_handler(NotReadyError, unavailable)
+    app.add_exception_handler(CancelledError, too_long)
+    app.add_exception_handler(OSError, operating_system)
+
+
+def _add_health(app: FastAPI) -> None:
+    @app.get("/livez", tags=["health"])
+    async def livez() -> dict[str, bool]:
+        """Whether the process answers."""
+        return {"alive": True}
+
+    @app.get("/readyz", tags=["health"], responses={503: {"model": ReadyOut}})
+    async def readyz(request: Request, response: Response) -> ReadyOut:
+        """Whether requests are answered, by which models, and what is not as it should be."""
+        engine = _state(request).engine
+        notes = [public_message(note) for note in engine.notes()]
+        try:
+            session = engine.session()
+        except NotReadyError as error:
+            response.status_code = 503
+            return ReadyOut(ready=False, notes=[public_message(error), *notes], models=[])
+        return ReadyOut(ready=True, notes=notes, models=[ModelOut(**asdict(model)) for model in session.served])
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    async def metrics(request: Request) -> Response:
+        """Prometheus' text format."""
+        state = _state(request)
+        models: Sequence[ServedModel] = ()
+        with suppress(NotReadyError):
+            models = state.engine.session().served
+        measures: Measures = request.app.state.measures
+        text = measures.text(models, state.turns.waiting, len(state.engine.notes()))
+        return Response(text, media_type=MEDIA_TYPE)
+
+    @app.get("/v1/models", tags=["models"])
+    async def models(request: Request, response: Response) -> ModelsOut:
+        """The models that answer now."""
+        session = _state(request).engine.session()
+        response.headers[MODEL_HEADER] = session.header
+        return ModelsOut(models=[ModelOut(**asdict(model)) for model in session.served])
+
+    @app.get("/v1/edits", tags=["models"])
+    async def edits(request: Request, response: Response) -> EditsOut:
+        """Names, units and bounds of the edits."""
+        session = _state(request).engine.session()
+        response.headers[MODEL_HEADER] = session.header
+        return EditsOut(edits=[EditOut.of(edit) for edit in session.models.edits.describe()])
+
+
+def _add_images(app: FastAPI, runtime: Runtime) -> None:
+    @app.post("/v1/invert", tags=["images"], openapi_extra=_takes("image", "image/*", INVERT_OPTIONS, edits=False))
+    async def invert(request: Request, response: Response, codes: bool = False) -> InvertOut:
+        """Invert the face of an image; the codes are kept under an id for a while."""
+        state = _state(request)
+        async with read_body(request, "image", INVERT_OPTIONS) as body:
+            data, options = await body.image(), edit_options(body.options, INVERT_OPTIONS)
+        session = state.engine.session()
+
+        def work() -> InvertOut:
+            image = read_image(data, runtime.max_pixels)
+            with state.turns.turn(runtime.request_seconds):
+                late = _deadline(runtime.request_seconds)
+                inversion = invert_image(image, session.models, options, cancelled=late)
+            name = state.latents.put(inversion, session.models.generator.sha256)
+            expires = datetime.now(UTC) + timedelta(seconds=state.latents.keep_seconds)
+            return InvertOut(
+                latent=name,
+                expires=expires.isoformat(timespec="seconds"),
+                generator_sha256=session.models.generator.sha256,
+                metrics=plain(inversion.metrics),
+                warnings=list(inversion.warnings),
+                codes=inversion.ws[0].tolist() if codes else None,
+            )
+
+        response.headers[MODEL_HEADER] = session.header
+        return await _thread(work)
+
+    @app.post(
+        "/v1/edit",
+        tags=["images"],
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}, "image/jpeg": {}}}, 406: {"model": ErrorOut}},
+        openapi_extra=_takes("image", "image/*", IMAGE_OPTIONS, latent=True),
+    )
+    async def edit(request: Request) -> Response:
+        """Edit the face of an image, or of one that was inverted before; PNG or JPEG, as Accept asks."""
+        state = _state(request)
+        media_type = accepted_image(request.headers.get("accept", "*/*"))
+        if media_type is None:
+            return error_response("only image/png and image/jpeg are made; change the Accept header", 406)
+        async with read_body(request, "image", IMAGE_OPTIONS, latents=True) as body:
+            name, edits, options = body.latent, body.edits, edit_options(body.options, IMAGE_OPTIONS)
+            data = b"" if name is not None else await body.image()
+        session = state.engine.session()
+        _require_edits(edits)
+        session.models.edits.check(edits)
+
+        def work() -> bytes:
+            source = (
+                state.latents.get(name, session.models.generator.sha256)
+                if name is not None
+                else read_image(data, runtime.max_pixels)
+            )
+            with state.turns.turn(runtime.request_seconds):
+                late = _deadline(runtime.request_seconds)
+                edited = edit_image(source, edits, session.models, options, cancelled=late)
+            return encode_image(edited.image, media_type)
+
+        return Response(await _thread(work), media_type=media_type, headers={MODEL_HEADER: session.header})
+
+
+def _require_edits(edits: Sequence[EditRequest]) -> None:
+    if not edits:
+        raise BadInputError("no edit was asked; name at least one, e.g. edit=age=20 (GET /v1/edits lists them)")
+
+
+def _add_jobs(app: FastAPI) -> None:
+    missing: dict[int | str, dict[str, Any]] = {404: {"model": ErrorOut}}
+
+    async def find(request: Request, work: Callable[[Jobs], Value]) -> Value:
+        try:
+            return await _thread(lambda: work(_state(request).jobs))
+        except KeyError as error:
+            raise HTTPException(404, "no such job; it was deleted, is past its time, or never was") from error
+
+    @app.post(
+        "/v1/jobs",
+        tags=["videos"],
+        status_code=202,
+        openapi_extra=_takes("video", "video/*", VIDEO_OPTIONS),
+    )
+    async def submit(request: Request, response: Response) -> JobOut:
+        """Edit the face in a video; the answer names the job, which survives the server."""
+        state = _state(request)
+        session = state.engine.session()
+        upload = state.jobs.place_for_upload()
+        try:
+            async with read_body(request, "video", VIDEO_OPTIONS) as body:
+                _require_edits(body.edits)
+                session.models.edits.check(body.edits)
+                edit_options(body.options, VIDEO_OPTIONS)
+                if not await body.save(upload):
+                    raise BadInputError("no video came; send it as the body or as the form field 'video'", 400)
+            asked_for = {
+                "edits": [{"name": edit.name, "strength": edit.strength} for edit in body.edits],
+                "options": body.options,
+            }
+
+            job = await _thread(lambda: JobOut.of(state.jobs.submit(upload, asked_for)))
+        finally:
+            upload.unlink(missing_ok=True)
+        response.headers["Location"] = f"/v1/jobs/{job.id}"
+        response.headers[MODEL_HEADER] = session.header
+        return job
+
+    @app.get("/v1/jobs/{job_id}", tags=["videos"], responses=missing)
+    async def get(request: Request, job_id: JobId) -> JobOut:
+        """State, stage, progress and result of a job."""
+        return JobOut.of(await find(request, lambda jobs: jobs.get(job_id)))
+
+    @app.get(
+        "/v1/jobs/{job_id}/result",
+        tags=["videos"],
+        response_class=FileResponse,
+        responses=missing | {200: {"content": {"video/mp4": {}}}, 409: {"model": ErrorOut}},
+    )
+    async def result(request: Request, job_id: JobId) -> Response:
+        """The edited clip of a job that succeeded."""
+        job = await find(request, lambda jobs: jobs.get(job_id))
+        if job.output is None or job.report is None:
+            return error_response(f"the job is {job.state}{f': {job.error}' if job.error else ''}", 409)
+        models = ", ".join(f"{name}/{tag}" for name, tag in job.report.get("models", {}).items())
+        return FileResponse(job.output, media_type="video/mp4", headers={MODEL_HEADER: models})
+
+    @app.post("/v1/jobs/{job_id}/cancel", tags=["videos"], responses=missing)
+    async def cancel(request: Request, job_id: JobId) -> JobOut:
+        """Stop a job; one that is over stays as it is."""
+        return JobOut.of(await find(request, lambda jobs: jobs.cancel(job_id)))
+
+    @app.delete("/v1/jobs/{job_id}", tags=["videos"], status_code=204, responses=missing)
+    async def delete(request: Request, job_id: JobId) -> None:
+        """Stop a job and remove its input, output and report."""
+        await find(request, lambda jobs: jobs.delete(job_id))
+
+
+def _takes(
+    file: str, raw: str, options: Sequence[str], edits: bool = True, latent: bool = False
+) -> dict[str, Any]:
+    """OpenAPI's description of what ``read_body`` reads."""
+    text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
+    asked = {name: text | {"description": OPTIONS[name]} for name in options}
+    query: dict[str, Any] = asked | ({"edit": texts | {"description": EDIT}} if edits else {})
+    form = {file: {"type": "string", "format": "binary"}} | query
+    if edits:
+        form["edits"] = text | {"description": EDITS}
+    if latent:
+        form["latent"] = text | {"description": f"Instead of the {file}: an id of POST /v1/invert."}
+    content: dict[str, Any] = {
+        "multipart/form-data": {"schema": {"type": "object", "properties": form, "additionalProperties": False}},
+        raw: {"schema": {"type": "string", "format": "binary"}},
+    }
+    if latent:
+        content["application/json"] = {"schema": EDIT_BODY}
+    parameters = [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": schema["description"]}
+        for name, schema in query.items()
+    ]
+    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
