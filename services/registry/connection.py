@@ -57,8 +57,7 @@ class Connection:
     @property
     def address(self) -> str:
         """The address without user and password, for messages."""
-        parts = urlsplit(self.uri)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else self.uri
+        return self._without_credentials(self.uri)
 
     @contextmanager
     def reach(self) -> Iterator[MlflowClient]:
@@ -142,4 +141,9 @@ class Connection:
                 lock.release()
 
     def _unavailable(self, why: str) -> RegistryUnavailableError:
-        return RegistryUnavailableError(f"the registry at {self.address} cannot be reached ({why[:300]})")
+        reason = self._without_credentials(why)[:300]
+        return RegistryUnavailableError(f"the registry at {self.address} cannot be reached ({reason})")
+
+    def _without_credentials(self, text: str) -> str:
+        credentials, at, _ = urlsplit(self.uri).netloc.rpartition("@")
+        return text.replace(credentials + at, "") if at else text

@@ -94,20 +94,7 @@ class ModelStore:
         challenger again unless it was rolled back. ``run_id`` is the run that made it, a new run without one.
         Raises ``BadInputError`` for a damaged folder and for an evaluation of other weights.
         """
-        _check_name(name)
-        model = load_model(folder)
-        described = _describe(folder, model)
-        own = dict(tags or {})
-        if reserved := own.keys() & _RESERVED:
-            raise BadInputError(
-                f"the tags {', '.join(sorted(reserved))} are the registry's own: name yours otherwise"
-            )
-        _check_evaluation(evaluation, described, name)
-        found = self._same(name, described)
-        if found is None:
-            model_id, run_id = self._log(folder, name, model, evaluation, run_id)
-            found = self._create_version(name, model_id, run_id, {**own, **described})
-        return self._challenge(found, evaluation, own)
+        return self._enter(folder, name, evaluation, dict(tags or {}), run_id, None)
 
     def register_run(
         self, run_id: str, name: str, evaluation: Evaluation | None = None, tags: Mapping[str, str] | None = None
@@ -119,14 +106,13 @@ class ModelStore:
         _check_name(name)
         with self.connection.reach() as client:
             outputs = client.get_run(run_id).outputs
-        models = [output.model_id for output in outputs.model_outputs] if outputs else []
-        if not models:
+            logged = [client.get_logged_model(o.model_id) for o in outputs.model_outputs] if outputs else []
+        if not logged:
             raise BadInputError(f"run {run_id} logged no model: log a model folder in it, or register the folder")
+        last = max(logged, key=lambda model: model.creation_timestamp)
         with tempfile.TemporaryDirectory() as scratch:
-            with self.connection.reach() as client:
-                source = client.get_logged_model(models[-1]).artifact_location
-            folder = self._fetch(source, Path(scratch))
-            return self.register(folder, name, evaluation, tags, run_id=run_id)
+            folder = self._fetch(last.artifact_location, Path(scratch))
+            return self._enter(folder, name, evaluation, dict(tags or {}), run_id, last.model_id)
 
     def resolve(self, name: str, alias: str = CHAMPION) -> RegisteredVersion:
         """The version that an alias points to; raises ``NoSuchVersionError`` where it points to none."""
@@ -205,6 +191,30 @@ class ModelStore:
     def cached_folder(self, version: RegisteredVersion) -> Path:
         """Where ``download`` puts a version; the hash keeps two registries' version 1 apart."""
         return self.cache / version.name / f"{version.version}-{version.sha256[:12]}"
+
+    def _enter(
+        self,
+        folder: Path,
+        name: str,
+        evaluation: Evaluation | None,
+        own: Mapping[str, str],
+        run_id: str | None,
+        model_id: str | None,
+    ) -> RegisteredVersion:
+        _check_name(name)
+        model = load_model(folder)
+        described = _describe(folder, model)
+        if reserved := own.keys() & _RESERVED:
+            raise BadInputError(
+                f"the tags {', '.join(sorted(reserved))} are the registry's own: name yours otherwise"
+            )
+        _check_evaluation(evaluation, described, name)
+        found = self._same(name, described)
+        if found is None:
+            if run_id is None or model_id is None:
+                model_id, run_id = self._log(folder, name, model, evaluation, run_id)
+            found = self._create_version(name, model_id, run_id, {**own, **described})
+        return self._challenge(found, evaluation, own)
 
     def _fetch(self, source: str, scratch: Path) -> Path:
         uri = self.connection.uri

@@ -1,0 +1,198 @@
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from datamodules.types import BadInputError
+from modules.model_folder import load_model, weights_sha256
+from services.registry.connection import Connection, RegistryConfig
+from services.registry.errors import NoSuchVersionError, RegistryUnavailableError, exit_code
+from services.registry.gate import Evaluation
+from services.registry.promote import ModelRegistry
+from services.registry.store import CHALLENGER
+
+NAME = "stylereel-frame-encoder"
+Toy = Callable[..., Path]
+Evaluate = Callable[..., Evaluation]
+
+
+def test_a_registered_folder_comes_back_the_same(
+    registry: ModelRegistry, toy_model: Toy, evaluation: Evaluate
+) -> None:
+    folder = toy_model(1)
+    made = registry.register(folder, NAME, evaluation(folder, 12.5), {"made_by": "a test"})
+    assert made == registry.resolve(NAME, CHALLENGER) == registry.version(NAME, "1")
+    assert (made.kind, made.generator_sha256, made.tags["made_by"]) == ("toy", "a" * 64, "a test")
+    assert made.evaluation() == evaluation(folder, 12.5)
+    assert made.evaluation("other clips") is None
+
+    got = registry.download(made)
+    for file in ("config.json", "weights.safetensors", "card.md"):
+        assert (got / file).read_bytes() == (folder / file).read_bytes()
+    assert weights_sha256(load_model(got).tensors) == made.sha256
+
+
+def test_the_same_folder_keeps_its_version(registry: ModelRegistry, toy_model: Toy, evaluation: Evaluate) -> None:
+    folder = toy_model(1)
+    first = registry.register(folder, NAME)
+    assert first.evaluation() is None
+    again = registry.register(folder, NAME, evaluation(folder, 12.0, "clips-2"))
+    assert again.version == first.version
+    assert again.evaluation() == evaluation(folder, 12.0, "clips-2")
+    other = registry.register(toy_model(1, "b" * 64), NAME)
+    assert other.version == "2", "the same weights for another generator are another model"
+
+
+def test_the_first_evaluation_stays_beside_the_second(
+    registry: ModelRegistry, toy_model: Toy, evaluation: Evaluate
+) -> None:
+    folder = toy_model(1)
+    registry.register(folder, NAME, evaluation(folder, 12.0, "clips-1"))
+    both = registry.register(folder, NAME, evaluation(folder, 13.0, "clips-2"))
+    assert both.evaluation("clips-1") == evaluation(folder, 12.0, "clips-1")
+    assert both.evaluation() == both.evaluation("clips-2") == evaluation(folder, 13.0, "clips-2")
+
+
+def test_mlflow_itself_reads_the_model(registry: ModelRegistry, toy_model: Toy) -> None:
+    made = registry.register(toy_model(1), NAME)
+    with registry.connection.reach() as client:
+        place = client.get_model_version_download_uri(NAME, made.version)
+    [answer] = mlflow.pyfunc.load_model(place).predict(["describe"])
+    assert answer["card"] == "# Toy 1\n"
+    assert load_model(Path(answer["folder"])).config["kind"] == "toy"
+    assert not list(registry.connection.database.parent.rglob("*.pkl"))  # type: ignore[union-attr]
+
+
+def test_an_evaluation_of_other_weights_or_generator_is_refused(
+    registry: ModelRegistry, toy_model: Toy, evaluation: Evaluate
+) -> None:
+    one, two = toy_model(1), toy_model(2)
+    with pytest.raises(BadInputError, match="evaluation is of weights"):
+        registry.register(one, NAME, evaluation(two, 12.0))
+    with pytest.raises(BadInputError, match="generator"):
+        registry.register(one, NAME, replace(evaluation(one, 12.0), generator_sha256="b" * 64))
+    assert registry.versions(NAME) == []
+
+
+def test_bad_names_tags_and_folders_are_refused(registry: ModelRegistry, toy_model: Toy, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no registered model is called"):
+        registry.register(toy_model(1), "encoder")
+    with pytest.raises(BadInputError, match="registry's own"):
+        registry.register(toy_model(1), NAME, tags={"sha256": "mine"})
+    with pytest.raises(BadInputError, match="not a model folder"):
+        registry.register(tmp_path, NAME)
+    assert registry.versions(NAME) == []
+
+
+def test_a_run_without_a_model_leaves_nothing_behind(registry: ModelRegistry) -> None:
+    experiment = registry.connection.experiment_id()
+    with registry.connection.reach() as client:
+        run_id = client.create_run(experiment).info.run_id
+    with pytest.raises(BadInputError, match="logged no model"):
+        registry.register_run(run_id, NAME)
+    with registry.connection.reach() as client:
+        assert list(client.search_registered_models()) == []
+
+
+def test_a_version_that_cannot_be_made_leaves_nothing_behind(
+    registry: ModelRegistry, toy_model: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.create_model_version", fail)
+        with pytest.raises(KeyboardInterrupt):
+            registry.register(toy_model(1), NAME)
+    with registry.connection.reach() as client:
+        assert list(client.search_registered_models()) == []
+    assert registry.register(toy_model(1), NAME).version == "1"
+
+
+def test_what_is_not_there_is_said(registry: ModelRegistry, toy_model: Toy) -> None:
+    with pytest.raises(NoSuchVersionError, match="has no champion"):
+        registry.resolve(NAME)
+    registry.register(toy_model(1), NAME)
+    with pytest.raises(NoSuchVersionError, match="has no champion"):
+        registry.resolve(NAME)
+    with pytest.raises(NoSuchVersionError, match="no version 7") as caught:
+        registry.version(NAME, "7")
+    assert exit_code(caught.value) == 2
+
+
+def test_a_damaged_cache_is_fetched_again(registry: ModelRegistry, toy_model: Toy) -> None:
+    made = registry.register(toy_model(1), NAME)
+    folder = registry.download(made)
+    weights = folder / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-3])
+    assert registry.download(made) == folder
+    assert weights.read_bytes() == whole
+
+
+def test_a_model_changed_in_the_registry_is_refused(registry: ModelRegistry, toy_model: Toy) -> None:
+    made = registry.register(toy_model(1), NAME)
+    [stored] = (registry.connection.database.parent / "mlflow-artifacts").rglob("weights.safetensors")  # type: ignore[union-attr]
+    tensors = load_file(stored)
+    save_file({name: value + 1 for name, value in tensors.items()}, stored)
+    with pytest.raises(BadInputError, match="not what was registered"):
+        registry.download(made)
+    assert [p.name for p in (registry.cache / NAME).iterdir()] == [".lock"]
+
+
+def test_two_registries_share_a_cache(
+    registry: ModelRegistry, toy_model: Toy, tmp_path: Path, empty_database: Path, registry_config: RegistryConfig
+) -> None:
+    (tmp_path / "second").mkdir()
+    shutil.copy(empty_database, tmp_path / "second" / "mlflow.db")
+    second = ModelRegistry(f"sqlite:///{tmp_path / 'second' / 'mlflow.db'}", registry.cache, registry_config)
+    one, two = registry.register(toy_model(1), NAME), second.register(toy_model(2), NAME)
+    assert one.version == two.version
+    assert torch.equal(load_model(registry.download(one)).tensors["weight"], torch.full((4,), 1.0))
+    assert torch.equal(load_model(second.download(two)).tensors["weight"], torch.full((4,), 2.0))
+
+
+def test_old_downloads_are_dropped(registry: ModelRegistry, toy_model: Toy) -> None:
+    folders = [registry.download(registry.register(toy_model(i), NAME)) for i in range(4)]
+    registry.prune(NAME, keep=folders[0])
+    assert [folder.exists() for folder in folders] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("uri", ["http://user:secret@127.0.0.1:9", "text", "folder"])
+def test_a_registry_that_is_down_is_said(
+    uri: str, tmp_path: Path, toy_model: Toy, registry_config: RegistryConfig
+) -> None:
+    (tmp_path / "text").write_text("this is no database, and long enough to be one")
+    (tmp_path / "folder" / "mlflow.db").mkdir(parents=True)
+    address = {
+        "text": f"sqlite:///{tmp_path / 'text'}",
+        "folder": f"sqlite:///{tmp_path / 'text' / 'mlflow.db'}",
+    }.get(uri, uri)
+    registry = ModelRegistry(address, tmp_path / "cache", registry_config)
+    for call in (
+        lambda: registry.register(toy_model(1), NAME),
+        lambda: registry.resolve(NAME),
+        lambda: registry.rollback(NAME),
+        registry.status,
+        registry.history,
+    ):
+        with pytest.raises(RegistryUnavailableError, match="cannot be reached") as caught:
+            call()
+        assert exit_code(caught.value) == 4
+        assert "secret" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_is_taken_away_is_said(tracking_uri: str, registry_config: RegistryConfig) -> None:
+    connection = Connection(tracking_uri, registry_config)
+    with connection.reach():
+        pass
+    assert connection.database is not None
+    connection.database.unlink()
+    with pytest.raises(RegistryUnavailableError, match="is gone"), connection.reach():
+        pass
