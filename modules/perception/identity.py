@@ -12,12 +12,17 @@ from modules.perception.mesh import FaceMesh, load_face_mesh
 from modules.perception.onnx_net import OnnxNet, read_onnx
 
 _SIDE = 112
-_REFERENCE = ((38.29459953, 51.69630051), (73.53179932, 51.50139999), (56.02519989, 71.73660278))
-"""Where the net wants the right eye, the left eye and the nose tip in its 112 px input."""
-_EYES = ((37, 38, 40, 41), (43, 44, 46, 47))
-_NOSE_TIP = 30
-_IN_FFHQ = ((0.375, 0.478), (0.620, 0.478), (0.4975, 0.62))
-"""The same three places as parts of the FFHQ crop, for images in which the mesh sees no face."""
+_REFERENCE = (
+    (38.29459953, 51.69630051),
+    (73.53179932, 51.50139999),
+    (56.02519989, 71.73660278),
+    (41.54930115, 92.3655014),
+    (70.72990036, 92.20410156),
+)
+"""Where the net wants right eye, left eye, nose tip and the corners of the mouth in its 112 px input."""
+_AMONG_68 = ((37, 38, 40, 41), (43, 44, 46, 47), (30,), (48, 60), (54, 64))
+_IN_FFHQ = ((0.375, 0.478), (0.620, 0.478), (0.4975, 0.61), (0.392, 0.73), (0.606, 0.73))
+"""The same places as parts of the FFHQ crop, for images in which the mesh sees no face."""
 _MESH_SCORE = 0.5
 
 
@@ -25,7 +30,9 @@ class IdentityNet(nn.Module):
     """``fr_feature`` of face-recognition-plugin in torch: frozen, differentiable with respect to the images.
 
     ``forward`` and ``embed`` take FFHQ crops ``(N, 3, H, W)`` RGB in [-1, 1] and return ``(N, 512)`` of unit
-    length. The product of two is their likeness: about 0.7 for one person, seldom above 0.2 for two.
+    length. The product of two is their likeness: on 22 persons' clips 0.87 (5th percentile 0.68) for one person,
+    0.02 (95th percentile 0.19) for two. The view is a similarity fitted to five points; the affine map through
+    three that the published JavaScript uses shears turned faces, and parts persons less well.
     """
 
     def __init__(self, net: OnnxNet, mesh: FaceMesh) -> None:
@@ -39,6 +46,7 @@ class IdentityNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings of FFHQ crops; see the class."""
+        # The net was made for (value of 255 - 127) / 128.
         return F.normalize(self.net(self.align(images) * (127.5 / 128) + 0.5 / 128), dim=1)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -47,7 +55,7 @@ class IdentityNet(nn.Module):
         return embedding
 
     def align(self, images: Tensor) -> Tensor:
-        """The ``(N, 3, 112, 112)`` views that the net looks at: eyes and nose tip moved to their places."""
+        """The ``(N, 3, 112, 112)`` views that the net looks at: upright, eyes and mouth at their places."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"the identity net takes (N, 3, H, W), got {tuple(images.shape)}")
         side = self.mesh.side
@@ -57,19 +65,24 @@ class IdentityNet(nn.Module):
         with torch.no_grad():
             mesh = self.mesh(images)
             points = landmarks_68(mesh.points)
-            three = torch.stack([points[:, list(eye)].mean(1) for eye in _EYES] + [points[:, _NOSE_TIP]], 1)
-            usual = (self.usual * side - 0.5).expand_as(three)
-            three = torch.where((mesh.score >= _MESH_SCORE)[:, None, None], three, usual)
-            grid = self._grid(three, side)
+            five = torch.stack([points[:, list(part)].mean(1) for part in _AMONG_68], 1)
+            usual = (self.usual * side - 0.5).expand_as(five)
+            five = torch.where((mesh.score >= _MESH_SCORE)[:, None, None], five, usual)
+            grid = self._grid(five, side)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
-    def _grid(self, three: Tensor, side: int) -> Tensor:
-        """Where in the image each pixel of the view comes from, by the affine map through the three points."""
-        ones = self.reference.new_ones(3, 1)
-        to_image = torch.linalg.solve(torch.cat([self.reference, ones], 1), three)
-        steps = torch.arange(_SIDE, device=three.device, dtype=three.dtype)
-        y, x = torch.meshgrid(steps, steps, indexing="ij")
-        places = torch.stack([x, y, torch.ones_like(x)], -1) @ to_image[:, None]
+    def _grid(self, five: Tensor, side: int) -> Tensor:
+        """Where in the image each pixel of the view comes from, by the similarity that fits the points best."""
+        middle, middle_there = self.reference.mean(0), five.mean(1)
+        x, y = (self.reference - middle).unbind(-1)
+        u, v = (five - middle_there[:, None]).unbind(-1)
+        # Least squares of (u + iv) = (a + ib)(x + iy).
+        spread = (x.square() + y.square()).sum()
+        a = (x * u + y * v).sum(1)[:, None, None] / spread
+        b = (x * v - y * u).sum(1)[:, None, None] / spread
+        steps = torch.arange(_SIDE, device=five.device, dtype=five.dtype)
+        y, x = torch.meshgrid(steps - middle[1], steps - middle[0], indexing="ij")
+        places = torch.stack([a * x - b * y, b * x + a * y], -1) + middle_there[:, None, None]
         grid: Tensor = (places + 0.5) * (2 / side) - 1
         return grid
 
