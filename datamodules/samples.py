@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from datamodules.shards import Shard, encode_jpeg, metadata_of, save_shard, to_tensor
 from datamodules.types import BadInputError
 
+REMAKE = "dvc repro samples"
 W_STD_CODES = 512
 """How many codes the spread of W is estimated from, for the jitter."""
 
@@ -151,7 +149,7 @@ def write_samples(
         paths.append(path)
         seed = shard_seed(config.seed, number)
         fingerprint = _fingerprint(config, n, seed, made_by or {})
-        if _fingerprint_of(path) == fingerprint:
+        if (metadata_of(path) or {}).get("fingerprint") == fingerprint:
             done += n
             progress(done, config.count)
             continue
@@ -162,10 +160,11 @@ def write_samples(
         ws = ws.to(torch.float16)
         blobs: list[bytes] = []
         for batch in torch.split(ws.float(), config.render_batch):
-            blobs += _encode(_render(render, batch, config.resolution), config.jpeg_quality)
+            images = _render(render, batch, config.resolution).numpy()
+            blobs += [encode_jpeg(image, config.jpeg_quality) for image in images]
             done += len(batch)
             progress(done, config.count)
-        _save_shard(path, ws, blobs, {"fingerprint": fingerprint, **(made_by or {})})
+        save_shard(path, {"ws": ws.numpy()}, blobs, {"fingerprint": fingerprint, **(made_by or {})})
     return paths
 
 
@@ -181,20 +180,11 @@ class SampleDataset(Dataset[Sample]):
     """
 
     def __init__(self, folder: Path, count: int | None = None) -> None:
-        self.paths = sorted(folder.glob("samples-*.safetensors"))
-        if not self.paths:
-            raise BadInputError(f"{folder} has no samples; make them with `dvc repro samples`")
-        self._shards: dict[int, Any] = {}
-        self._offsets: list[np.ndarray[Any, np.dtype[np.int64]]] = []
-        for path in self.paths:
-            try:
-                with safe_open(path, "numpy") as shard:
-                    self._offsets.append(shard.get_tensor("offsets"))
-            except (SafetensorError, OSError) as error:
-                raise BadInputError(
-                    f"{path} is damaged ({error}); run `dvc repro samples` to remake it"
-                ) from error
-        self._ends = np.cumsum([len(offsets) - 1 for offsets in self._offsets])
+        paths = sorted(folder.glob("samples-*.safetensors"))
+        if not paths:
+            raise BadInputError(f"{folder} has no samples; make them with `{REMAKE}`")
+        self.shards = [Shard(path, REMAKE) for path in paths]
+        self._ends = np.cumsum([len(shard) for shard in self.shards])
         total = int(self._ends[-1])
         self._count = total if count is None else min(count, total)
 
@@ -206,34 +196,20 @@ class SampleDataset(Dataset[Sample]):
             raise IndexError(f"sample {index} of {self._count}")
         index %= self._count
         number = int(np.searchsorted(self._ends, index, side="right"))
-        offsets = self._offsets[number]
-        place = index - (int(self._ends[number]) - (len(offsets) - 1))
-        shard = self._shard(number)
-        jpeg = shard.get_slice("jpeg")[int(offsets[place]) : int(offsets[place + 1])]
-        image = cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise BadInputError(f"{self.paths[number]} is damaged; run `dvc repro samples` to remake it")
-        ws = torch.from_numpy(shard.get_slice("ws")[place : place + 1][0].astype(np.float32))
-        return Sample(torch.from_numpy(image).permute(2, 0, 1).float().div_(127.5).sub_(1), ws)
+        shard = self.shards[number]
+        place = index - (int(self._ends[number]) - len(shard))
+        ws = torch.from_numpy(shard.rows("ws", place, place + 1)[0].astype(np.float32))
+        return Sample(to_tensor(shard.pixels(place)), ws)
 
     def codes(self) -> Iterator[Tensor]:
         """All codes shard by shard, ``(N, num_ws, w_dim)`` float32, without decoding an image."""
         left = self._count
-        for number in range(len(self.paths)):
+        for shard in self.shards:
             if left <= 0:
                 return
-            ws = torch.from_numpy(self._shard(number).get_tensor("ws")[:left]).float()
+            ws = torch.from_numpy(shard.array("ws")[:left]).float()
             left -= len(ws)
             yield ws
-
-    def _shard(self, number: int) -> Any:
-        if number not in self._shards:
-            self._shards[number] = safe_open(self.paths[number], "numpy")
-        return self._shards[number]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Open files do not travel to the loader's workers.
-        return {**self.__dict__, "_shards": {}}
 
 
 def _render(render: Render, ws: Tensor, resolution: int) -> Tensor:
@@ -249,16 +225,6 @@ def _render(render: Render, ws: Tensor, resolution: int) -> Tensor:
         return pixels.permute(0, 2, 3, 1).cpu()
 
 
-def _encode(pixels: Tensor, quality: int) -> list[bytes]:
-    settings = [
-        cv2.IMWRITE_JPEG_QUALITY,
-        quality,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]
-    return [cv2.imencode(".jpg", image[..., ::-1], settings)[1].tobytes() for image in pixels.numpy()]
-
-
 def _fingerprint(config: SamplesConfig, n: int, seed: int, made_by: Mapping[str, str]) -> str:
     """Digest of everything the content of one shard follows from."""
     what = asdict(config)
@@ -266,27 +232,3 @@ def _fingerprint(config: SamplesConfig, n: int, seed: int, made_by: Mapping[str,
         del what[name]
     text = json.dumps({**what, "n": n, "seed": seed, "made_by": dict(made_by)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _fingerprint_of(path: Path) -> str | None:
-    """Fingerprint of a shard on disk; None where there is no whole one."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "numpy") as shard:
-            return str((shard.metadata() or {}).get("fingerprint"))
-    except (SafetensorError, OSError):
-        return None
-
-
-def _save_shard(path: Path, ws: Tensor, blobs: list[bytes], metadata: dict[str, str]) -> None:
-    offsets = np.cumsum([0, *map(len, blobs)], dtype=np.int64)
-    arrays = {"ws": ws.numpy(), "jpeg": np.frombuffer(b"".join(blobs), np.uint8), "offsets": offsets}
-    part = path.with_name(f".{path.name}.part")
-    try:
-        save_file(arrays, part, metadata)
-        os.replace(part, path)
-    except OSError as error:
-        raise BadInputError(f"cannot write {path} ({error.strerror or error}); free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
