@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.types import BadInputError
 from modules.generators.rows import HasRows, row_map
+from modules.perception.state import read_state
 
 _NAME = re.compile(r"dense\.(\d+)\.(weight|bias)")
 
@@ -58,3 +60,8 @@ class LatentTransformer(nn.Module):
         change = torch.einsum("nrc,rdc->nrd", ws, self.weight) + self.bias
         alpha = torch.as_tensor(strength, dtype=ws.dtype, device=ws.device).reshape(-1, 1, 1)
         return ws + alpha * change
+
+
+def load_latent_transformer(weights: Path, generator: HasRows) -> LatentTransformer:
+    """Read a published ``tnet_*.pth.tar`` for ``generator``; raises ``BadInputError`` for another file."""
+    return LatentTransformer.from_state(read_state(weights), generator)

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from datamodules.types import BadInputError
 from modules.generators.protocol import Generator
+from modules.generators.restricted_pickle import PickledArray
 from modules.generators.rows import published_rows, row_map
+from modules.generators.torch_archive import read_archive
 
 _PCA_KEYS = {"mean", "comp", "std"}
 
@@ -105,7 +107,9 @@ def read_ganspace(path: Path, w_dim: int) -> GanspaceBasis:
     table = _read_torch(path)
     if not isinstance(table, dict) or not table.keys() >= _PCA_KEYS:
         raise BadInputError(f"{path} is no GANSpace basis: it needs {', '.join(sorted(_PCA_KEYS))}")
-    mean, components, deviations = (torch.as_tensor(table[key]).float() for key in ("mean", "comp", "std"))
+    if not all(isinstance(table[key], Tensor) for key in _PCA_KEYS):
+        raise BadInputError(f"{path} is no GANSpace basis: mean, comp and std must be arrays")
+    mean, components, deviations = (table[key].float() for key in ("mean", "comp", "std"))
     count = len(components) if components.ndim else 0
     fits = mean.numel() == w_dim and components.numel() == count * w_dim and deviations.numel() == count
     if not fits or not count:
@@ -128,15 +132,14 @@ def _read_numpy(path: Path) -> Tensor:
 
 
 def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise BadInputError(f"cannot read {path} ({error.strerror}); check the path") from error
-    except Exception as error:  # torch raises many kinds for damaged files and for refused pickles
-        first = "".join(str(error).strip().splitlines()[:1])
-        raise BadInputError(
-            f"{path} holds no plain tensor ({first}); where you trust it, load it and save the tensor alone"
-        ) from error
+    value = read_archive(path)
+    return {key: _plain(part) for key, part in value.items()} if isinstance(value, dict) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PickledArray):
+        return torch.from_numpy(value.value.astype(np.float32))
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _some(table: dict[Any, Any]) -> str:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from datamodules.types import BadInputError
 from modules.generators.protocol import StyleLayer
+from modules.perception.state import read_state
 
 _GROUPS = {"course": slice(0, 4), "medium": slice(4, 8), "fine": slice(8, None)}
 _NAME = re.compile(r"(?:mapper\.)?(course|medium|fine)_mapping\.mapping\.(\d+)\.(weight|bias)")
@@ -133,3 +134,8 @@ class GlobalDirections:
             effect / effect.abs().max(), list(accumulate(layer.channels for layer in layers))[:-1]
         )
         return {layer.name: part for layer, part in zip(layers, parts, strict=True)}
+
+
+def load_latent_mapper(checkpoint: Path) -> LatentMapper:
+    """Read a published mapper's ``.pt``; raises ``BadInputError`` for another file."""
+    return LatentMapper.from_state(read_state(checkpoint, "state_dict"))

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,11 +16,13 @@ from torch.nn import functional
 from datamodules.types import BadInputError
 from modules.generators.protocol import Generator
 from modules.generators.rows import row_map
+from modules.generators.torch_archive import read_archive
 from modules.perception.arcface import ir_se50_body, ir_se50_input
 from modules.perception.state import build_with_state
 
 Kind = Literal["psp", "e4e", "restyle-psp", "restyle-e4e"]
 INPUT_SIZE = 256
+_PREFIX = "encoder."
 
 # The value of ``opts.encoder_type`` in a checkpoint.
 _KINDS: dict[str, Kind] = {
@@ -187,19 +190,29 @@ def encoder_from_checkpoint(checkpoint: Mapping[str, Any], generator: Generator,
     name = options.get("encoder_type")
     if name not in _KINDS:
         raise BadInputError(f"encoder type {name!r} cannot be read; known are {', '.join(_KINDS)}")
-    prefix = "encoder."
-    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    weights = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
     net = StyleEncoder.from_state(weights, _KINDS[name])
     mean = torch.zeros(512)
     if options.get("start_from_latent_avg", True):
         found = checkpoint.get("latent_avg")
-        mean = (generator.w_mean if found is None else torch.as_tensor(found)).detach().float().cpu()
+        mean = (found if isinstance(found, Tensor) else generator.w_mean).detach().float().cpu()
     if mean.shape[-1:] != (512,) or mean.numel() not in (512, len(net.styles) * 512):
         raise BadInputError(
             f"latent_avg is {tuple(mean.shape)}; it must be (512), (1, 512) or ({len(net.styles)}, 512)"
         )
-    rows = mean.reshape(-1, 512).expand(len(net.styles), -1).contiguous()
+    rows = mean.reshape(-1, 512).expand(len(net.styles), -1).clone()
     return PublishedEncoder(net, rows, generator, steps)
+
+
+def load_encoder(path: Path, generator: Generator, steps: int, device: str = "cpu") -> PublishedEncoder:
+    """Read a pSp, e4e or ReStyle ``.pt``, nothing in it executed; see ``encoder_from_checkpoint``."""
+    checkpoint = read_archive(path)
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict):
+        raise BadInputError(f"{path} is no pSp, e4e or ReStyle checkpoint: it has no 'state_dict'")
+    # The tensors are views of the mapped file, which may change or vanish.
+    kept = {name: value.clone() for name, value in state.items() if name.startswith(_PREFIX)}
+    return encoder_from_checkpoint({**checkpoint, "state_dict": kept}, generator, steps).to(device)
 
 
 def _upsample(x: Tensor, like: Tensor) -> Tensor:

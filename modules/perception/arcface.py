@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.perception.state import build_with_state
+from modules.perception.state import build_with_state, read_state
 
 _STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 # FFHQ crops hold more than ArcFace was trained on: pSp and e4e cut this part out, in 256ths, and shrink it.
@@ -103,3 +104,8 @@ class ArcFace(nn.Module):
         face = pooled[:, :, _FACE_TOP : _FACE_TOP + _FACE_SIDE, _FACE_LEFT : _FACE_LEFT + _FACE_SIDE]
         embedding: Tensor = self(functional.adaptive_avg_pool2d(face, _INPUT))
         return embedding
+
+
+def load_arcface(weights: Path, device: str = "cpu") -> ArcFace:
+    """Read ``model_ir_se50.pth``; raises ``BadInputError`` for another file."""
+    return ArcFace.from_state(read_state(weights)).to(device)

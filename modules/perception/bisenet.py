@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.perception.state import build_with_state
+from modules.perception.state import build_with_state, read_state
 
 CLASSES = (
     "background", "skin", "left_brow", "right_brow", "left_eye", "right_eye", "glasses", "left_ear", "right_ear",
@@ -152,3 +153,8 @@ class BiSeNet(nn.Module):
         logits = self((resized / 2 + 0.5 - mean) / std)
         logits = functional.interpolate(logits, size=images.shape[2:], mode="bilinear", antialias=True)
         return logits.softmax(dim=1)
+
+
+def load_bisenet(weights: Path, device: str = "cpu") -> BiSeNet:
+    """Read ``79999_iter.pth``; raises ``BadInputError`` for another file."""
+    return BiSeNet.from_state(read_state(weights)).to(device)

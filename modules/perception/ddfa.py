@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.types import BadInputError
 from modules.assets import asset_path
-from modules.perception.state import build_with_state
+from modules.generators.restricted_pickle import PickledArray
+from modules.generators.torch_archive import read_archive
+from modules.perception.state import build_with_state, read_state
 
 INPUT_SIZE = 120
 _POSE, _SHAPE, _EXPRESSION = 12, 40, 10
@@ -177,48 +175,17 @@ def load_dense_face(folder: Path, model: FaceModel) -> DenseFace:
 
     Nothing in them is executed. Raises ``BadInputError`` for missing or foreign files.
     """
-    weights = folder / "mb05_120x120.pth"
-    try:
-        checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
-        state = checkpoint["state_dict"]
-    except Exception as error:  # torch raises many kinds for missing, damaged and refused files
-        raise BadInputError(f"cannot read {weights} ({error}); take it from 3DDFA_V2's weights folder") from error
+    state = read_state(folder / "mb05_120x120.pth", "state_dict")
     mean, std = read_mean_std(folder / "param_mean_std_62d_120x120.pkl")
     return DenseFace(MobileNetV1.from_state(state), mean, std, model)
 
 
 def read_mean_std(path: Path) -> tuple[Tensor, Tensor]:
-    """The pickled ``{"mean": (62,), "std": (62,)}``, read with nothing but NumPy's array constructor allowed."""
-    try:
-        table = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
-        mean, std = (torch.from_numpy(np.asarray(table[key], dtype=np.float32)) for key in ("mean", "std"))
-    except OSError as error:
-        raise BadInputError(f"cannot read {path} ({error.strerror}); check the path") from error
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise BadInputError(f"{path} holds no mean and std of 3DDFA_V2 ({error}); fetch the file again") from error
+    """The pickled ``{"mean": (62,), "std": (62,)}``, read without executing it; raises ``BadInputError``."""
+    table = read_archive(path)
+    parts = [table.get(key) for key in ("mean", "std")] if isinstance(table, dict) else []
+    arrays = [part.value for part in parts if isinstance(part, PickledArray)]
+    if len(arrays) != 2 or any(array.shape != (_PARAMETERS,) for array in arrays):
+        raise BadInputError(f"{path} holds no mean and std of {_PARAMETERS} parameters; take 3DDFA_V2's own file")
+    mean, std = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
     return mean, std
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Builds dicts and float arrays; every other global is refused by name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
-        if (module, name) in allowed:
-            return _empty_array
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return _float_type
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], code: bytes | str) -> NDArray[Any]:
-    # What NumPy's own function starts from; the values follow as the array's state.
-    return np.ndarray.__new__(np.ndarray, (0,), np.dtype("b"))
-
-
-def _float_type(name: str, align: bool, copy: bool) -> np.dtype[Any]:
-    if name not in ("f4", "f8"):
-        raise pickle.UnpicklingError(f"arrays of {name!r} are not allowed")
-    return np.dtype(name)

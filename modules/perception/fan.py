@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.types import BadInputError
-from modules.perception.state import build_with_state
+from modules.perception.state import build_with_state, read_state
 
 INPUT_SIZE = 256
 HEATMAP_SIZE = 64
 FILE_NAME = "2DFAN4-11f355bf06.pth.tar"
 """Name of the published weights, as torch's hub caches them."""
 _HOURGLASSES = 4
+# Cells around the peak that decide where between the cells the point lies; a blob is about 3 wide.
+_REACH = 4
 
 
 @dataclass(frozen=True)
@@ -31,24 +33,19 @@ class FanConfig:
 
     weights: str
     """Path of 2DFAN4-11f355bf06.pth.tar; empty for torch's hub cache."""
-    sharpness: float
-    """Factor on the heatmaps before the soft maximum; larger is closer to the peak, per unit of heatmap."""
 
 
 class FaceAlignmentNet(nn.Module):
     """The four stacked hourglasses, frozen and differentiable."""
 
-    def __init__(self, net: nn.Module, sharpness: float) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        if sharpness <= 0:
-            raise ValueError(f"sharpness must be positive, got {sharpness}")
         self.net = net
-        self.sharpness = sharpness
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor], sharpness: float) -> FaceAlignmentNet:
+    def from_state(cls, state: Mapping[str, Tensor]) -> FaceAlignmentNet:
         """Build from 2DFAN-4's bare state dict; raises ``BadInputError`` for another network's."""
-        return cls(build_with_state(_make, state, "FAN (2DFAN-4)"), sharpness)
+        return cls(build_with_state(_make, state, "FAN (2DFAN-4)"))
 
     def heatmaps(self, images: Tensor) -> Tensor:
         """Face crops ``(N, 3, H, H)`` RGB in [-1, 1] to the last hourglass's heatmaps ``(N, 68, 64, 64)``.
@@ -64,17 +61,21 @@ class FaceAlignmentNet(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Face crops ``(N, 3, H, H)`` RGB in [-1, 1] to points and scores, differentiable.
 
-        Points ``(N, 68, 2)`` are x, y in pixels of the input, the soft maximum of each heatmap; scores
-        ``(N, 68)`` are the peaks' heights, about 1 where the network is sure.
+        Points ``(N, 68, 2)`` are x, y in pixels of the input, the centre of what each heatmap holds around
+        its peak; scores ``(N, 68)`` are the peaks' heights, about 1 where the network is sure.
         """
         maps = self.heatmaps(images)
-        weights = (maps.flatten(2) * self.sharpness).softmax(dim=2).view_as(maps)
         cells = torch.arange(HEATMAP_SIZE, dtype=maps.dtype, device=maps.device)
-        cell = torch.stack(
-            [(weights.sum(dim=2) * cells).sum(dim=2), (weights.sum(dim=3) * cells).sum(dim=2)], dim=2
-        )
+        height, peak = maps.flatten(2).max(dim=2)
+        near_x = (cells - (peak % HEATMAP_SIZE)[:, :, None]).abs() <= _REACH
+        near_y = (cells - (peak // HEATMAP_SIZE)[:, :, None]).abs() <= _REACH
+        # A map without anything above 0 gets its peak.
+        floor = torch.finfo(maps.dtype).eps
+        mass = maps.clamp(min=floor) * near_x[:, :, None, :] * near_y[:, :, :, None]
+        mass = mass / mass.sum(dim=(2, 3), keepdim=True)
+        cell = torch.stack([(mass.sum(dim=2) * cells).sum(dim=2), (mass.sum(dim=3) * cells).sum(dim=2)], dim=2)
         points = (cell + 0.5) * (images.shape[2] / HEATMAP_SIZE) - 0.5
-        return points, maps.amax(dim=(2, 3))
+        return points, height
 
 
 def load_fan(config: FanConfig, device: str) -> FaceAlignmentNet:
@@ -88,13 +89,7 @@ def load_fan(config: FanConfig, device: str) -> FaceAlignmentNet:
             f"FAN's weights are not at {path}; put the face-alignment project's {FILE_NAME} there, "
             "or choose the mesh landmarks in params.yaml"
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged and refused files
-        raise BadInputError(f"{path} cannot be read ({error}); fetch {FILE_NAME} again") from error
-    if not isinstance(state, Mapping):
-        raise BadInputError(f"{path} holds no state dict; fetch {FILE_NAME} again")
-    return FaceAlignmentNet.from_state(state, config.sharpness).to(device)
+    return FaceAlignmentNet.from_state(read_state(path)).to(device)
 
 
 def _make() -> nn.Module:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.types import BadInputError
+from modules.generators.torch_archive import read_archive
 
 Net = TypeVar("Net", bound=nn.Module)
+
+
+def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
+    """The state dict in a ``.pt`` or ``.pth``, or under ``key`` of the dict in it; nothing is executed.
+
+    Raises ``BadInputError`` for a file that is no checkpoint or holds no state dict.
+    """
+    value = read_archive(path)
+    if key is not None:
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):
+        where = f"no {key!r}" if key is not None else "no state dict"
+        raise BadInputError(f"{path} holds {where} of tensors; choose the published weights themselves")
+    # The tensors are views of the mapped file, which may change or vanish.
+    return {str(name): tensor.clone() for name, tensor in value.items()}
 
 
 def build_with_state(make: Callable[[], Net], state: Mapping[str, Tensor], what: str) -> Net:
