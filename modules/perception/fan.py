@@ -6,7 +6,6 @@ The weights are fetched by URL where there is a network, or given as a file; the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -25,14 +24,6 @@ FILE_NAME = "2DFAN4-11f355bf06.pth.tar"
 _HOURGLASSES = 4
 # Cells around the peak that decide where between the cells the point lies; a blob is about 3 wide.
 _REACH = 4
-
-
-@dataclass(frozen=True)
-class FanConfig:
-    """Where FAN's weights come from."""
-
-    weights: str
-    """Path of 2DFAN4-11f355bf06.pth.tar; empty for torch's hub cache."""
 
 
 class FaceAlignmentNet(nn.Module):
@@ -78,12 +69,12 @@ class FaceAlignmentNet(nn.Module):
         return points, height
 
 
-def load_fan(config: FanConfig, device: str) -> FaceAlignmentNet:
-    """Read the weights from ``config.weights``, or from torch's hub cache.
+def load_fan(weights: Path | None = None, device: str | torch.device = "cpu") -> FaceAlignmentNet:
+    """Read 2DFAN-4 from ``weights``, or from torch's hub cache.
 
     Raises ``BadInputError`` that says where to put the file when it is missing or foreign.
     """
-    path = Path(config.weights) if config.weights else Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
     if not path.is_file():
         raise BadInputError(
             f"FAN's weights are not at {path}; put the face-alignment project's {FILE_NAME} there, "

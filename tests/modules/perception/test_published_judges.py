@@ -23,7 +23,9 @@ from modules.perception.ddfa import (
     load_face_model,
     read_mean_std,
 )
-from modules.perception.fan import FILE_NAME, FaceAlignmentNet, FanConfig, load_fan
+from modules.perception.face_judge import FaceJudge, FaceJudgeConfig, load_face_judge
+from modules.perception.fan import FILE_NAME, FaceAlignmentNet, load_fan
+from modules.perception.mesh import FaceMesh, load_face_mesh
 from modules.perception.state import build_with_state, read_state
 
 PUBLISHED_3DDFA = Path(__file__).resolve().parents[4] / "shared" / "weights" / "3ddfa_v2"
@@ -225,7 +227,7 @@ def test_fan_is_read_from_a_file_and_lets_gradients_through(tmp_path: Path) -> N
     torch.manual_seed(0)
     state = FAN(4).state_dict()
     torch.save(state, tmp_path / FILE_NAME)
-    fan = load_fan(FanConfig(weights=str(tmp_path / FILE_NAME)), "cpu")
+    fan = load_fan(tmp_path / FILE_NAME)
     assert all(torch.equal(value, state[name]) for name, value in fan.net.state_dict().items())
     image = torch.rand(1, 3, 64, 64, requires_grad=True)
     maps = fan.net(image)[-1]
@@ -236,10 +238,35 @@ def test_fan_is_read_from_a_file_and_lets_gradients_through(tmp_path: Path) -> N
     assert not any(parameter.requires_grad for parameter in fan.parameters())
 
 
+def test_face_judge_takes_each_part_from_the_chosen_network() -> None:
+    image = torch.from_numpy(fill_image("face", (1, 3, 256, 256)))
+    mesh = load_face_mesh()
+    fan = FaceAlignmentNet(Blobs(np.full((68, 2), 30.0)))
+    model = FaceModel(torch.zeros(15), torch.zeros(15, 40), torch.zeros(15, 10), torch.arange(3))
+    dense = DenseFace(Answer(torch.zeros(1, 62)), torch.zeros(62), torch.ones(62), model)  # type: ignore[arg-type]
+    ours, theirs = mesh(image), FaceJudge(fan, dense)(image)
+    assert theirs.features.shape == (1, 68, 64, 64)
+    assert theirs.points.shape == (1, 5, 3)
+    assert 0.8 < theirs.score.item() <= 1.0
+    mixed = FaceJudge(mesh, dense)(image)
+    assert torch.equal(mixed.features, ours.features)
+    assert torch.equal(mixed.score, ours.score)
+    assert torch.equal(FaceJudge(fan, mesh)(image).points, ours.points)
+
+
+def test_face_judge_is_chosen_by_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert isinstance(load_face_judge(FaceJudgeConfig("mesh", "mesh", "", "")), FaceMesh)
+    with pytest.raises(BadInputError, match=FILE_NAME):
+        load_face_judge(FaceJudgeConfig("fan", "mesh", "", ""))
+    with pytest.raises(BadInputError, match="ddfa_weights"):
+        load_face_judge(FaceJudgeConfig("mesh", "3ddfa", "", ""))
+
+
 def test_fan_says_where_its_weights_belong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(BadInputError, match=FILE_NAME):
-        load_fan(FanConfig(weights=""), "cpu")
+        load_fan()
 
 
 def test_other_weights_are_refused_by_the_first_tensor_that_differs(tmp_path: Path) -> None:
