@@ -115,6 +115,13 @@ def read_ganspace(path: Path, w_dim: int) -> GanspaceBasis:
     if not fits or not count:
         shapes = [tuple(part.shape) for part in (mean, components, deviations)]
         raise BadInputError(f"{path} does not fit codes of length {w_dim}: mean, comp and std are {shapes}")
+    if (
+        not all(torch.isfinite(part).all() for part in (mean, components, deviations))
+        or not (deviations > 0).all()
+    ):
+        raise BadInputError(
+            f"{path} holds NaN, infinity or a deviation that is not positive; fetch the file again"
+        )
     return GanspaceBasis(mean.reshape(w_dim), components.reshape(count, w_dim), deviations.reshape(count))
 
 

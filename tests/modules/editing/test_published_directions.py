@@ -132,6 +132,10 @@ def test_ganspace_names_what_there_is(tmp_path: Path) -> None:
         basis.edit(ws, 5, 1.0, (0, 18), generator(16))
     with pytest.raises(BadInputError, match="0:18"):
         basis.edit(ws, 0, 1.0, (0, 19), generator(16))
+    flat = {"mean": torch.zeros(1, 512), "comp": torch.zeros(5, 1, 512), "std": torch.zeros(5)}
+    torch.save(flat, tmp_path / "flat.pt")
+    with pytest.raises(BadInputError, match="not positive"):
+        read_ganspace(tmp_path / "flat.pt", 512)
     torch.save({"mean": torch.zeros(1, 512)}, tmp_path / "half.pt")
     with pytest.raises(BadInputError, match="comp, mean, std"):
         read_ganspace(tmp_path / "half.pt", 512)
