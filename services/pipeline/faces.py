@@ -136,6 +136,17 @@ class Tracker:
         return Landmarks(points, score)
 
 
+def track(frames: Sequence[Sequence[FaceObservation]], cuts: Sequence[int], config: FacesConfig) -> Tracker:
+    """Follow the faces of all frames; ``cuts`` are the indices of frames that begin a new shot."""
+    tracker = Tracker(config)
+    starts = set(cuts)
+    for index, faces in enumerate(frames):
+        if index in starts:
+            tracker.cut()
+        tracker.add(faces)
+    return tracker
+
+
 @dataclass(frozen=True)
 class Presence:
     """How much of the edit each frame shows."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from datamodules.types import BadInputError
 from modules.perception.detection import FaceBox, FaceObservation
-from services.pipeline.faces import FacesConfig, Tracker, check_face, presence
+from services.pipeline.faces import FacesConfig, Tracker, check_face, presence, track
 
 CONFIG = FacesConfig(overlap=0.3, gap=2, shortest=2, hold=3, fade=4)
 
@@ -18,12 +18,7 @@ def face(x: float, side: float = 40.0, tag: float = 0.0) -> FaceObservation:
 
 
 def tracked(frames: list[list[FaceObservation]], cuts: tuple[int, ...] = ()) -> Tracker:
-    tracker = Tracker(CONFIG)
-    for index, faces in enumerate(frames):
-        if index in cuts:
-            tracker.cut()
-        tracker.add(faces)
-    return tracker
+    return track(frames, cuts, CONFIG)
 
 
 def tags(points: np.ndarray) -> list[float]:

@@ -1,0 +1,133 @@
+"""Codes edited, synthesised at the size of the face in the frame, and pasted back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.alignment import crop_scale
+from modules.editing.directions import EditRequest
+from services.pipeline.composite import Floats, Image, composite, feathered_mask, resized_transform, synthesis_size
+from services.pipeline.invert import Inversion, invert_faces
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+
+
+@dataclass(frozen=True)
+class EditedImage:
+    """An image with the edit pasted in."""
+
+    image: Image
+    """``(H, W, 3)`` uint8 RGB, the size of the input."""
+    inversions: tuple[Inversion, ...]
+    """Of each edited face."""
+    warnings: tuple[str, ...]
+    """One line each, where a reconstruction is poor."""
+
+
+@dataclass(frozen=True)
+class EditedCrop:
+    """One face before and after the edit, ready to be pasted."""
+
+    reconstruction: Floats
+    """``(S, S, 3)`` in [-1, 1]."""
+    edit: Floats
+    """``(S, S, 3)`` in [-1, 1]."""
+    mask: Floats
+    """``(S, S)`` in [0, 1], feathered."""
+
+
+def changes_nothing(requests: Sequence[EditRequest], options: EditOptions) -> bool:
+    """Whether the output is the input: no strength, and only differences are pasted."""
+    return options.paste == "difference" and all(request.strength == 0 for request in requests)
+
+
+def edit_image(
+    source: Image | Inversion,
+    requests: Sequence[EditRequest],
+    models: Models,
+    options: EditOptions,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> EditedImage:
+    """Edit ``(H, W, 3)`` uint8 RGB, or the image of an inversion whose codes are then used as they are.
+
+    Raises ``BadInputError`` for edits that cannot be met (before anything is computed) and for an image
+    without a face.
+    """
+    models.edits.check(requests)
+    if isinstance(source, Inversion):
+        inversions = [source]
+    else:
+        inversions = invert_faces(source, models, options, report, cancelled)
+    image = inversions[0].image
+    meter = Meter("edit", len(inversions), report, cancelled)
+    for inversion in inversions:
+        if not changes_nothing(requests, options):
+            size = crop_synthesis_size(inversion.crop_to_frame, inversion.size, models, options)
+            (crop,) = edit_crops(inversion.ws.to(models.device), requests, models, options, size)
+            matrix = resized_transform(inversion.crop_to_frame, inversion.size, size)
+            image = composite(image, crop.reconstruction, crop.edit, crop.mask, matrix, paste=options.paste)
+        meter.advance()
+    return EditedImage(image, tuple(inversions), tuple(w for i in inversions for w in i.warnings))
+
+
+def reconstruct(inversion: Inversion, models: Models) -> Image:
+    """The crop ``(S, S, 3)`` uint8 that the codes show, at the size that the face has in the image."""
+    size = crop_synthesis_size(inversion.crop_to_frame, inversion.size, models, EditOptions())
+    with torch.no_grad():
+        shown = models.generator.synthesize(inversion.ws.to(models.device), resolution=size)
+    return to_pixels(to_arrays(shown)[0])
+
+
+def crop_synthesis_size(matrix: NDArray[np.float64], size: int, models: Models, options: EditOptions) -> int:
+    """Side of the synthesis for crops ``(..., 3, 3)`` of side ``size``: follows the largest one in the frame."""
+    if options.preview:
+        return models.config.preview.size
+    return synthesis_size(
+        float(np.max(crop_scale(matrix))) * size, models.config.sizes, models.generator.resolution
+    )
+
+
+def edit_crops(
+    ws: Tensor, requests: Sequence[EditRequest], models: Models, options: EditOptions, size: int
+) -> Iterator[EditedCrop]:
+    """Synthesise codes ``(N, num_ws, w_dim)`` before and after the edits, with the masks; one by one in order."""
+    step = 1 if models.device == "cpu" else models.config.batch
+    same = all(request.strength == 0 for request in requests)
+    for part in torch.split(ws, step):
+        with torch.no_grad():
+            before = after = models.generator.synthesize(part, resolution=size).clamp(-1, 1)
+            region = face_region(before, requests, models, options)
+            if not same:
+                after = models.generator.synthesize(models.edits.apply(part, requests), resolution=size).clamp(
+                    -1, 1
+                )
+                region = torch.maximum(region, face_region(after, requests, models, options))
+        regions = region[:, 0].float().cpu().numpy()
+        for one, other, mask in zip(to_arrays(before), to_arrays(after), regions, strict=True):
+            yield EditedCrop(one, other, feathered_mask(mask, models.config.composite))
+
+
+def face_region(images: Tensor, requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Tensor:
+    """``(N, 1, S, S)`` in [0, 1]: what of ``images`` ``(N, 3, S, S)`` the edits may change."""
+    head = options.region == "head"
+    if options.region == "auto":
+        head = any(models.edits[r.name].unit == "degrees" for r in requests)
+    return models.judges.region(images, head)
+
+
+def to_arrays(images: Tensor) -> Floats:
+    """``(N, 3, S, S)`` to ``(N, S, S, 3)`` float32 on the CPU."""
+    return np.ascontiguousarray(images.float().permute(0, 2, 3, 1).cpu().numpy())
+
+
+def to_pixels(images: Floats) -> Image:
+    """Values in [-1, 1] to uint8."""
+    return np.asarray(np.clip(np.rint((images + 1) * 127.5), 0, 255), np.uint8)

@@ -1,0 +1,184 @@
+"""From crops to codes: encode, refine, and measure how near the reconstruction comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.alignment import align, crop_frame
+from datamodules.types import BadInputError, Landmarks
+from modules.perception.landmarks import landmarks_68
+from services.pipeline.composite import Image
+from services.pipeline.faces import Tracker
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions, WarningsConfig
+from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.refine import refine
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """One face of one image as codes, and where it lies."""
+
+    image: Image
+    """``(H, W, 3)`` uint8 RGB, as it came in."""
+    ws: Tensor
+    """``(1, num_ws, w_dim)`` float32 on the CPU."""
+    crop_to_frame: NDArray[np.float64]
+    """``(3, 3)``: crop pixels to image pixels."""
+    size: int
+    """Side of the crop that ``crop_to_frame`` speaks of, in pixels."""
+    metrics: dict[str, float]
+    """Of the reconstruction against the crop: ``psnr`` (dB), ``lpips``, ``identity``, ``landmark_error`` (%)."""
+    warnings: tuple[str, ...] = ()
+    """One line each, where the reconstruction is poor."""
+
+
+@dataclass(frozen=True)
+class CodesState:
+    """What inversion carries from one stretch of frames to the next."""
+
+    encoder: Any = None
+    """The encoder's own state."""
+    offset: Tensor | None = None
+    """``(1, num_ws, w_dim)``: how far refinement moved the codes of the frame before."""
+
+
+def invert_crops(
+    crops: NDArray[np.uint8],
+    models: Models,
+    steps: int,
+    state: CodesState,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Tensor, CodesState]:
+    """Codes ``(N, num_ws, w_dim)`` of consecutive crops ``(N, s, s, 3)`` uint8, ``s`` the pipeline's crop size.
+
+    The encoder answers for all of them; with ``steps`` each frame is then optimised, beginning at the
+    encoder's answer moved as far as the frame before had to be. Without an encoder all begin at the mean face.
+    ``check`` is called in every step and may raise.
+    """
+    targets = to_tensor(crops, models.device)
+    with torch.inference_mode(False), torch.no_grad():
+        encoded, memory = (
+            models.encoder(targets, state.encoder) if models.encoder else (models.mean_codes(len(crops)), None)
+        )
+    if not steps:
+        return encoded, CodesState(memory)
+    refined, offset = [], state.offset
+    for ws, target in zip(torch.split(encoded, 1), torch.split(targets, 1), strict=True):
+        budget = steps if offset is not None else round(steps * models.config.refine.first_factor)
+        begin = ws if offset is None else ws + offset
+        better = refine(
+            begin, target, models.generator, models.judges.perceptual, models.config.refine, budget, check
+        ).ws
+        offset = better - ws
+        refined.append(better)
+    return torch.cat(refined), CodesState(memory, offset)
+
+
+def invert_image(
+    image: Image,
+    models: Models,
+    options: EditOptions,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> Inversion:
+    """Codes of the chosen face of ``(H, W, 3)`` uint8 RGB; raises ``BadInputError`` where there is none.
+
+    ``options.face`` must name one face.
+    """
+    if options.face == "all":
+        raise BadInputError("an inversion is of one face; choose 'largest' or a number from the left, from 0")
+    return invert_faces(image, models, options, report, cancelled)[0]
+
+
+def invert_faces(
+    image: Image,
+    models: Models,
+    options: EditOptions,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> list[Inversion]:
+    """Like ``invert_image``, for each face that ``options.face`` names."""
+    size = models.config.crop_size
+    meter = Meter("find faces", 1, report, cancelled)
+    tracker = Tracker(models.config.faces)
+    tracker.add(models.judges.find(image[None])[0])
+    chosen: list[Landmarks] = tracker.choose(options.face)
+    meter.advance()
+    steps = options.steps(models.config.refine)
+    meter = Meter("invert", len(chosen), report, cancelled)
+    found = []
+    for landmarks in chosen:
+        matrix = align(landmarks, size, models.smoothing).crop_to_frame[0]
+        crop = crop_frame(image, matrix, size)[None]
+        ws, _ = invert_crops(crop, models, steps, CodesState(), meter.check)
+        with torch.no_grad():
+            shown = models.generator.synthesize(ws, resolution=size).clamp(-1, 1)
+            target = to_tensor(crop, models.device)
+            metrics = {name: float(value[0]) for name, value in measure(target, shown, models).items()}
+            metrics["lpips"] = float(models.judges.perceptual(shown, target)[0])
+        warnings = poor_reconstruction([metrics["identity"]], [metrics["landmark_error"]], models.config.warnings)
+        found.append(Inversion(image, ws.cpu(), matrix, size, metrics, warnings))
+        meter.advance()
+    return found
+
+
+def measure(crops: Tensor, shown: Tensor, models: Models) -> dict[str, NDArray[np.float64]]:
+    """``psnr`` in dB, ``identity`` similarity and ``landmark_error`` in % of the eyes' distance, each ``(N,)``.
+
+    Both are ``(N, 3, s, s)`` in [-1, 1]; ``crops`` is what ``shown`` should be.
+    """
+    with torch.no_grad():
+        mse = (crops - shown).square().flatten(1).mean(1).clamp_min(1e-10)
+        identity = models.judges.identity
+        same = (identity.embed(crops) * identity.embed(shown)).sum(1)
+        wanted, got = (landmarks_68(models.judges.mesh(images).points) for images in (crops, shown))
+        eyes = (wanted[:, 36] - wanted[:, 45]).norm(dim=1).clamp_min(1e-6)
+        error = 100 * (wanted - got).norm(dim=2).mean(1) / eyes
+    values = {"psnr": 10 * torch.log10(4 / mse), "identity": same, "landmark_error": error}
+    return {name: value.double().cpu().numpy() for name, value in values.items()}
+
+
+def poor_reconstruction(
+    identity: Sequence[float] | NDArray[np.float64],
+    landmark_error: Sequence[float] | NDArray[np.float64],
+    config: WarningsConfig,
+    numbers: Sequence[int] = (),
+) -> tuple[str, ...]:
+    """One line per stretch of frames whose reconstruction is poor: "identity 0.30 on frames 40-71: try …".
+
+    Values are per frame, NaN where not measured; such frames take after their neighbours. ``numbers`` are the
+    frames' numbers in the clip; without them the values are of one image and no frame is named.
+    """
+    judged: tuple[tuple[str, Sequence[float] | NDArray[np.float64], Callable[[float], bool]], ...] = (
+        ("identity {:.2f}", identity, lambda value: value < config.identity),
+        ("landmark error {:.1f} %", landmark_error, lambda value: value > config.landmark_error),
+    )
+    lines = []
+    for text, values, is_poor in judged:
+        measured = [(frame, float(value)) for frame, value in enumerate(values) if not np.isnan(value)]
+        for poor, group in groupby(((frame, value, is_poor(value)) for frame, value in measured), itemgetter(2)):
+            if poor:
+                stretch = list(group)
+                mean = float(np.mean([value for _, value, _ in stretch]))
+                where = _named([numbers[frame] for frame, _, _ in stretch]) if numbers else ""
+                lines.append(f"{text.format(mean)}{where}: try --refine {config.try_refine}")
+    return tuple(lines)
+
+
+def _named(frames: Sequence[int]) -> str:
+    return f" on frame {frames[0]}" if len(frames) == 1 else f" on frames {frames[0]}-{frames[-1]}"
+
+
+def to_tensor(crops: NDArray[np.uint8], device: str) -> Tensor:
+    """``(N, s, s, 3)`` uint8 to ``(N, 3, s, s)`` float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(crops)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,0 +1,190 @@
+"""The networks that one edit needs, loaded once, with the names and hashes that a sidecar keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.alignment import SmoothingConfig
+from datamodules.types import BadInputError, Frames
+from datamodules.video import ShotConfig
+from modules.editing.directions import EditSet, load_directions
+from modules.generators.protocol import Generator
+from modules.model_folder import load_model, weights_sha256
+from modules.perception.detection import (
+    DetectionConfig,
+    FaceDetector,
+    FaceFinder,
+    FaceObservation,
+    load_face_finder,
+)
+from modules.perception.mesh import FaceMesh
+from modules.perception.parsing import CLASSES
+from services.pipeline.options import PipelineConfig
+from services.settings import ROOT, Params
+
+if TYPE_CHECKING:
+    from modules.losses.perceptual import PerceptualLoss
+    from modules.perception.identity import IdentityNet
+    from modules.perception.parsing import FaceParser
+
+SHIPPED_ENCODER = ROOT / "assets" / "frame-encoder"
+SHIPPED_DIRECTIONS = ROOT / "assets" / "directions"
+PARSED_SIDE = 256
+HEAD = [CLASSES.index(name) for name in ("hair", "face skin", "other")]
+"""What belongs to the head among the parser's classes."""
+
+
+class Encoder(Protocol):
+    """Crops ``(N, 3, 256, 256)`` in [-1, 1], in order, to ``ws`` and a state for the crops that follow."""
+
+    def __call__(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Codes ``(N, num_ws, w_dim)`` and the new state."""
+        ...
+
+
+class Judges:
+    """The frozen networks that find, compare and cut out faces, each loaded when it is first needed."""
+
+    def __init__(self, detection: DetectionConfig, lpips_net: Literal["vgg", "alex"], device: str) -> None:
+        self._detection, self._lpips_net, self.device = detection, lpips_net, device
+
+    @cached_property
+    def finder(self) -> FaceFinder:
+        """Boxes, mesh and landmarks of faces in frames."""
+        return load_face_finder(self._detection, self.device)
+
+    @cached_property
+    def _quick(self) -> FaceFinder:
+        """The same without the second, larger search."""
+        config = replace(self._detection, largest_side=self._detection.long_side)
+        return FaceFinder(FaceDetector(config), self.mesh)
+
+    @property
+    def mesh(self) -> FaceMesh:
+        """468 points of a face in an upright crop."""
+        return self.finder.mesh
+
+    @cached_property
+    def identity(self) -> IdentityNet:
+        """Who is in a crop."""
+        from modules.perception.identity import load_identity
+
+        return load_identity(self.device, self.mesh)
+
+    @cached_property
+    def parser(self) -> FaceParser:
+        """Which part of a crop is face, hair or background."""
+        from modules.perception.parsing import load_face_parser
+
+        return load_face_parser(self.device)
+
+    @cached_property
+    def perceptual(self) -> PerceptualLoss:
+        """LPIPS: two batches in [-1, 1] to distances ``(N,)``."""
+        from modules.losses.perceptual import load_lpips
+
+        return load_lpips(self._lpips_net, self.device)
+
+    def find(self, frames: Frames) -> list[list[FaceObservation]]:
+        """The faces of consecutive frames ``(T, H, W, 3)``, for each frame largest first.
+
+        Where a frame shows none at the usual size, the first and the last such frame are searched thoroughly,
+        which takes ten times as long, and the others only if that finds one.
+        """
+        found = self._quick.find(frames)
+        empty = [index for index, faces in enumerate(found) if not faces]
+        probes = sorted({*empty[:1], *empty[-1:]})
+        thorough = self.finder.find(frames[probes]) if probes else []
+        rest = [index for index in empty if index not in probes] if any(thorough) else []
+        thorough += self.finder.find(frames[rest]) if rest else []
+        for index, faces in zip([*probes, *rest], thorough, strict=True):
+            found[index] = faces
+        return found
+
+    def region(self, images: Tensor, head: bool) -> Tensor:
+        """``(N, 1, S, S)`` in [0, 1]: the face in crops ``(N, 3, S, S)``, with the hair where ``head`` says so."""
+        if images.shape[2] != images.shape[3]:
+            raise ValueError(f"crops must be square, got {tuple(images.shape)}")
+        # The parser looks at 256 px whatever comes in; the mask is soft, so the rest is saved.
+        side = min(PARSED_SIDE, images.shape[-1])
+        small = F.interpolate(images.float(), side, mode="bilinear", antialias=True)
+        mask = self.parser.face_mask(small, self.mesh(small).points)
+        if head:
+            mask = torch.maximum(mask, self.parser(small)[:, HEAD].sum(1, keepdim=True))
+        return F.interpolate(mask, images.shape[-1], mode="bilinear", align_corners=False).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Models:
+    """What inverts and edits: a generator and what was made for it."""
+
+    generator: Generator
+    encoder: Encoder | None
+    """None until one is trained or fetched: inversion then begins at the mean face."""
+    edits: EditSet
+    judges: Judges
+    config: PipelineConfig
+    smoothing: SmoothingConfig
+    shots: ShotConfig
+    device: str
+    """``cpu`` or ``cuda``."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Name of each model to its version or the hash of its weights."""
+
+    def __post_init__(self) -> None:
+        made_for = {edit.generator_sha256 for edit in self.edits.values()}
+        if made_for - {self.generator.sha256}:
+            raise BadInputError(
+                f"the directions belong to generator {', '.join(made_for)}, "
+                f"but the one in use is {self.generator.sha256}"
+            )
+
+    def mean_codes(self, count: int) -> Tensor:
+        """``(count, num_ws, w_dim)``: the mean face."""
+        return self.generator.w_mean.to(self.device).expand(count, self.generator.num_ws, -1).contiguous()
+
+
+def load_models(
+    params: Params, encoder: Path | None = None, directions: Path | None = None, generator: str | None = None
+) -> Models:
+    """Load the generator, the encoder and the edits on the device of ``params.runtime``.
+
+    ``encoder`` and ``directions`` are model folders, by default the ones shipped in ``assets/`` where they are
+    there; ``generator`` is what ``load_generator`` takes. Raises ``BadInputError`` for models of another
+    generator.
+    """
+    from modules.generators import load_generator
+
+    runtime = params.runtime
+    runtime.apply_threads()
+    device = runtime.torch_device()
+    config = params.section("pipeline", PipelineConfig)
+    made = load_generator(generator, device) if generator else load_generator(device=device)
+    versions = {"stylereel-generator": made.sha256}
+    network: Encoder | None = None
+    if encoder is not None or SHIPPED_ENCODER.is_dir():
+        network, versions["stylereel-frame-encoder"] = load_encoder(encoder or SHIPPED_ENCODER, made, device)
+    edits = EditSet([])
+    if directions is not None or SHIPPED_DIRECTIONS.is_dir():
+        folder = directions or SHIPPED_DIRECTIONS
+        edits = load_directions(folder, made.sha256)
+        versions["stylereel-directions"] = weights_sha256(load_model(folder).tensors)
+    judges = Judges(params.section("detection", DetectionConfig), config.refine.lpips_net, device)
+    smoothing = params.section("smoothing", SmoothingConfig)
+    shots = params.section("shots", ShotConfig)
+    return Models(made, network, edits, judges, config, smoothing, shots, device, versions)
+
+
+def load_encoder(folder: Path, generator: Generator, device: str) -> tuple[Encoder, str]:
+    """The encoder in a model folder and the hash of its weights; raises ``BadInputError`` if it does not fit."""
+    from modules.encoders.vit import load_frame_encoder
+
+    encoder = load_frame_encoder(folder, generator.sha256)
+    return encoder.to(torch.device(device)), weights_sha256(load_model(folder).tensors)

@@ -1,0 +1,102 @@
+"""What the pipeline takes from ``params.yaml``, and what a user chooses per edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from datamodules.types import BadInputError
+from services.pipeline.composite import CompositeConfig, Paste
+from services.pipeline.faces import FacesConfig, check_face
+from services.pipeline.refine import RefineConfig
+
+Region = Literal["auto", "face", "head"]
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How edited clips are written."""
+
+    codec: str
+    """FFmpeg's name of the encoder, e.g. ``libx264``."""
+    crf: int
+    """Constant rate factor of the encoder: smaller is larger and better."""
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """What ``preview`` leaves out."""
+
+    every: int
+    """One frame in this many is edited and written."""
+    size: int
+    """Side of the synthesised crop in pixels."""
+
+
+@dataclass(frozen=True)
+class WarningsConfig:
+    """Where the report warns of a poor reconstruction."""
+
+    identity: float
+    """Identity similarity of reconstruction and crop below which frames are named."""
+    landmark_error: float
+    """Landmark error, in percent of the distance of the eyes, above which frames are named."""
+    try_refine: int
+    """Steps that the warning suggests to try."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Section ``pipeline``."""
+
+    crop_size: int
+    """Side in pixels at which crops are encoded and compared."""
+    sizes: tuple[int, ...]
+    """Sides at which crops are synthesised: the smallest that is not smaller than the face's crop in the frame."""
+    chunk: int
+    """Frames that are decoded and held at once."""
+    batch: int
+    """Crops that are synthesised at once on a GPU; a CPU takes one at a time."""
+    measure_every: int
+    """Identity and landmark error of the reconstruction are measured on one frame in this many."""
+    faces: FacesConfig
+    refine: RefineConfig
+    composite: CompositeConfig
+    video: VideoConfig
+    preview: PreviewConfig
+    warnings: WarningsConfig
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """What a user chooses per edit; the sidecar keeps it."""
+
+    face: str = "largest"
+    """``largest``, ``all``, or a number that counts the faces from the left, from 0."""
+    refine: int | None = None
+    """Steps of W+ optimisation per frame; None takes ``pipeline.refine.steps``."""
+    paste: Paste = "difference"
+    """``difference`` adds what the edit changes to the frame, ``replace`` pastes the edited face itself."""
+    region: Region = "auto"
+    """What may change: the ``face``, the ``head`` with its hair; ``auto`` is the head when a pose is edited."""
+    start: float | None = None
+    """Seconds into the clip at which to begin."""
+    end: float | None = None
+    """Seconds into the clip at which to end."""
+    preview: bool = False
+    """A fast look: fewer frames, a small synthesis, no refinement."""
+
+    def __post_init__(self) -> None:
+        check_face(self.face)
+        if self.refine is not None and self.refine < 0:
+            raise BadInputError(f"refine must be 0 or more steps, got {self.refine}")
+        if self.start is not None and not self.start >= 0:
+            raise BadInputError(f"start must be 0 s or later, got {self.start:g}")
+        if self.end is not None and not self.end > (self.start or 0):
+            raise BadInputError(f"end must be later than start, got {self.start or 0:g} to {self.end:g} s")
+
+    def steps(self, config: RefineConfig) -> int:
+        """Steps of refinement per frame that these options ask for."""
+        if self.preview:
+            return 0
+        return config.steps if self.refine is None else self.refine

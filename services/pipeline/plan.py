@@ -1,0 +1,111 @@
+"""The first pass over a clip: which faces are where in which frame, found while few frames are held."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.alignment import align, natural_crop_size
+from datamodules.types import Alignment, BadInputError, ClipInfo, FrameBatch
+from datamodules.video import ShotDetector, probe, read_frames
+from modules.perception.detection import FaceObservation
+from services.pipeline.faces import Presence, presence, track
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.settings import Runtime
+
+
+@dataclass(frozen=True)
+class FacePlan:
+    """One face that is edited, over all frames that are taken."""
+
+    alignment: Alignment
+    """Its crop in each frame."""
+    presence: Presence
+    """How much of the edit each frame shows."""
+    crop_side: int
+    """Side of the crop in frame pixels, at its largest."""
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """What the first pass found."""
+
+    info: ClipInfo
+    numbers: tuple[int, ...]
+    """Number in the clip of each frame that is taken, from 0."""
+    cuts: tuple[int, ...]
+    """Indices into ``numbers`` of frames that begin a new shot."""
+    faces: tuple[FacePlan, ...]
+
+
+def check_clip(path: Path, runtime: Runtime) -> ClipInfo:
+    """What the clip is; raises ``BadInputError`` for one that cannot be read or that is beyond the limits."""
+    size = path.stat().st_size if path.is_file() else 0
+    if size > runtime.max_bytes:
+        raise BadInputError(f"{path.name} has {size} bytes, at most {runtime.max_bytes} are taken", 413)
+    info = probe(path)
+    if info.width * info.height > runtime.max_pixels:
+        raise BadInputError(
+            f"{path.name} is {info.width}x{info.height}, at most {runtime.max_pixels} pixels per frame are taken",
+            413,
+        )
+    if info.duration > runtime.max_seconds:
+        raise BadInputError(
+            f"{path.name} lasts {info.duration:.1f} s, at most {runtime.max_seconds:g} s are taken; cut it", 413
+        )
+    return info
+
+
+def taken_frames(source: Path, models: Models, options: EditOptions) -> Iterator[FrameBatch]:
+    """The frames of the section in batches; with ``preview`` only one in ``preview.every``."""
+    every = models.config.preview.every if options.preview else 1
+    seen = 0
+    for batch in read_frames(source, models.config.chunk, options.start, options.end):
+        skip = -seen % every
+        seen += len(batch.frames)
+        if skip < len(batch.frames):
+            yield FrameBatch(batch.frames[skip::every], batch.pts[skip::every], batch.first + skip)
+
+
+def plan_clip(
+    source: Path,
+    models: Models,
+    options: EditOptions,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> ClipPlan:
+    """Find the faces of every frame, follow them, choose, and steady their crops.
+
+    Raises ``BadInputError`` for clips that cannot be read and where no face is found.
+    """
+    info = probe(source)
+    every = models.config.preview.every if options.preview else 1
+    begin, end = options.start or 0.0, min(options.end or info.duration, info.duration)
+    meter = Meter("find faces", max(1, round((end - begin) * float(info.rate) / every)), report, cancelled)
+    shots = ShotDetector(models.shots)
+    found: list[list[FaceObservation]] = []
+    numbers: list[int] = []
+    for batch in taken_frames(source, models, options):
+        shots.feed(batch.frames)
+        found += [[_without_mesh(face) for face in faces] for faces in models.judges.find(batch.frames)]
+        numbers += [batch.first + every * k for k in range(len(batch.frames))]
+        meter.advance(len(batch.frames))
+    cuts = tuple(shots.cuts)
+    config = models.config
+    plans = []
+    for landmarks in track(found, cuts, config.faces).choose(options.face):
+        alignment = align(landmarks, config.crop_size, models.smoothing, cuts)
+        shown = presence(alignment.valid, cuts, config.faces)
+        plans.append(FacePlan(alignment, shown, natural_crop_size(alignment)))
+    return ClipPlan(info, tuple(numbers), cuts, tuple(plans))
+
+
+def _without_mesh(face: FaceObservation) -> FaceObservation:
+    # A thousand meshes are megabytes, and only the landmarks are needed later.
+    return dataclasses.replace(face, mesh=np.empty((0, 3), np.float32))

@@ -1,0 +1,109 @@
+"""W+ optimisation: codes moved until the generator shows the crop itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from modules.generators.protocol import Generator
+
+
+class Perceptual(Protocol):
+    """LPIPS, or what stands for it."""
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What is compared of ``(N, 3, H, W)`` in [-1, 1]."""
+        ...
+
+    def __call__(self, images: Tensor, target: tuple[Tensor, ...]) -> Tensor:
+        """Distances ``(N,)`` of images to what ``features`` gave for others."""
+        ...
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How codes are optimised."""
+
+    steps: int
+    """Per frame, where the user does not say."""
+    first_factor: float
+    """The first frame of a face in a shot takes this many times the steps; later ones begin where it ended."""
+    learning_rate: float
+    """Of Adam, falling to 0 along half a cosine."""
+    l2_weight: float
+    """Of the mean squared error."""
+    lpips_weight: float
+    """Of LPIPS."""
+    lpips_net: Literal["vgg", "alex"]
+    """Backbone of LPIPS."""
+    anchor_weight: float
+    """Of the mean squared distance to the codes at the start, in units of W: keeps them editable."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Codes after optimisation."""
+
+    ws: Tensor
+    """``(N, num_ws, w_dim)``."""
+    before: Tensor
+    """``(N,)``: the loss of the codes at the start."""
+    after: Tensor
+    """``(N,)``: the loss of these codes."""
+
+
+def refine(
+    ws: Tensor,
+    targets: Tensor,
+    generator: Generator,
+    perceptual: Perceptual,
+    config: RefineConfig,
+    steps: int,
+    check: Callable[[], None] = lambda: None,
+) -> Refined:
+    """Minimise L2 + LPIPS + anchor over ``ws`` ``(N, num_ws, w_dim)`` with Adam, each frame for itself.
+
+    ``targets`` are crops ``(N, 3, r, r)`` in [-1, 1]; the generator's output is compared at their size. The
+    best codes seen are returned, so the loss never rises. ``check`` is called in every step and may raise.
+    """
+    if targets.ndim != 4 or len(targets) != len(ws) or targets.shape[2] != targets.shape[3]:
+        raise ValueError(f"targets must be ({len(ws)}, 3, r, r), got {tuple(targets.shape)}")
+    start = ws.detach()
+    with torch.no_grad():
+        wanted = perceptual.features(targets) if config.lpips_weight else ()
+
+    def losses(codes: Tensor) -> Tensor:
+        shown = generator.synthesize(codes, resolution=targets.shape[-1])
+        l2 = (shown - targets).square().flatten(1).mean(1)
+        anchor = (codes - start).square().flatten(1).mean(1)
+        far = perceptual(shown.clamp(-1, 1), wanted) if config.lpips_weight else torch.zeros_like(l2)
+        return config.l2_weight * l2 + config.lpips_weight * far + config.anchor_weight * anchor
+
+    with torch.enable_grad():
+        codes = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([codes], lr=config.learning_rate)
+        best, best_loss, first = start.clone(), torch.full((len(ws),), torch.inf, device=ws.device), None
+        for step in range(steps + 1):
+            check()
+            last = step == steps
+            with torch.set_grad_enabled(not last):
+                loss = losses(codes)
+            value = loss.detach()
+            first = value if first is None else first
+            better = value < best_loss
+            best = torch.where(better[:, None, None], codes.detach(), best)
+            best_loss = torch.where(better, value, best_loss)
+            if last:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+            optimizer.zero_grad(set_to_none=True)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    assert first is not None
+    return Refined(best, first, best_loss)

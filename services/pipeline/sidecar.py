@@ -1,0 +1,95 @@
+"""The JSON beside every output: what went in, with which models and options, and what came out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.types import BadInputError
+from modules.editing.directions import EditRequest
+from services.version import version
+
+KIND = "stylereel-output"
+
+
+def sidecar_path(output: Path) -> Path:
+    """``clip.mp4`` has its sidecar in ``clip.mp4.json``."""
+    return output.with_name(output.name + ".json")
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_sidecar(
+    output: Path,
+    source: Path,
+    requests: Sequence[EditRequest],
+    options: Any,
+    models: Mapping[str, str],
+    params: Any,
+    report: Any,
+) -> Path:
+    """Write ``OUTPUT.json`` whole or not at all.
+
+    ``options``, ``params`` and ``report`` are dataclasses or plain values; ``models`` maps each model's name
+    to its version or hash. Numbers that are not finite become null.
+    """
+    content = {
+        "kind": KIND,
+        "stylereel": version(),
+        "input": {"name": source.name, "sha256": file_sha256(source), "bytes": source.stat().st_size},
+        "output": {"name": output.name, "sha256": file_sha256(output), "bytes": output.stat().st_size},
+        "edits": plain(list(requests)),
+        "options": plain(options),
+        "models": dict(models),
+        "params": plain(params),
+        "report": plain(report),
+    }
+    path = sidecar_path(output)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """The content of a sidecar; raises ``BadInputError`` where it is none."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise BadInputError(f"cannot read the sidecar {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise BadInputError(f"{path} is not a sidecar that stylereel wrote")
+    return content
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, arrays, paths and fractions as what JSON can hold; not finite is null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path | Fraction):
+        return str(value)
+    return value

@@ -1,0 +1,227 @@
+"""A clip edited in two passes with few frames in memory: find the faces, then invert, edit and paste back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.alignment import crop_frame
+from datamodules.types import BadInputError, FrameBatch
+from datamodules.video import VideoWriter
+from modules.editing.directions import EditRequest
+from services.pipeline.composite import Image, composite, resized_transform
+from services.pipeline.edit import EditedCrop, changes_nothing, crop_synthesis_size, edit_crops, to_pixels
+from services.pipeline.faces import FaceState
+from services.pipeline.invert import CodesState, invert_crops, measure, poor_reconstruction, to_tensor
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
+from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+
+
+@dataclass(frozen=True)
+class FrameReport:
+    """One face in one frame."""
+
+    frame: int
+    """Number of the frame in the clip, from 0."""
+    state: FaceState
+    """``face`` seen, ``held`` from before, ``faded`` on its way to the original, ``none`` left as it was."""
+    weight: float
+    """How much of the edit the frame shows, in [0, 1]."""
+    identity: float | None
+    """Similarity of the reconstruction to the crop, at most 1; None where it was not measured."""
+    landmark_error: float | None
+    """Of the reconstruction, in % of the distance of the eyes; None where it was not measured."""
+    crop: tuple[float, float, float, float]
+    """``a, b, x, y`` of ``crop_to_frame = [[a, -b, x], [b, a, y], [0, 0, 1]]``."""
+
+
+@dataclass(frozen=True)
+class FaceReport:
+    """One face over the clip."""
+
+    crop_size: int
+    """Side of the crop that ``FrameReport.crop`` speaks of."""
+    synthesis_size: int
+    """Side at which the face was synthesised, in pixels."""
+    frames: tuple[FrameReport, ...]
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What was done to a clip."""
+
+    frames: int
+    """Frames written."""
+    seconds: float
+    """Time that it took."""
+    cuts: tuple[int, ...]
+    """Numbers of the frames that begin a new shot."""
+    faces: tuple[FaceReport, ...]
+    warnings: tuple[str, ...]
+    """One line each, where a reconstruction is poor."""
+
+
+def edit_video(
+    source: Path,
+    target: Path,
+    requests: Sequence[EditRequest],
+    models: Models,
+    options: EditOptions,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+    observe: Callable[[int, Image, Image], None] | None = None,
+) -> VideoReport:
+    """Edit the faces of a clip and write it with its audio; ``target`` appears whole or not at all.
+
+    ``observe`` is given the number of each frame, the frame and the edited frame. Raises ``BadInputError``
+    for clips and requests that cannot be used, and ``CancelledError`` soon after ``cancelled`` says so.
+    """
+    started = time.monotonic()
+    models.edits.check(requests)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise BadInputError(f"{target} is the input itself; give the output another name")
+    plan = plan_clip(source, models, options, report, cancelled)
+    video = models.config.video
+    writer = VideoWriter(
+        target, plan.info, codec=video.codec, crf=video.crf, audio_from=source if plan.info.audio_codec else None,
+        start=options.start, end=options.end,
+    )  # fmt: skip
+    lanes = [Lane(face, plan, requests, models, options) for face in plan.faces]
+    meter = Meter("edit", len(plan.numbers), report, cancelled)
+    with writer:
+        place = 0
+        for batch in taken_frames(source, models, options):
+            edited = batch.frames.copy()
+            for lane in lanes:
+                lane.paint(batch.frames, edited, place, meter.check)
+            writer.write(FrameBatch(edited, batch.pts, batch.first))
+            if observe is not None:
+                for number, before, after in zip(plan.numbers[place:], batch.frames, edited, strict=False):
+                    observe(number, before, after)
+            place += len(edited)
+            meter.advance(len(edited))
+    faces = tuple(lane.report() for lane in lanes)
+    return VideoReport(
+        frames=len(plan.numbers),
+        seconds=time.monotonic() - started,
+        cuts=tuple(plan.numbers[cut] for cut in plan.cuts),
+        faces=faces,
+        warnings=tuple(line for lane in lanes for line in lane.warnings()),
+    )
+
+
+class Lane:
+    """One face on its way through the clip; carries codes and the last edit from batch to batch."""
+
+    def __init__(
+        self,
+        face: FacePlan,
+        plan: ClipPlan,
+        requests: Sequence[EditRequest],
+        models: Models,
+        options: EditOptions,
+    ) -> None:
+        self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
+        self.steps = options.steps(models.config.refine)
+        self.idle = changes_nothing(requests, options)
+        alignment = face.alignment
+        seen = alignment.crop_to_frame[alignment.valid]
+        self.size = crop_synthesis_size(seen, alignment.size, models, options)
+        self.identity = np.full(len(plan.numbers), np.nan)
+        self.landmark_error = np.full(len(plan.numbers), np.nan)
+        self._state = CodesState()
+        self._last: EditedCrop | None = None
+
+    def paint(
+        self, frames: NDArray[np.uint8], into: NDArray[np.uint8], place: int, check: Callable[[], None]
+    ) -> None:
+        """Edit this face in ``into`` ``(n, H, W, 3)``; ``place`` is the plan's index of the first frame."""
+        for start, stop in self._runs(place, len(frames)):
+            if start in self.plan.cuts:
+                self._state, self._last = CodesState(), None
+            if not self.face.alignment.valid[start]:
+                for index in range(start, stop):
+                    if self._last is not None:
+                        self._paste(into, index, place, self._last)
+                continue
+            matrices = self.face.alignment.crop_to_frame[start:stop]
+            size = self.face.alignment.size
+            crops = np.stack(
+                [crop_frame(f, m, size) for f, m in zip(frames[start - place :], matrices, strict=False)]
+            )
+            ws, self._state = invert_crops(crops, self.models, self.steps, self._state, check)
+            shown = []
+            for index, crop in enumerate(
+                edit_crops(ws, self.requests, self.models, self.options, self.size), start
+            ):
+                check()
+                shown.append(cv2.resize(crop.reconstruction, (size, size), interpolation=cv2.INTER_AREA))
+                self._last = crop
+                self._paste(into, index, place, crop)
+            self._measure(start, crops, np.stack(shown))
+
+    def report(self) -> FaceReport:
+        """What happened in each frame."""
+        alignment, presence = self.face.alignment, self.face.presence
+        return FaceReport(
+            alignment.size,
+            self.size,
+            tuple(
+                FrameReport(
+                    number,
+                    presence.state[i],
+                    round(float(presence.weight[i]), 4),
+                    _rounded(self.identity[i]),
+                    _rounded(self.landmark_error[i]),
+                    (m[0, 0], m[1, 0], m[0, 2], m[1, 2]),
+                )
+                for i, (number, m) in enumerate(
+                    zip(self.plan.numbers, alignment.crop_to_frame.round(4), strict=True)
+                )
+            ),
+        )
+
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each stretch of frames where the reconstruction is poor."""
+        config = self.models.config.warnings
+        return poor_reconstruction(self.identity, self.landmark_error, config, self.plan.numbers)
+
+    def _runs(self, place: int, count: int) -> list[tuple[int, int]]:
+        """Stretches of frames inside one shot that all have the face, or all do not."""
+        valid = self.face.alignment.valid
+        edges = [place]
+        for index in range(place + 1, place + count):
+            if valid[index] != valid[index - 1] or index in self.plan.cuts:
+                edges.append(index)
+        return list(zip(edges, [*edges[1:], place + count], strict=True))
+
+    def _paste(self, into: NDArray[np.uint8], index: int, place: int, crop: EditedCrop) -> None:
+        weight = float(self.face.presence.weight[index])
+        if weight == 0 or self.idle:
+            return
+        alignment = self.face.alignment
+        matrix = resized_transform(alignment.crop_to_frame[index], alignment.size, self.size)
+        into[index - place] = composite(
+            into[index - place], crop.reconstruction, crop.edit, crop.mask, matrix, weight, self.options.paste
+        )
+
+    def _measure(self, start: int, crops: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
+        chosen = [i for i in range(len(crops)) if (start + i) % self.models.config.measure_every == 0]
+        if not chosen:
+            return
+        images = to_tensor(to_pixels(shown[chosen]), self.models.device)
+        values = measure(to_tensor(crops[chosen], self.models.device), images, self.models)
+        at = [start + i for i in chosen]
+        self.identity[at], self.landmark_error[at] = values["identity"], values["landmark_error"]
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)
