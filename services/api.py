@@ -36,7 +36,7 @@ def open_state(params: Params) -> Iterator[State]:
     jobs = Jobs(runtime.state / "jobs", engine, turns, runtime.keep_jobs_hours, min(1.0, runtime.poll_seconds))
     try:
         engine.start()
-        yield State(engine, jobs, latents, turns)
+        yield State(engine, jobs, latents, turns, runtime)
     finally:
         jobs.close()
         engine.stop()
@@ -60,7 +60,7 @@ class OwnPaths:
         await (self.app if scope["type"] != "http" or theirs else self.ours)(scope, receive, send)
 
 
-http = create_app(lambda: open_state(_PARAMS), _PARAMS.runtime)
+http = create_app(lambda: open_state(_PARAMS), _PARAMS.runtime.max_bytes)
 
 
 @bentoml.service(

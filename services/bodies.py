@@ -50,9 +50,7 @@ class Body:
         return data
 
     async def save(self, path: Path) -> bool:
-        """Write the file to ``path`` piece by piece; False where there is none."""
-        if self.upload is None and self.raw is None:
-            return False
+        """Write the file to ``path`` piece by piece; False where nothing came."""
         async with await anyio.open_file(path, "wb") as target:
             if self.upload is not None:
                 while piece := await self.upload.read(CHUNK):
@@ -60,7 +58,7 @@ class Body:
             elif self.raw is not None:
                 async for piece in self.raw.stream():
                     await target.write(piece)
-        return True
+            return await target.tell() > 0
 
 
 @asynccontextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 
 class Model(Protocol):
@@ -41,22 +43,12 @@ class Measures:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        labels = ["method", "route", "status"]
         self._requests = Counter(
-            "stylereel_requests",
-            "Requests by route and status.",
-            ["method", "route", "status"],
-            registry=self._registry,
+            "stylereel_requests", "Requests by route and status.", labels, registry=self._registry
         )
         self._seconds = Histogram(
             "stylereel_request_seconds", "Time to the end of the answer.", ["route"], registry=self._registry
-        )
-        self._waiting = Gauge("stylereel_waiting", "Who waits for the device.", registry=self._registry)
-        self._notes = Gauge("stylereel_notes", "Things that are not as they should be.", registry=self._registry)
-        self._models = Gauge(
-            "stylereel_model_info",
-            "1 for each model that answers.",
-            ["name", "version", "alias", "source"],
-            registry=self._registry,
         )
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -66,9 +58,22 @@ class Measures:
 
     def text(self, models: Iterable[Model], waiting: int, notes: int) -> bytes:
         """The whole page."""
-        self._waiting.set(waiting)
-        self._notes.set(notes)
-        self._models.clear()
-        for model in models:
-            self._models.labels(model.name, model.version, model.alias or "", model.source).set(1)
-        return generate_latest(self._registry)
+        now = CollectorRegistry()
+        now.register(_Now(list(models), waiting, notes))
+        return generate_latest(self._registry) + generate_latest(now)
+
+
+class _Now(Collector):
+    """What is read when it is asked for; a model that no longer answers leaves no series behind."""
+
+    def __init__(self, models: list[Model], waiting: int, notes: int) -> None:
+        self._models, self._waiting, self._notes = models, waiting, notes
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily("stylereel_waiting", "Who waits for the device.", value=self._waiting)
+        yield GaugeMetricFamily("stylereel_notes", "Things that are not as they should be.", value=self._notes)
+        labels = ["name", "version", "alias", "source"]
+        info = GaugeMetricFamily("stylereel_model_info", "1 for each model that answers.", labels=labels)
+        for model in self._models:
+            info.add_metric([model.name, model.version, model.alias or "", model.source], 1)
+        yield info

@@ -87,9 +87,10 @@ class State:
     jobs: Jobs
     latents: LatentStore
     turns: Turns
+    runtime: Runtime
 
 
-def create_app(open_state: Callable[[], AbstractContextManager[State]], runtime: Runtime) -> FastAPI:
+def create_app(open_state: Callable[[], AbstractContextManager[State]], max_bytes: int) -> FastAPI:
     """The app; ``open_state`` is entered when the server starts and left when it stops."""
 
     @asynccontextmanager
@@ -117,9 +118,9 @@ def create_app(open_state: Callable[[], AbstractContextManager[State]], runtime:
     app.state.measures = Measures()
     _add_errors(app)
     _add_health(app)
-    _add_images(app, runtime)
+    _add_images(app)
     _add_jobs(app)
-    app.add_middleware(Guard, max_bytes=runtime.max_bytes, measures=app.state.measures)
+    app.add_middleware(Guard, max_bytes=max_bytes, measures=app.state.measures)
     return app
 
 
@@ -225,11 +226,11 @@ def _add_health(app: FastAPI) -> None:
         return EditsOut(edits=[EditOut.of(edit) for edit in session.models.edits.describe()])
 
 
-def _add_images(app: FastAPI, runtime: Runtime) -> None:
+def _add_images(app: FastAPI) -> None:
     @app.post("/v1/invert", tags=["images"], openapi_extra=_takes("image", "image/*", INVERT_OPTIONS, edits=False))
     async def invert(request: Request, response: Response, codes: bool = False) -> InvertOut:
         """Invert the face of an image; the codes are kept under an id for a while."""
-        state = _state(request)
+        state, runtime = _state(request), _state(request).runtime
         async with read_body(request, "image", INVERT_OPTIONS) as body:
             data, options = await body.image(), edit_options(body.options, INVERT_OPTIONS)
         session = state.engine.session()
@@ -262,7 +263,7 @@ def _add_images(app: FastAPI, runtime: Runtime) -> None:
     )
     async def edit(request: Request) -> Response:
         """Edit the face of an image, or of one that was inverted before; PNG or JPEG, as Accept asks."""
-        state = _state(request)
+        state, runtime = _state(request), _state(request).runtime
         media_type = accepted_image(request.headers.get("accept", "*/*"))
         if media_type is None:
             return error_response("only image/png and image/jpeg are made; change the Accept header", 406)
