@@ -63,7 +63,7 @@ class MappingNetwork(nn.Module):
 
     def rows(self, z: Tensor, num_ws: int, truncation_psi: float, truncation_cutoff: int | None) -> Tensor:
         """``(N, z_dim)`` to ``(N, num_ws, w_dim)``; rows below the cutoff (or all) go towards the mean."""
-        ws = self(z)[:, None].repeat(1, num_ws, 1)
+        ws: Tensor = self(z)[:, None].repeat(1, num_ws, 1)
         if truncation_psi != 1.0:
             ws[:, :truncation_cutoff] = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
         return ws

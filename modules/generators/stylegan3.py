@@ -6,6 +6,7 @@ format stores beside them follow from the configuration, are designed here, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Self, cast
@@ -16,28 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.types import BadInputError
+from modules.generators.alias_free import filtered_lrelu_in_tiles
+from modules.generators.mapping import MappingNetwork, ScaledLinear, frozen
 from modules.generators.protocol import NoiseMode, StyleLayer
 from modules.generators.stylegan3_layout import LayerPlan, StyleGAN3Config, plan_layers
 from modules.model_folder import weights_sha256
-from modules.ops import filtered_lrelu, modulated_conv2d, shrink
+from modules.ops import shrink
 
-_CHANNELS_PER_BLOCK = 16
-"""Channels whose enlarged signal exists at one time: 1024 px needs 17 MB for each."""
-_MAPPING_RATE = 0.01
 _CLAMP = 256.0
-
-
-class _Linear(nn.Module):
-    """Fully connected layer with NVlabs' runtime scaling of its weights."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, rate: float = 1.0) -> None:
-        super().__init__()
-        self.weight, self.bias = _frozen(weight), _frozen(bias)
-        self._scale, self._rate = rate / weight.shape[1] ** 0.5, rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, in)`` to ``(N, out)``."""
-        return F.linear(x, self.weight * self._scale, self.bias * self._rate)
 
 
 class _Input(nn.Module):
@@ -49,8 +36,8 @@ class _Input(nn.Module):
 
     def __init__(self, own: Mapping[str, Tensor], plan: LayerPlan) -> None:
         super().__init__()
-        self.weight = _frozen(own["weight"])
-        self.affine = _Linear(own["affine.weight"], own["affine.bias"])
+        self.weight = frozen(own["weight"])
+        self.affine = ScaledLinear(own["affine.weight"], own["affine.bias"])
         for name in ("freqs", "phases", "transform"):
             self.register_buffer(name, own[name].detach().clone().float())
         self._size, self._rate, self._band = plan.in_size, plan.in_rate, plan.in_cutoff
@@ -75,8 +62,9 @@ class _Input(nn.Module):
             + axis[None, :, None, None] * freqs[:, None, None, :, 1]
         )
         x = torch.sin((x + phases[:, None, None]) * (2 * np.pi)) * fade.clamp(0, 1)[:, None, None]
-        weight = cast(Tensor, self.weight) / self.weight.shape[1] ** 0.5
-        return (x @ weight.t()).permute(0, 3, 1, 2)
+        weight = self.weight / math.sqrt(self.weight.shape[1])
+        features: Tensor = x @ weight.t()
+        return features.permute(0, 3, 1, 2)
 
 
 class _Layer(nn.Module):
@@ -89,8 +77,8 @@ class _Layer(nn.Module):
     def __init__(self, own: Mapping[str, Tensor], plan: LayerPlan) -> None:
         super().__init__()
         self.plan = plan
-        self.weight, self.bias = _frozen(own["weight"]), _frozen(own["bias"])
-        self.affine = _Linear(own["affine.weight"], own["affine.bias"])
+        self.weight, self.bias = frozen(own["weight"]), frozen(own["bias"])
+        self.affine = ScaledLinear(own["affine.weight"], own["affine.bias"])
         self.register_buffer("magnitude_ema", own["magnitude_ema"].detach().clone().float())
         for name, design in (("up_filter", plan.up_filter()), ("down_filter", plan.down_filter())):
             if design is not None and name in own and not _same(own[name], design):
@@ -101,27 +89,33 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """``(N, C, in, in)`` features and ``(N, C)`` style to ``(N, C', out, out)``."""
-        plan, weight = self.plan, cast(Tensor, self.weight)
-        if plan.to_rgb:
-            style = style / weight[0].numel() ** 0.5
+        plan, kernels = self.plan, self._kernels(style)
+        pad = plan.kernel - 1
+        # One sample after the other: a sample's kernels are small, its features are not.
+        parts = [F.conv2d(x[i : i + 1], kernels[i], padding=pad) for i in range(len(x))]
+        return filtered_lrelu_in_tiles(
+            torch.cat(parts) if len(parts) > 1 else parts[0],
+            self.up_filter,
+            self.down_filter,
+            self.bias,
+            plan,
+            gain=1.0 if plan.to_rgb else 2**0.5,
+            slope=1.0 if plan.to_rgb else 0.2,
+            clamp=_CLAMP,
+        )
+
+    def _kernels(self, style: Tensor) -> Tensor:
+        """``(N, C', C, k, k)``: weights scaled by the style, demodulated, over the input's expected magnitude."""
+        weight: Tensor = self.weight
+        if self.plan.to_rgb:
+            kernels = weight * (style / math.sqrt(weight[0].numel()))[:, None, :, None, None]
         else:
             # Demodulation cancels both scales; they keep its epsilon negligible.
             weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
             style = style * style.square().mean(1, keepdim=True).rsqrt()
-        x = modulated_conv2d(x, weight, style, demodulate=not plan.to_rgb, padding=plan.kernel - 1)
-        return filtered_lrelu(
-            x.mul_(self.magnitude_ema.rsqrt()),
-            self.up_filter,
-            self.down_filter,
-            self.bias,
-            up=plan.up,
-            down=plan.down,
-            padding=plan.padding,
-            gain=1.0 if plan.to_rgb else 2**0.5,
-            slope=1.0 if plan.to_rgb else 0.2,
-            clamp=_CLAMP,
-            channels_per_block=_CHANNELS_PER_BLOCK,
-        )
+            kernels = weight * style[:, None, :, None, None]
+            kernels = kernels * (kernels.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+        return kernels * self.magnitude_ema.rsqrt()
 
 
 class StyleGAN3(nn.Module):
@@ -146,7 +140,9 @@ class StyleGAN3(nn.Module):
                 for index, plan in enumerate(plans)
             ),
         )
-        self.sha256 = weights_sha256(self.state_dict())
+        # The mean only serves truncation; a checkpoint without one must not become another generator.
+        base = {name: value for name, value in self.state_dict().items() if name != "mapping.w_avg"}
+        self.sha256 = weights_sha256(base)
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
@@ -159,15 +155,7 @@ class StyleGAN3(nn.Module):
         return asdict(self.settings)
 
     def _build(self, tensors: Mapping[str, Tensor], plans: tuple[LayerPlan, ...]) -> None:
-        depth = sum(key.startswith("mapping.fc") and key.endswith(".weight") for key in tensors)
-        if depth == 0:
-            raise KeyError("mapping.fc0.weight")
-        self.mapping = nn.Module()
-        for i in range(depth):
-            layer = _Linear(tensors[f"mapping.fc{i}.weight"], tensors[f"mapping.fc{i}.bias"], _MAPPING_RATE)
-            self.mapping.add_module(f"fc{i}", layer)
-        self.mapping.register_buffer("w_avg", tensors["mapping.w_avg"].detach().clone().float())
-        self._depth = depth
+        self.mapping = MappingNetwork(tensors)
         self.synthesis = nn.ModuleDict({"input": _Input(_under(tensors, "synthesis.input."), plans[0])})
         for plan in plans:
             self.synthesis[plan.name] = _Layer(_under(tensors, f"synthesis.{plan.name}."), plan)
@@ -197,19 +185,11 @@ class StyleGAN3(nn.Module):
     @property
     def w_mean(self) -> Tensor:
         """``(w_dim,)``: mean of W."""
-        return cast(Tensor, self.mapping.w_avg)
+        return self.mapping.w_avg
 
     def map(self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None) -> Tensor:
         """``(N, z_dim)`` to ``(N, num_ws, w_dim)``; rows below the cutoff (or all) go towards the mean."""
-        if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"z must be (N, {self.z_dim}), got {tuple(z.shape)}")
-        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-        for i in range(self._depth):
-            x = F.leaky_relu(cast(_Linear, self.mapping.get_submodule(f"fc{i}"))(x), 0.2) * 2**0.5
-        ws = x[:, None].repeat(1, self.num_ws, 1)
-        if truncation_psi != 1.0:
-            ws[:, :truncation_cutoff] = self.w_mean.lerp(ws[:, :truncation_cutoff], truncation_psi)
-        return ws
+        return self.mapping.rows(z, self.num_ws, truncation_psi, truncation_cutoff)
 
     def styles(self, ws: Tensor) -> dict[str, Tensor]:
         """S space: layer name to ``(N, channels)``, in the order of ``layers``; ``input`` has four numbers.
@@ -218,7 +198,7 @@ class StyleGAN3(nn.Module):
         """
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be (N, {self.num_ws}, {self.w_dim}), got {tuple(ws.shape)}")
-        affine = {name: cast(_Linear, part.affine) for name, part in self.synthesis.items()}
+        affine = {name: cast(ScaledLinear, part.affine) for name, part in self.synthesis.items()}
         return {layer.name: affine[layer.name](ws[:, layer.ws_index]) for layer in self.layers}
 
     def synthesize(
@@ -258,10 +238,6 @@ class StyleGAN3(nn.Module):
             x = self.synthesis[name](x, styles[name])
         x = x * self.settings.output_scale
         return x if resolution is None else shrink(x, resolution)
-
-
-def _frozen(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value.detach().clone().float(), requires_grad=False)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,127 @@
+"""Which published format a checkpoint has, and what of it makes a generator. Nothing in the file is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from torch import Tensor
+
+from datamodules.types import BadInputError
+from modules.generators.restricted_pickle import PickledModule
+from modules.generators.rosinality import from_rosinality
+from modules.generators.torch_archive import read_archive
+
+_STYLEGAN2_FIRST = "synthesis.b4.const"
+_STYLEGAN3_FIRST = "synthesis.input.freqs"
+_ROSINALITY_FIRST = "input.input"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A generator as a file holds it."""
+
+    format: str
+    """In words, for a report."""
+    architecture: str
+    """``stylegan2`` or ``stylegan3``."""
+    config: dict[str, Any]
+    """Keywords that the architecture's ``from_state`` takes."""
+    tensors: dict[str, Tensor]
+    """By NVlabs' names; views of the mapped file."""
+    source: dict[str, Tensor]
+    """By the file's own names, the generator's part only."""
+    others: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Names and shapes of tensors in the file that belong to something else: encoder, discriminator, codes."""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read NVlabs' ``.pkl``, or rosinality's, e4e's, pSp's, ReStyle's, PTI's or STIT's ``.pt``.
+
+    Raises ``BadInputError`` for files that are damaged, unsafe, or hold no generator of a known kind.
+    """
+    content = read_archive(path)
+    found = _generator_in(content, path.name)
+    format_, part, latent_avg, where = found
+    others = {
+        name: tuple(value.shape) for name, value in _flat(content).items() if not name.startswith(where or "\0")
+    }
+    if where == "":
+        others = {}
+    if isinstance(part, PickledModule):
+        return _nvlabs(format_, part, others, path.name)
+    config, tensors = from_rosinality(part, latent_avg)
+    if latent_avg is not None:
+        others.pop("latent_avg", None)
+    return Checkpoint(format_, "stylegan2", config, tensors, dict(part), others)
+
+
+def _generator_in(content: Any, name: str) -> tuple[str, Any, Tensor | None, str]:
+    """Format, generator (a pickled network, or rosinality's tensors), ``latent_avg``, and prefix of its names."""
+    if isinstance(content, PickledModule):
+        return "a network pickled whole (PTI)", content, None, ""
+    if not isinstance(content, Mapping):
+        raise BadInputError(f"{name} holds a {type(content).__name__}, not a checkpoint", 415)
+    latent_avg = content.get("latent_avg")
+    latent_avg = latent_avg.float() if isinstance(latent_avg, Tensor) else None
+    if isinstance(content.get("G_ema"), PickledModule):
+        return "NVlabs .pkl", content["G_ema"], None, "G_ema."
+    if _is_state(content.get("g_ema"), _ROSINALITY_FIRST):
+        return "rosinality .pt", _tensors(content["g_ema"]), latent_avg, "g_ema."
+    state = content.get("state_dict")
+    if isinstance(state, Mapping):
+        decoder = {
+            key.removeprefix("decoder."): value
+            for key, value in _tensors(state).items()
+            if key.startswith("decoder.")
+        }
+        if _ROSINALITY_FIRST in decoder:
+            return "e4e, pSp or ReStyle .pt", decoder, latent_avg, "state_dict.decoder."
+        raise BadInputError(f"{name} has a state_dict without a generator (decoder.*); give one that has both")
+    inner = content.get("generator")
+    if isinstance(inner, PickledModule):
+        return "STIT .pt", inner, None, "generator."
+    if _is_state(inner, _ROSINALITY_FIRST):
+        return "STIT .pt", _tensors(inner), latent_avg, "generator."
+    if _is_state(content, _ROSINALITY_FIRST):
+        return "rosinality state dict", _tensors(content), None, ""
+    keys = ", ".join(sorted(str(key) for key in content)[:6])
+    raise BadInputError(f"{name} holds no generator of a known kind (it has: {keys})")
+
+
+def _nvlabs(format_: str, module: PickledModule, others: dict[str, tuple[int, ...]], name: str) -> Checkpoint:
+    tensors = module.tensors()
+    keywords = module.state.get("_init_kwargs")
+    if not isinstance(keywords, Mapping) or module.state.get("_init_args"):
+        raise BadInputError(f"{name} does not say how its generator was made; save it with NVlabs' own code")
+    if _STYLEGAN3_FIRST in tensors:
+        architecture = "stylegan3"
+    elif _STYLEGAN2_FIRST in tensors:
+        architecture = "stylegan2"
+    else:
+        raise BadInputError(f"{name} holds a {module.class_name}, which is neither StyleGAN2 nor StyleGAN3")
+    return Checkpoint(format_, architecture, dict(keywords), tensors, tensors, others)
+
+
+def _is_state(value: Any, first: str) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping) and isinstance(value.get(first), Tensor)
+
+
+def _tensors(value: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(key): item for key, item in value.items() if isinstance(item, Tensor)}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor in nested dicts and pickled networks, by dotted name."""
+    if isinstance(value, Tensor):
+        return {prefix.removesuffix("."): value}
+    if isinstance(value, PickledModule):
+        return value.tensors(prefix)
+    if not isinstance(value, Mapping):
+        return {}
+    found: dict[str, Tensor] = {}
+    for key, item in value.items():
+        found.update(_flat(item, f"{prefix}{key}."))
+    return found
