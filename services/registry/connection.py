@@ -102,8 +102,8 @@ class Connection:
             if self._client is None:
                 os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(self.config.timeout_seconds)
                 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(self.config.retries)
-                logging.getLogger("alembic").setLevel(logging.WARNING)
-                logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+                for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store"):
+                    logging.getLogger(chatty).setLevel(logging.WARNING)
                 with self._exclusive():  # two processes must not both create the tables
                     client = MlflowClient(self.uri, registry_uri=self.uri)
                     client.search_registered_models(max_results=1)
