@@ -1,0 +1,61 @@
+"""Losses on what a frozen face net sees, after FrEN (sec. 3.3): its feature maps (eq. 3) and its mesh (eq. 5)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modules.perception.mesh import FaceMesh
+
+
+class FaceTarget(NamedTuple):
+    """What the mesh sees in the images to be matched; kept, it saves a pass per step."""
+
+    features: Tensor
+    """``(N, C, h, w)``."""
+    points: Tensor
+    """``(N, 468, 3)``, pixels of an image ``UNIT`` pixels wide."""
+
+
+class FaceDistances(NamedTuple):
+    """The two losses, each ``(N,)``."""
+
+    landmark: Tensor
+    """Eq. 3: norm of the difference of the feature maps."""
+    mesh: Tensor
+    """Eq. 5: norm of the difference of all points, in pixels of an image ``UNIT`` pixels wide."""
+
+
+UNIT = 256
+"""Pixels: the width that mesh distances are told in, whatever the images' own is."""
+
+
+class FaceLoss(nn.Module):
+    """Eq. 3 and eq. 5 of FrEN with MediaPipe's mesh in the places of FAN and 3DDFA_V2.
+
+    Both are norms as printed, not squared. ``forward(images, target)`` takes ``(N, 3, H, W)`` RGB in [-1, 1], FFHQ
+    crops, and what ``target`` gave for the images to be matched.
+    """
+
+    def __init__(self, mesh: FaceMesh) -> None:
+        super().__init__()
+        self.mesh = mesh
+
+    def target(self, images: Tensor) -> FaceTarget:
+        """What the net sees in ``(N, 3, H, W)`` images; carries gradients where the images do."""
+        seen = self.mesh(images)
+        return FaceTarget(seen.features, seen.points * (UNIT / images.shape[3]))
+
+    def forward(self, images: Tensor, target: FaceTarget) -> FaceDistances:
+        """Distances of each image to its target; see the class."""
+        if len(images) != len(target.points):
+            raise ValueError(f"{len(images)} images but {len(target.points)} targets")
+        ours = self.target(images)
+        return FaceDistances(_norm(ours.features - target.features), _norm(ours.points - target.points))
+
+
+def _norm(difference: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(difference.flatten(1), dim=1)
+    return norm
