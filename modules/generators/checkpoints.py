@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor
 
 from datamodules.types import BadInputError
@@ -33,8 +34,12 @@ class Checkpoint:
     """By NVlabs' names; views of the mapped file."""
     source: dict[str, Tensor]
     """By the file's own names, the generator's part only."""
-    others: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Names and shapes of tensors in the file that belong to something else: encoder, discriminator, codes."""
+    prefix: str = ""
+    """What the file puts before the generator's names."""
+    checked: frozenset[str] = frozenset()
+    """Names in ``source`` of constants that follow from the architecture; they were compared."""
+    others: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of the file that belong to something else (encoder, discriminator, codes), by dotted name."""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -43,19 +48,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises ``BadInputError`` for files that are damaged, unsafe, or hold no generator of a known kind.
     """
     content = read_archive(path)
-    found = _generator_in(content, path.name)
-    format_, part, latent_avg, where = found
-    others = {
-        name: tuple(value.shape) for name, value in _flat(content).items() if not name.startswith(where or "\0")
-    }
-    if where == "":
-        others = {}
+    format_, part, latent_avg, prefix = _generator_in(content, path.name)
+    others = {name: tensor for name, tensor in _flat(content).items() if prefix and not name.startswith(prefix)}
     if isinstance(part, PickledModule):
-        return _nvlabs(format_, part, others, path.name)
+        return _nvlabs(format_, part, prefix, others, path.name)
     config, tensors = from_rosinality(part, latent_avg)
-    if latent_avg is not None:
-        others.pop("latent_avg", None)
-    return Checkpoint(format_, "stylegan2", config, tensors, dict(part), others)
+    checked = frozenset(name for name in part if name.endswith(".kernel"))
+    for name in checked:
+        _expect_blur(part[name], f"{path.name}: {name}")
+    return Checkpoint(format_, "stylegan2", config, tensors, dict(part), prefix, checked, others)
 
 
 def _generator_in(content: Any, name: str) -> tuple[str, Any, Tensor | None, str]:
@@ -91,7 +92,7 @@ def _generator_in(content: Any, name: str) -> tuple[str, Any, Tensor | None, str
     raise BadInputError(f"{name} holds no generator of a known kind (it has: {keys})")
 
 
-def _nvlabs(format_: str, module: PickledModule, others: dict[str, tuple[int, ...]], name: str) -> Checkpoint:
+def _nvlabs(format_: str, module: PickledModule, prefix: str, others: dict[str, Tensor], name: str) -> Checkpoint:
     tensors = module.tensors()
     keywords = module.state.get("_init_kwargs")
     if not isinstance(keywords, Mapping) or module.state.get("_init_args"):
@@ -102,7 +103,17 @@ def _nvlabs(format_: str, module: PickledModule, others: dict[str, tuple[int, ..
         architecture = "stylegan2"
     else:
         raise BadInputError(f"{name} holds a {module.class_name}, which is neither StyleGAN2 nor StyleGAN3")
-    return Checkpoint(format_, architecture, dict(keywords), tensors, tensors, others)
+    checked = frozenset(name for name in tensors if name.endswith("_filter"))
+    return Checkpoint(format_, architecture, dict(keywords), tensors, tensors, prefix, checked, others)
+
+
+def _expect_blur(kernel: Tensor, name: str) -> None:
+    """rosinality's resampling kernel is (1, 3, 3, 1) with itself, to any scale."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    if kernel.shape != (4, 4) or not torch.allclose(
+        kernel.float() / kernel.float().sum(), torch.outer(taps, taps)
+    ):
+        raise BadInputError(f"{name} is not the filter of 1, 3, 3, 1 that is supported")
 
 
 def _is_state(value: Any, first: str) -> TypeGuard[Mapping[Any, Any]]:

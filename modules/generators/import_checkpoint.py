@@ -1,0 +1,139 @@
+"""Turn somebody's checkpoint into a model folder, and say what was taken from it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.types import BadInputError
+from modules.generators.checkpoints import Checkpoint, read_checkpoint
+from modules.generators.load import build, save_generator
+from modules.generators.protocol import Generator
+from modules.ops import shrink
+
+_TILE = 256
+_COLUMNS = 4
+_PSI = 0.7
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import took from a file, and what it left there."""
+
+    source: Path
+    folder: Path
+    """The model folder that was written."""
+    format: str
+    architecture: str
+    sha256: str
+    """Of the generator's weights: what codes, directions and encoders belong to."""
+    num_ws: int
+    resolution: int
+    mean_from_file: bool
+    """Whether the file had W's mean; else it was measured over samples."""
+    used: dict[str, tuple[int, ...]]
+    """The file's names and shapes that the generator is made of, constants that were checked included."""
+    unused: dict[str, tuple[int, ...]]
+    """Names and shapes that were left."""
+    encoder: dict[str, tuple[int, ...]]
+    """Those of them that an encoder is made of (e4e, pSp, ReStyle)."""
+    sheet: Path
+    """PNG with samples."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source.name}: {self.format}, {self.architecture}, {self.resolution} px",
+            f"written to {self.folder}, samples in {self.sheet}",
+            f"generator sha256 {self.sha256}, {self.num_ws} rows of codes",
+            f"mean of W: {'from the file' if self.mean_from_file else 'measured, the file has none'}",
+            f"keys used: {len(self.used)}, unused: {len(self.unused)} (an encoder's: {len(self.encoder)})",
+        ]
+        left = {name: shape for name, shape in self.unused.items() if name not in self.encoder}
+        return "\n".join([*lines, *(f"  unused {name} {shape}" for name, shape in left.items())])
+
+
+def import_checkpoint(file: Path, folder: Path, samples: int = 8) -> ImportReport:
+    """Convert a checkpoint to the model folder ``folder``; ``FOLDER-samples.png`` is written next to it.
+
+    Takes what ``load_generator`` takes as a file. ``samples`` images at truncation 0.7 make the sheet. Raises
+    ``BadInputError``; nothing is written then.
+    """
+    if samples < 1:
+        raise ValueError(f"a sheet needs at least one sample, got {samples}")
+    found = read_checkpoint(file)
+    module = build(found.architecture, found.tensors, found.config).eval()
+    generator = cast(Generator, module)
+    used, unused = _split(found)
+    encoder = {name: shape for name, shape in unused.items() if name.startswith("state_dict.encoder.")}
+    picture = _samples(generator, samples)
+    save_generator(generator, folder, _card(file, found, generator))
+    sheet = folder.with_name(f"{folder.name}-samples.png")
+    Image.fromarray(picture).save(sheet)
+    return ImportReport(
+        source=file,
+        folder=folder,
+        format=found.format,
+        architecture=found.architecture,
+        sha256=generator.sha256,
+        num_ws=generator.num_ws,
+        resolution=generator.resolution,
+        mean_from_file="mapping.w_avg" in found.tensors,
+        used=used,
+        unused=unused,
+        encoder=encoder,
+        sheet=sheet,
+    )
+
+
+def _split(found: Checkpoint) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    taken = {tensor.data_ptr() for tensor in found.tensors.values()}
+    used: dict[str, tuple[int, ...]] = {}
+    unused: dict[str, tuple[int, ...]] = {}
+    for name, tensor in found.source.items():
+        home = used if tensor.data_ptr() in taken or name in found.checked else unused
+        home[found.prefix + name] = tuple(tensor.shape)
+    for name, tensor in found.others.items():
+        home = used if tensor.data_ptr() in taken else unused
+        home[name] = tuple(tensor.shape)
+    return used, unused
+
+
+@torch.no_grad()
+def _samples(generator: Generator, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    side = min(_TILE, generator.resolution)
+    columns = min(_COLUMNS, count)
+    sheet = np.full((-(-count // columns) * side, columns * side, 3), 255, np.uint8)
+    z = torch.from_numpy(np.random.RandomState(0).standard_normal((count, generator.z_dim)).astype(np.float32))
+    for i in range(count):
+        image = shrink(generator.synthesize(generator.map(z[i : i + 1], _PSI)), side)
+        if not bool(torch.isfinite(image).all()):
+            raise BadInputError("the generator's images are not finite numbers; the checkpoint is damaged")
+        top, left = i // columns * side, i % columns * side
+        sheet[top : top + side, left : left + side] = _bytes(image[0])
+    return sheet
+
+
+def _bytes(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    array = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return array
+
+
+def _card(file: Path, found: Checkpoint, generator: Generator) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return (
+        f"# {found.architecture}, {generator.resolution} px\n\n"
+        f"Imported from `{file.name}` (sha256 {digest}), {found.format}.\n\n"
+        f"- generator sha256: {generator.sha256}\n"
+        f"- rows of codes: {generator.num_ws}\n"
+        "- data and metrics: those of the checkpoint's authors; not measured here\n"
+        "- licence: the checkpoint's own; look it up before you use or share this folder\n"
+    )
