@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from datamodules.types import BadInputError
+from modules.model_folder import load_model, require_generator, save_model, weights_sha256
+
+TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(4)}
+
+
+def test_what_is_saved_is_what_another_reader_finds(tmp_path) -> None:
+    folder = save_model(tmp_path / "m", {"kind": "test", "n": 1}, TENSORS, "# Card\n")
+    read = load_file(folder / "weights.safetensors")
+    np.testing.assert_array_equal(read["b"], TENSORS["b"].numpy())
+    model = load_model(folder, "test")
+    assert model.config == {"kind": "test", "n": 1}
+    assert model.card == "# Card\n"
+
+
+def test_saving_replaces_the_old_folder_whole(tmp_path) -> None:
+    save_model(tmp_path / "m", {"kind": "test"}, TENSORS, "old")
+    save_model(tmp_path / "m", {"kind": "test"}, {"c": torch.zeros(1)}, "new")
+    assert set(load_model(tmp_path / "m").tensors) == {"c"}
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_failed_save_leaves_the_old_folder(tmp_path) -> None:
+    save_model(tmp_path / "m", {"kind": "test"}, TENSORS, "old")
+    with pytest.raises(TypeError):
+        save_model(tmp_path / "m", {"kind": object()}, TENSORS, "new")
+    assert load_model(tmp_path / "m").card == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_the_hash_depends_on_names_shapes_and_values_only() -> None:
+    digest = weights_sha256(TENSORS)
+    assert digest == weights_sha256(dict(reversed(TENSORS.items())))
+    assert digest != weights_sha256({**TENSORS, "a": torch.ones(2, 2)})
+    assert digest != weights_sha256({"b": TENSORS["b"], "c": TENSORS["a"]})
+    assert digest != weights_sha256({**TENSORS, "a": torch.ones(4) * 1.5})
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "not json"])
+def test_damaged_folders_are_refused_in_one_line(tmp_path, damage) -> None:
+    folder = save_model(tmp_path / "m", {"kind": "test"}, TENSORS, "card")
+    if damage == "missing":
+        (folder / "card.md").unlink()
+    elif damage == "truncated":
+        weights = folder / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:40])
+    else:
+        (folder / "config.json").write_text("{")
+    with pytest.raises(BadInputError) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_kind_and_generator_are_checked(tmp_path) -> None:
+    folder = save_model(tmp_path / "m", {"kind": "test", "generator_sha256": "x"}, TENSORS, "card")
+    with pytest.raises(BadInputError, match=r"'test'.*'other'"):
+        load_model(folder, "other")
+    require_generator(load_model(folder).config, "x", "m")
+    with pytest.raises(BadInputError, match=r"x.*y"):
+        require_generator(load_model(folder).config, "y", "m")
