@@ -74,7 +74,7 @@ class _Layer(nn.Module):
 class MobileStyleGAN(nn.Module):
     """The generator; satisfies ``protocol.Generator``. Its parameters are frozen until told otherwise.
 
-    ``compute_dtype`` is the precision of the features (float32 or bfloat16); images come out as float32.
+    ``compute_dtype`` is the precision of the features (float32 or bfloat16); images come out as the codes came in.
     Raises ``BadInputError`` where tensors (named as ``read_mobilestylegan`` says) are missing.
     """
 
@@ -178,7 +178,7 @@ class MobileStyleGAN(nn.Module):
         full = 2 * side > self.resolution
         # Half the low-pass band is the mean of each 2x2 box of the full image.
         order = haar_order(12) if full else torch.arange(3)
-        bands = self._layer("to_img")(x, styles["to_img"], None, order.to(x.device)).float()
+        bands = self._layer("to_img")(x, styles["to_img"], None, order.to(x.device)).to(styles["to_img"].dtype)
         return shrink(inverse_haar(bands) if full else bands * 0.5, side).contiguous()
 
     def features(
@@ -194,7 +194,7 @@ class MobileStyleGAN(nn.Module):
         if f"b{resolution}" not in self.synthesis:
             known = ", ".join(name[1:] for name in self.synthesis if name != "to_img")
             raise ValueError(f"no block writes {resolution} px features; there are {known}")
-        return self._features(styles, noise or {}, noise_mode, resolution).float()
+        return self._features(styles, noise or {}, noise_mode, resolution).to(ws.dtype)
 
     @property
     def noise_maps(self) -> dict[str, Tensor]:
