@@ -1,0 +1,247 @@
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from clip_maker import make_clip, make_sound
+from PIL import Image
+
+from datamodules.alignment import SmoothingConfig
+from datamodules.clips import ClipsConfig, find_videos, prepare_clips, read_prepared
+from datamodules.face_video import FaceDataset, Faces, FaceVideoConfig, FaceVideoDataModule, runs
+from datamodules.people import PeopleConfig
+from datamodules.shards import Shard
+from datamodules.shots import ShotConfig
+from datamodules.types import BadInputError, Landmarks
+
+SIZE = 32
+CLIPS = ClipsConfig(
+    size=SIZE,
+    jpeg_quality=95,
+    max_frames=40,
+    min_frames=5,
+    min_crop=20,
+    identity_frames=4,
+    max_image_pixels=10_000,
+)
+PEOPLE = PeopleConfig(same_person=0.8, val_share=0.0, test_share=0.0)
+SHOTS = ShotConfig(difference=0.08, histogram=0.15, ratio=3.0, recent=8)
+COLOURS = {"anna": (220, 60, 60), "bert": (60, 220, 60), "carl": (60, 60, 220), "dora": (200, 200, 40)}
+"""Persons of the test clips are told by the colour of their face, a disc."""
+
+
+def face_picture(person, index, lost=False, width=160, height=120, background=30, radius=24):
+    frame = np.full((height, width, 3), background, np.uint8)
+    y, x = np.mgrid[:height, :width]
+    if not lost:
+        frame[(x - 50 - index) ** 2 + (y - 60) ** 2 < radius**2] = COLOURS[person]
+    return frame
+
+
+def track(frames):
+    """Landmarks of the disc: eyes and mouth where a face's would be; none where there is no colour."""
+    points, score = np.full((len(frames), 68, 2), np.nan, np.float32), np.zeros(len(frames), np.float32)
+    for t, frame in enumerate(frames.astype(int)):
+        ys, xs = np.nonzero(frame.max(-1) - frame.min(-1) > 80)
+        if len(xs) > 50:
+            radius, centre = (len(xs) / np.pi) ** 0.5, np.array([xs.mean(), ys.mean()])
+            points[t] = centre
+            points[t, 36:42] += (-radius / 3, -radius / 4)
+            points[t, 42:48] += (radius / 3, -radius / 4)
+            points[t, 48] += (-radius / 4, radius / 2)
+            points[t, 54] += (radius / 4, radius / 2)
+            score[t] = 1
+    return Landmarks(points, score)
+
+
+def embed(images):
+    assert images.shape[1:] == (3, SIZE, SIZE) and images.min() >= -1 and images.max() <= 1
+    colours = images[:, :, 12:20, 12:20].mean((2, 3))
+    return torch.nn.functional.normalize(colours, dim=1)
+
+
+def clip(folder, name, pictures):
+    return make_clip(
+        folder / f"{name}.mp4", frames=len(pictures), size=pictures[0].shape[1::-1], pictures=pictures
+    )
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    clip(folder, "anna1", [face_picture("anna", i) for i in range(30)])
+    clip(folder, "anna2", [face_picture("anna", i, background=90) for i in range(20)])
+    clip(folder, "bert", [face_picture("bert", i, lost=10 <= i < 14) for i in range(24)])
+    # A cut in the middle: the face stays, the room changes.
+    clip(folder, "carl", [face_picture("carl", i, background=20 if i < 10 else 200) for i in range(20)])
+    clip(folder, "nobody", [face_picture("anna", i, lost=True) for i in range(20)])
+    clip(folder, "hardly", [face_picture("anna", i, lost=i > 2) for i in range(20)])
+    clip(folder, "tiny", [face_picture("dora", i, radius=5) for i in range(20)])
+    (folder / "broken.mp4").write_bytes((folder / "anna1.mp4").read_bytes()[:3000])
+    (folder / "twice.mp4").write_bytes((folder / "bert.mp4").read_bytes())
+    make_sound(folder / "sound.mp4")
+    (folder / "note.txt").write_text("not a clip")
+    return folder
+
+
+def prepare(videos, folder, tracker=track, **how):
+    test_list = folder.parent / f"{folder.name}.toml"
+    carl = hashlib.sha256((videos / "carl.mp4").read_bytes()).hexdigest()
+    test_list.write_text(f'[clips]\n{carl} = "carl"\n')
+    return prepare_clips(
+        find_videos(videos), folder, lambda: tracker, embed, how.pop("config", CLIPS), SmoothingConfig(0, 0),
+        SHOTS, how.pop("people", PEOPLE), test_list=test_list, **how,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(videos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work") / "prepared"
+    seen = []
+    result = prepare(videos, folder, progress=lambda *row: seen.append(row))
+    assert [done for done, _, _ in seen] == list(range(1, 11)) and seen[-1][1] == 10
+    return result
+
+
+def test_what_can_be_used_is_and_the_rest_is_listed_with_reasons(prepared):
+    assert {c.name: c.frames for c in prepared.clips} == {
+        "anna1.mp4": 30,
+        "anna2.mp4": 20,
+        "bert.mp4": 20,
+        "carl.mp4": 20,
+    }
+    reasons = dict(prepared.left_out)
+    assert set(reasons) == {"nobody.mp4", "hardly.mp4", "tiny.mp4", "broken.mp4", "twice.mp4", "sound.mp4"}
+    assert "0 of 20" in reasons["nobody.mp4"] and "3 of 20" in reasons["hardly.mp4"]
+    assert "too small" in reasons["tiny.mp4"] and "twice" in reasons["twice.mp4"]
+    assert "cut off" in reasons["broken.mp4"] and "no video stream" in reasons["sound.mp4"]
+    assert read_prepared(prepared.folder) == prepared
+    assert len(list(prepared.folder.iterdir())) == 5
+
+
+def test_splits_are_by_person(prepared):
+    by_name = {c.name: c for c in prepared.clips}
+    assert by_name["anna1.mp4"].person == by_name["anna2.mp4"].person
+    assert len({c.person for c in prepared.clips}) == 3
+    assert by_name["carl.mp4"].split == "test" and len(prepared.of("test")) == 1
+    assert prepared.data_hash("test") != prepared.data_hash("train") == prepared.data_hash("train")
+
+
+def test_crops_are_centred_and_landmarks_are_in_their_pixels(prepared):
+    dataset = FaceDataset(prepared, "train")
+    assert len(dataset) == 70
+    for index in (0, 29, 35, 69):
+        item = dataset[index]
+        image, points = item.images, item.landmarks.numpy()
+        assert image.shape == (3, SIZE, SIZE) and points.shape == (68, 2)
+        # The disc's own points, found again in the crop (its radius is about 9 px there).
+        pixels = ((image.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
+        np.testing.assert_allclose(track(pixels[None]).points[0], points, atol=0.5)
+
+
+def test_items_are_runs_that_cross_neither_losses_nor_cuts(prepared):
+    pairs = FaceDataset(prepared, "train", length=2)
+    bert = [c.name for c in prepared.clips].index("bert.mp4")
+    assert sum(item.clip == bert for item in pairs) == 9 + 9
+    frames = Shard(prepared.folder / prepared.clips[bert].shard, "x").array("frame")
+    assert frames.tolist() == [*range(10), *range(14, 24)]
+    episodes = FaceDataset(prepared, "test", length=8, hop=2)
+    assert len(episodes) == 2 + 2
+    item = episodes[0]
+    assert item.images.shape == (8, 3, SIZE, SIZE) and item.landmarks.shape == (8, 68, 2)
+    torch.testing.assert_close(episodes[1].images[0], FaceDataset(prepared, "test")[2].images)
+    assert runs(np.array([0, 1, 2, 5, 6, 7, 8]), np.array([0, 0, 0, 0, 0, 1, 1]), 2, 1) == [0, 1, 3, 5]
+    assert runs(np.array([], int), np.array([], int), 1, 1) == []
+    few = FaceDataset(prepared, "train", per_clip=5)
+    assert len(few) == 15
+
+
+def test_batches_of_the_data_module(prepared):
+    module = FaceVideoDataModule(prepared.folder, FaceVideoConfig(2, 1, 0, 4, 0))
+    module.prepare_data()
+    batch = next(iter(module.train_dataloader()))
+    assert isinstance(batch, Faces) and batch.images.shape == (4, 2, 3, SIZE, SIZE) and batch.person.shape == (4,)
+    again = next(iter(FaceVideoDataModule(prepared.folder, FaceVideoConfig(2, 1, 0, 4, 0)).train_dataloader()))
+    assert torch.equal(batch.images, again.images)
+    assert sum(len(b.images) for b in module.test_dataloader()) == 18
+    with pytest.raises(BadInputError, match="nothing for 'val'"):
+        module.val_dataloader()
+    restored = pickle.loads(pickle.dumps(module.dataset("train")))
+    assert torch.equal(restored[3].images, module.dataset("train")[3].images)
+    calls = []
+    FaceVideoDataModule(
+        prepared.folder, FaceVideoConfig(1, 1, 0, 4, 0), prepare=lambda: calls.append(1)
+    ).prepare_data()
+    assert calls == [1]
+    with pytest.raises(BadInputError, match="no prepared clips"):
+        FaceVideoDataModule(prepared.folder / "no", FaceVideoConfig(1, 1, 0, 4, 0)).train_dataloader()
+    with pytest.raises(ValueError):
+        FaceVideoConfig(0, 1, 0, 4, 0)
+
+
+def test_a_second_run_redoes_only_what_changed(prepared, videos):
+    tracked = []
+
+    def counting(frames):
+        tracked.append(len(frames))
+        return track(frames)
+
+    before = {p.name: p.stat().st_mtime_ns for p in prepared.folder.glob("*.safetensors")}
+    again = prepare(videos, prepared.folder, counting)
+    # Only the clips that were left out for their faces are looked at again.
+    assert sum(tracked) == 60 and again == prepared
+    assert {p.name: p.stat().st_mtime_ns for p in prepared.folder.glob("*.safetensors")} == before
+
+
+def test_other_settings_make_other_shards(videos, tmp_path):
+    one = prepare(videos, tmp_path / "a", config=CLIPS)
+    hashes = {one.data_hash("train")}
+    two = prepare(videos, tmp_path / "a", made_by="other networks")
+    hashes.add(two.data_hash("train"))
+    assert len(hashes) == 2 and one.clips == two.clips
+    assert prepare(videos, tmp_path / "a").data_hash("train") == one.data_hash("train") in hashes
+
+
+def test_long_clips_are_read_from_their_start_only(videos, tmp_path):
+    short = ClipsConfig(**{**vars(CLIPS), "max_frames": 12})
+    assert {c.frames for c in prepare(videos, tmp_path / "a", config=short).clips} == {12, 10}
+
+
+def test_aligned_images_join_the_training_split(videos, prepared, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    square = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    for number in range(6):
+        Image.fromarray(np.roll(square, 8 * number, 0)).save(images / f"{number}.png")
+    Image.fromarray(square[:40]).save(images / "wide.png")
+    (images / "bad.png").write_bytes((images / "0.png").read_bytes()[:60])
+    result = prepare(videos, tmp_path / "a", image_folders=[images, tmp_path / "none"])
+    packed = next(c for c in result.clips if c.name == "images")
+    assert (packed.frames, packed.person, packed.split) == (6, -1, "train")
+    reasons = dict(result.left_out)
+    assert "not square" in reasons["images/wide.png"] and "damaged" in reasons["images/bad.png"]
+    assert "not a folder" in reasons["none"]
+    dataset = FaceDataset(result, "train")
+    assert len(dataset) == 76 and torch.isnan(dataset[75].landmarks).all() and dataset[75].person == -1
+    expected = np.roll(square, 40, 0).reshape(32, 2, 32, 2, 3).mean((1, 3))
+    got = (dataset[75].images.permute(1, 2, 0).numpy() + 1) * 127.5
+    assert np.abs(got - expected).mean() < 4
+    assert len(FaceDataset(result, "train", length=2)) == len(FaceDataset(prepared, "train", length=2))
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+    clip(tmp_path, "nobody", [face_picture("anna", i, lost=True) for i in range(8)])
+    with pytest.raises(BadInputError, match="none of 1 sources"):
+        prepare_clips(
+            find_videos(tmp_path),
+            tmp_path / "a",
+            lambda: track,
+            embed,
+            CLIPS,
+            SmoothingConfig(0, 0),
+            SHOTS,
+            PEOPLE,
+        )
+    with pytest.raises(BadInputError, match="not a folder"):
+        find_videos(tmp_path / "none")

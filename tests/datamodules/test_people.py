@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import AgglomerativeClustering
+
+from datamodules.people import PeopleConfig, read_test_list, same_people, split_people
+from datamodules.types import BadInputError
+
+CONFIG = PeopleConfig(same_person=0.4, val_share=0.3, test_share=0.0)
+
+
+def faces(people, seed=0, alike=0.7):
+    """One embedding per entry, `alike` to others of the same person, near 0 to everybody else."""
+    random = np.random.default_rng(seed)
+    base = np.linalg.qr(random.normal(size=(64, 64)))[0]
+    rows = []
+    for clip, person in enumerate(people):
+        rows.append(alike**0.5 * base[person] + (1 - alike) ** 0.5 * base[63 - clip])
+    return [row[None].astype(np.float32) for row in rows]
+
+
+def test_clips_of_one_person_are_one_group():
+    assert same_people(faces([0, 1, 0, 2, 1, 3]), 0.4) == [0, 1, 0, 2, 1, 3]
+    assert same_people(faces([0, 1, 0, 2, 1, 3]), 0.9) == [0, 1, 2, 3, 4, 5]
+    assert same_people([], 0.4) == []
+
+
+def test_a_clip_of_two_people_joins_both():
+    one, other, third = faces([0, 1, 2])
+    assert same_people([one, other, np.concatenate([one, other]), third], 0.4) == [0, 0, 0, 1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(2, 12), threshold=st.floats(0.05, 0.9))
+def test_groups_are_single_linkage(seed, count, threshold):
+    rows = np.random.default_rng(seed).normal(size=(count, 4))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    ours = same_people([row[None].astype(np.float32) for row in rows], threshold)
+    theirs = AgglomerativeClustering(
+        n_clusters=None, metric="cosine", linkage="single", distance_threshold=1 - threshold
+    ).fit_predict(rows)
+    assert np.array_equal(np.equal.outer(ours, ours), np.equal.outer(theirs, theirs))
+
+
+def test_no_person_is_in_two_splits_and_the_order_does_not_matter():
+    random = np.random.default_rng(0)
+    shas = [random.bytes(32).hex() for _ in range(400)]
+    people = random.integers(0, 150, 400).tolist()
+    tested = {shas[3]: "a", shas[200]: "b"}
+    splits = dict(zip(shas, split_people(shas, people, tested, CONFIG), strict=True))
+    by_person = {p: {splits[s] for s, q in zip(shas, people, strict=True) if p == q} for p in set(people)}
+    assert all(len(found) == 1 for found in by_person.values())
+    assert {p for p, found in by_person.items() if found == {"test"}} == {people[3], people[200]}
+    share = sum(found == {"val"} for found in by_person.values()) / len(by_person)
+    assert 0.2 < share < 0.4
+    shuffled = random.permutation(400)
+    again = split_people([shas[i] for i in shuffled], [people[i] + 1000 for i in shuffled], tested, CONFIG)
+    assert [splits[shas[i]] for i in shuffled] == again
+    dealt = split_people(shas, people, {}, PeopleConfig(same_person=0.4, val_share=0.0, test_share=0.5))
+    assert {"train", "test"} == set(dealt)
+
+
+def test_the_committed_list_and_wrong_ones(tmp_path):
+    assert all(len(sha) == 64 and name for sha, name in read_test_list().items())
+    for text in ("", "[clips]\nabc = 'x'", "[clips\n", f"[clips]\n{'g' * 64} = 'x'"):
+        path = tmp_path / "list.toml"
+        path.write_text(text)
+        with pytest.raises(BadInputError):
+            read_test_list(path)
+    with pytest.raises(BadInputError):
+        read_test_list(tmp_path / "none.toml")
+    for wrong in ({"same_person": 2.0}, {"val_share": 0.8, "test_share": 0.4}, {"val_share": -0.1}):
+        with pytest.raises(ValueError):
+            PeopleConfig(**{"same_person": 0.4, "val_share": 0.1, "test_share": 0.1, **wrong})
