@@ -249,16 +249,20 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 
 def _warm(models: Models) -> None:
+    # The judges load when they are first used, which the first request should not have to wait for.
+    judges, side = models.judges, models.config.crop_size
     with torch.no_grad():
-        models.generator.synthesize(models.mean_codes(1), resolution=min(models.config.sizes))
-    side = models.config.crop_size
-    models.judges.finder.find(np.zeros((1, side, side, 3), np.uint8))
+        face = models.generator.synthesize(models.mean_codes(1), resolution=side)
+        judges.region(face, head=False)
+        judges.identity.embed(face)
+        judges.perceptual(face, face)
+    judges.find(np.zeros((1, side, side, 3), np.uint8))
 
 
 def _note(state: SlotState, shipped: Mapping[str, str]) -> str:
     if not state.error:
         return ""
+    error = state.error if state.error.startswith(state.name) else f"{state.name}: {state.error}"
     if state.serving is None:
-        instead = "the shipped one serves" if state.name in shipped else "there is none shipped either"
-        return f"{state.name}: {state.error}; {instead}"
-    return f"{state.name}: {state.error}"
+        return f"{error}; {'the shipped one serves' if state.name in shipped else 'there is none shipped either'}"
+    return error

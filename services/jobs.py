@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID
+from filelock import BaseFileLock, FileLock, Timeout
 
 from datamodules.types import BadInputError
 from services.limits import INTERNAL_ERROR, public_message
@@ -124,11 +125,13 @@ class Jobs:
     def __init__(self, folder: Path, editor: Editor, turns: Turns, keep_hours: float, poll_seconds: float) -> None:
         """Start DBOS on ``folder/jobs.db``; jobs that a killed server left go on by themselves.
 
-        One at a time can be open in a process. ``poll_seconds`` is how often the queue is looked at.
+        ``poll_seconds`` is how often the queue is looked at. Raises ``BadInputError`` where another server works
+        on the folder: two would run the same jobs.
         """
         if _active:
             raise RuntimeError("the jobs of this process are already running")
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_jobs(folder)
         self.folder = folder
         self._editor = editor
         self._turns = turns
@@ -152,6 +155,7 @@ class Jobs:
             DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=poll_seconds)
         except BaseException:
             _active.clear()
+            self._lock.release()
             raise
 
     def close(self) -> None:
@@ -159,6 +163,7 @@ class Jobs:
         self._closing.set()
         DBOS.destroy(workflow_completion_timeout_sec=0)
         _active.clear()
+        self._lock.release()
 
     def place_for_upload(self) -> Path:
         """A new file name inside the folder of the jobs, for the bytes that come in; ``submit`` takes it over."""
@@ -278,12 +283,12 @@ class Jobs:
 
     def render(self, folder: Path) -> None:
         """Second step: edit the clip, one job at a time, letting image requests through between chunks."""
-        last = 0.0
+        last, shown = 0.0, ""
 
         def report(stage: str, progress: float) -> None:
-            nonlocal last
-            if time.monotonic() - last >= PROGRESS_EVERY or progress >= 1.0:
-                last = time.monotonic()
+            nonlocal last, shown
+            if time.monotonic() - last >= PROGRESS_EVERY or progress >= 1.0 or stage != shown:
+                last, shown = time.monotonic(), stage
                 self._report(folder, stage, progress)
 
         def cancelled() -> bool:
@@ -294,6 +299,8 @@ class Jobs:
         if request is None:
             raise CancelledError
         part = folder / "output.part.mp4"
+        for left in folder.glob(f".{part.stem}*"):  # of a server that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         with self._turns.turn():
             if cancelled():
                 raise _Interrupted if self._closing.is_set() else CancelledError
@@ -315,6 +322,16 @@ class Jobs:
     def _report(folder: Path, stage: str, progress: float) -> None:
         if folder.exists():
             _write_json(folder / "progress.json", {"stage": stage, "progress": round(progress, 4)})
+
+
+def lock_jobs(folder: Path) -> BaseFileLock:
+    """Hold the folder; raises ``BadInputError`` where another server holds it. A killed server holds nothing."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BadInputError(f"another server works on {folder}; stop it, or give STYLEREEL_STATE") from error
+    return lock
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -247,7 +247,7 @@ def _add_images(app: FastAPI) -> None:
                 expires=expires.isoformat(timespec="seconds"),
                 generator_sha256=session.models.generator.sha256,
                 metrics=plain(inversion.metrics),
-                warnings=list(inversion.warnings),
+                warnings=[warning.replace("--refine ", "refine=") for warning in inversion.warnings],
                 codes=inversion.ws[0].tolist() if codes else None,
             )
 

@@ -10,6 +10,7 @@ import sys
 from typing import NoReturn
 
 from datamodules.types import BadInputError
+from services.jobs import lock_jobs
 from services.settings import PREFIX, ROOT, Runtime
 
 SERVICE = "services.api:StyleReelService"
@@ -19,11 +20,13 @@ def serve(runtime: Runtime) -> NoReturn:
     """Serve on ``runtime``'s host and port until SIGINT or SIGTERM; prints where. This process becomes the server.
 
     The worker is a process of its own and reads ``params.yaml`` itself; what ``runtime`` says otherwise reaches
-    it as ``STYLEREEL_*``. Raises ``BadInputError`` for a host that is no address of this machine and for a port
-    that is taken.
+    it as ``STYLEREEL_*``. Raises ``BadInputError`` for a host that is no address of this machine, a port that is
+    taken, and a state folder that another server works on.
     """
     host = "127.0.0.1" if runtime.host == "localhost" else runtime.host
     port = free_port(host, runtime.port)
+    (runtime.state / "jobs").mkdir(parents=True, exist_ok=True)
+    lock_jobs(runtime.state / "jobs").release()
     for field in dataclasses.fields(runtime):
         os.environ[PREFIX + field.name.upper()] = str(getattr(runtime, field.name))
     os.environ["BENTOML_HOME"] = str(runtime.state / "bentoml")

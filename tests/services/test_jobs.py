@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from datamodules.types import BadInputError
-from services.jobs import Job, Jobs
+from services.jobs import Job, Jobs, lock_jobs
 from services.pipeline.progress import CancelledError
 from services.turns import Turns
 
@@ -156,6 +156,11 @@ def test_sweep_deletes_what_is_over_and_old(jobs: Jobs, copier: Copier) -> None:
     assert jobs.sweep() == [old.id]
     assert not leftover.exists()
     assert jobs.get(young.id).state == "succeeded" and jobs.get(running.id).state == "running"
+
+
+def test_two_servers_do_not_share_a_folder(jobs: Jobs) -> None:
+    with pytest.raises(BadInputError, match="another server"):
+        lock_jobs(jobs.folder)
 
 
 def test_a_stopped_server_takes_its_job_up_again(tmp_path: Path, copier: Copier) -> None:
