@@ -32,6 +32,8 @@ class DataSettings:
 
     root: str
     """``registry`` is the clips of assets.toml; else a folder of videos."""
+    images: tuple[str, ...]
+    """Folders of still faces, FFHQ-aligned already, that are trained on beside the videos."""
 
     def folder(self) -> Path | None:
         """The folder of videos, relative paths taken from the checkout; None for the registry's clips."""

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from datamodules.alignment import crop_frame
 from datamodules.types import BadInputError, FrameBatch
@@ -108,12 +110,40 @@ def edit_video(
                     observe(number, before, after)
             place += len(edited)
             meter.advance(len(edited))
-    faces = tuple(lane.report() for lane in lanes)
+    return _report(plan, lanes, started)
+
+
+def invert_video(
+    source: Path,
+    models: Models,
+    options: EditOptions,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> tuple[Tensor, VideoReport]:
+    """Codes ``(N, num_ws, w_dim)`` of the N frames whose state is ``face``, and the report of all frames.
+
+    ``options.face`` must name one face. Raises like ``edit_video``.
+    """
+    if options.face == "all":
+        raise BadInputError("an inversion is of one face; choose 'largest' or a number from the left, from 0")
+    started = time.monotonic()
+    plan = plan_clip(source, models, options, report, cancelled)
+    lane = Lane(plan.faces[0], plan, (), models, options, keep_codes=True)
+    meter = Meter("invert", len(plan.numbers), report, cancelled)
+    place = 0
+    for batch in taken_frames(source, models, options):
+        lane.paint(batch.frames, batch.frames.copy(), place, meter.check)
+        place += len(batch.frames)
+        meter.advance(len(batch.frames))
+    return torch.cat(lane.codes), _report(plan, [lane], started)
+
+
+def _report(plan: ClipPlan, lanes: Sequence[Lane], started: float) -> VideoReport:
     return VideoReport(
         frames=len(plan.numbers),
         seconds=time.monotonic() - started,
         cuts=tuple(plan.numbers[cut] for cut in plan.cuts),
-        faces=faces,
+        faces=tuple(lane.report() for lane in lanes),
         warnings=tuple(line for lane in lanes for line in lane.warnings()),
     )
 
@@ -128,7 +158,10 @@ class Lane:
         requests: Sequence[EditRequest],
         models: Models,
         options: EditOptions,
+        keep_codes: bool = False,
     ) -> None:
+        """``keep_codes`` collects the codes of every frame in ``codes``, on the CPU."""
+        self.keep_codes, self.codes = keep_codes, list[Tensor]()
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
         self.steps = options.steps(models.config.refine)
         self.idle = changes_nothing(requests, options)
@@ -158,6 +191,8 @@ class Lane:
                 [crop_frame(f, m, size) for f, m in zip(frames[start - place :], matrices, strict=False)]
             )
             ws, self._state = invert_crops(crops, self.models, self.steps, self._state, check)
+            if self.keep_codes:
+                self.codes.append(ws.cpu())
             shown = []
             for index, crop in enumerate(
                 edit_crops(ws, self.requests, self.models, self.options, self.size), start

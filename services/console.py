@@ -1,0 +1,65 @@
+"""How the shell talks: bars with an estimate, one-line errors, and times as people write them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from datamodules.types import BadInputError
+from services.pipeline.progress import Progress
+
+INTERRUPTED = 130
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)s?", re.ASCII)
+
+
+def seconds(text: str | None) -> float | None:
+    """``2``, ``2.5s``, ``1:30`` and ``1:02:03.5`` in seconds; raises ``BadInputError`` for anything else."""
+    if text is None:
+        return None
+    match = _CLOCK.fullmatch(text.strip())
+    if match is None:
+        raise BadInputError(f"cannot read the time {text!r}; write seconds like 2.5s or minutes like 1:30")
+    hours, minutes, rest = match.groups()
+    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(rest)
+
+
+@contextmanager
+def bars(quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
+    """A bar per stage on stderr, with the time that is left; nothing where ``quiet``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Bars(*columns, console=Console(stderr=True), disable=quiet) as shown:
+        tasks = {}
+
+        def report(progress: Progress) -> None:
+            left = (
+                "" if progress.eta is None else f"about {_spoken(progress.eta)} left" if progress.eta else "done"
+            )
+            if progress.stage not in tasks:
+                tasks[progress.stage] = shown.add_task(progress.stage, total=progress.total or None, left="")
+            shown.update(tasks[progress.stage], completed=progress.done, total=progress.total or None, left=left)
+
+        yield report
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print(f"stylereel: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _spoken(eta: float | None) -> str:
+    if eta is None:
+        return ""
+    whole = round(eta)
+    return f"{whole} s left" if whole < 100 else f"{whole // 60} min {whole % 60} s left"

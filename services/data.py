@@ -1,0 +1,67 @@
+"""Videos of the user's own, versioned with DVC."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from datamodules.types import BadInputError
+from services.settings import ROOT
+
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+
+
+def add_videos(folder: Path, name: str | None = None, root: Path = ROOT) -> Path:
+    """Copy the videos of ``folder`` to ``data/NAME`` and run ``dvc add`` on it; returns the path from ``root``.
+
+    A folder that is under ``data/`` already is versioned where it is. Raises ``BadInputError`` for a folder
+    without videos, for a name that is taken, and where DVC refuses.
+    """
+    if not folder.is_dir():
+        raise BadInputError(f"{folder} is not a folder; give a folder of videos")
+    videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEOS and path.is_file())
+    if not videos:
+        raise BadInputError(f"{folder} holds no videos ({', '.join(VIDEOS)})")
+    data = root / "data"
+    if folder.resolve().parent == data.resolve():
+        target, copied = folder.resolve(), False
+    else:
+        target, copied = data / (name or folder.resolve().name), True
+        if not re.fullmatch(r"[\w.-]+", target.name) or target.name.startswith("."):
+            raise BadInputError(
+                f"{target.name!r} is no name for a data folder; give letters and digits with --name"
+            )
+        if target.exists():
+            raise BadInputError(f"{target.relative_to(root)} exists already; give another --name, or remove it")
+        data.mkdir(exist_ok=True)
+        _copy(videos, target)
+    place = (
+        target.relative_to(root.resolve()) if target.is_relative_to(root.resolve()) else target.relative_to(root)
+    )
+    # DVC reports to its makers unless told not to.
+    environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
+    command = [sys.executable, "-m", "dvc", "add", str(place)]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env=environment)
+    if run.returncode:
+        if copied:
+            shutil.rmtree(target, ignore_errors=True)
+        lines = [line for line in run.stderr.strip().splitlines() if line.strip()]
+        raise BadInputError(f"dvc add {place} failed: {lines[-1] if lines else 'no message'}")
+    return place
+
+
+def _copy(videos: list[Path], target: Path) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        for video in videos:
+            shutil.copy2(video, scratch / video.name)
+        scratch.chmod(0o755)
+        os.replace(scratch, target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise

@@ -1,0 +1,174 @@
+"""Files in, files out: what the shell's ``edit`` and ``invert`` do with a path, sidecar included."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from datamodules.images import FORMATS, HEAD, read_image, sniff
+from datamodules.types import BadInputError
+from modules.editing.directions import EditDescription, EditRequest
+from modules.generators.codes_file import read_codes, save_codes
+from services.pipeline.composite import Image
+from services.pipeline.edit import edit_image, to_arrays, to_pixels
+from services.pipeline.invert import invert_image
+from services.pipeline.models import SHIPPED_DIRECTIONS, Models, load_models
+from services.pipeline.options import EditOptions
+from services.pipeline.progress import Meter, Report, never
+from services.pipeline.sidecar import plain, write_sidecar
+from services.pipeline.stream import edit_video, invert_video
+from services.settings import Params
+
+Chosen = tuple[Path | None, Path | None, str | None]
+"""Encoder folder, directions folder and generator, where the user names others than the shipped ones."""
+STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+CODES = (".safetensors", ".pt", ".pth", ".npy")
+
+
+def edit_file(
+    source: Path,
+    target: Path,
+    requests: Sequence[EditRequest],
+    params: Params,
+    options: EditOptions,
+    chosen: Chosen,
+    report: Report,
+) -> tuple[str, ...]:
+    """Edit a video, an image or codes, write the result and its sidecar; returns the warnings.
+
+    Codes give the edited faces alone, as no frame is there to paste them into. Raises ``BadInputError``.
+    """
+    _check_paths(source, target)
+    still = source.suffix.lower() in CODES or _is_image(source)
+    if still and target.suffix.lower() not in STILLS:
+        raise BadInputError(f"{source.name} gives an image: the output's name must end in {', '.join(STILLS)}")
+    if still and (options.start is not None or options.end is not None or options.preview):
+        raise BadInputError(f"{source.name} is no video; start, end and preview are for videos")
+    models = _models(params, chosen)
+    models.edits.check(requests)
+    result: object
+    if source.suffix.lower() in CODES:
+        image, result, warnings = _edit_codes(source, requests, models, report), {}, ()
+        write_image(target, image)
+    elif still:
+        edited = edit_image(read_image(source, params.runtime.max_pixels), requests, models, options, report)
+        write_image(target, edited.image)
+        warnings = edited.warnings
+        faces = [
+            {"metrics": i.metrics, "crop_to_frame": i.crop_to_frame, "size": i.size} for i in edited.inversions
+        ]
+        result = {"faces": faces, "warnings": warnings}
+    else:
+        done = edit_video(source, target, requests, models, options, report)
+        result, warnings = done, done.warnings
+    write_sidecar(target, source, requests, options, models.versions, _numbers(models), result)
+    return warnings
+
+
+def invert_file(
+    source: Path, target: Path, params: Params, options: EditOptions, chosen: Chosen, report: Report
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Write the codes of the face in a video or an image, with a sidecar; returns mean metrics and warnings."""
+    _check_paths(source, target)
+    if target.suffix.lower() != ".safetensors":
+        raise BadInputError(f"codes are written as .safetensors; {target.name} has another ending")
+    still = _is_image(source)
+    models = _models(params, chosen)
+    result: object
+    if still:
+        inversion = invert_image(read_image(source, params.runtime.max_pixels), models, options, report)
+        ws, metrics, warnings = inversion.ws, inversion.metrics, inversion.warnings
+        result = {"metrics": metrics, "crop_to_frame": inversion.crop_to_frame, "size": inversion.size}
+    else:
+        ws, clip = invert_video(source, models, options, report)
+        frames = clip.faces[0].frames
+        measured = {
+            "identity": [f.identity for f in frames if f.identity is not None],
+            "landmark_error": [f.landmark_error for f in frames if f.landmark_error is not None],
+        }
+        metrics = {name: float(np.mean(values)) for name, values in measured.items() if values}
+        result, warnings = clip, clip.warnings
+    part = target.with_name(f".{os.getpid()}-{target.name}")
+    try:
+        os.replace(save_codes(part, ws, models.generator), target)
+    finally:
+        part.unlink(missing_ok=True)
+    write_sidecar(target, source, [], options, models.versions, _numbers(models), result)
+    return metrics, warnings
+
+
+def known_edits(params: Params, directions: Path | None, generator: str | None) -> list[EditDescription]:
+    """What can be edited; nothing is loaded but the directions, unless a generator is named."""
+    folder = directions or SHIPPED_DIRECTIONS
+    if not folder.is_dir():
+        if directions is not None:
+            raise BadInputError(f"{directions} is not a model folder of directions")
+        return []
+    from modules.editing.directions import load_directions
+    from modules.generators import load_generator
+    from modules.model_folder import load_model
+
+    made_for = load_generator(generator).sha256 if generator else load_model(folder).config.get("generator_sha256")
+    return load_directions(folder, str(made_for)).describe()
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write ``(H, W, 3)`` uint8 RGB in the format of the name's ending, whole or not at all."""
+    done, data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image[..., ::-1]))
+    if not done:
+        raise BadInputError(f"cannot write {path.name}: the name must end in {', '.join(STILLS)}")
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as part:
+        scratch = Path(part.name)
+    try:
+        scratch.write_bytes(data.tobytes())
+        scratch.chmod(0o644)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _edit_codes(source: Path, requests: Sequence[EditRequest], models: Models, report: Report) -> Image:
+    """The edited faces, side by side."""
+    ws = read_codes(source, models.generator).to(models.device)
+    meter = Meter("edit", len(ws), report, never)
+    faces = []
+    for one in torch.split(models.edits.apply(ws, requests), 1):
+        with torch.no_grad():
+            faces.append(to_pixels(to_arrays(models.generator.synthesize(one))[0]))
+        meter.advance()
+    return np.concatenate(faces, axis=1)
+
+
+def _models(params: Params, chosen: Chosen) -> Models:
+    encoder, directions, generator = chosen
+    return load_models(params, encoder, directions, generator)
+
+
+def _numbers(models: Models) -> dict[str, object]:
+    """The sections of params.yaml that the output depends on."""
+    return {name: plain(getattr(models, name)) for name in ("smoothing", "shots")} | {
+        "pipeline": dataclasses.asdict(models.config)
+    }
+
+
+def _check_paths(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise BadInputError(f"{source} {'is not a file' if source.exists() else 'does not exist'}; check the name")
+    if not target.parent.is_dir():
+        raise BadInputError(f"{target.parent} is not a folder; make it first")
+    if target.is_dir():
+        raise BadInputError(f"{target} is a folder; name a file")
+    if target.exists() and target.samefile(source):
+        raise BadInputError(f"{target} is the input itself; give the output another name")
+
+
+def _is_image(source: Path) -> bool:
+    with source.open("rb") as stream:
+        return sniff(stream.read(HEAD)) in FORMATS
