@@ -318,8 +318,14 @@ def _write_index(prepared: Prepared) -> None:
         "left_out": [{"name": name, "reason": reason} for name, reason in prepared.left_out],
     }
     part = prepared.folder / f".{INDEX}.part"
-    part.write_text(json.dumps(rows, indent=1) + "\n")
-    os.replace(part, prepared.folder / INDEX)
+    try:
+        part.write_text(json.dumps(rows, indent=1) + "\n")
+        os.replace(part, prepared.folder / INDEX)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BadInputError(
+            f"cannot write {prepared.folder / INDEX} ({error.strerror}); free some space"
+        ) from error
 
 
 def _sha256(path: Path) -> str:

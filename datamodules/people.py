@@ -66,17 +66,24 @@ def split_people(
     """A split for each clip, the same for all clips of a person and on every machine.
 
     A person with any clip on the test list is a test person; the others are dealt by a hash of their clips.
+    With two or more others, and a ``val_share``, there is always one to train on and one to validate on.
     """
     splits: dict[int, Split] = {}
+    draws: dict[int, float] = {}
     for person in set(people):
         clips = sorted(sha for sha, who in zip(sha256s, people, strict=True) if who == person)
         draw = int(hashlib.sha256("".join(clips).encode()).hexdigest()[:12], 16) / 16**12
         if any(sha in test_clips for sha in clips) or draw < config.test_share:
             splits[person] = "test"
-        elif draw < config.test_share + config.val_share:
-            splits[person] = "val"
         else:
-            splits[person] = "train"
+            draws[person] = draw
+            splits[person] = "val" if draw < config.test_share + config.val_share else "train"
+    # Of a handful of persons chance may give validation none, or all.
+    if config.val_share > 0 and len(draws) > 1:
+        if "val" not in splits.values():
+            splits[min(draws, key=draws.__getitem__)] = "val"
+        elif "train" not in splits.values():
+            splits[max(draws, key=draws.__getitem__)] = "train"
     return [splits[person] for person in people]
 
 

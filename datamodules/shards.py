@@ -34,6 +34,8 @@ def save_shard(path: Path, arrays: Arrays, jpegs: Sequence[bytes], metadata: dic
     part = path.with_name(f".{path.name}.part")
     try:
         save_file({name: np.ascontiguousarray(value) for name, value in whole.items()}, part, metadata)
+        # safetensors makes files that only their owner reads.
+        part.chmod(0o644)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         raise BadInputError(f"cannot write {path} ({error}); free some space") from error

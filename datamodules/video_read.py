@@ -248,11 +248,9 @@ def _batches(path: Path, scan: _Scan, chunk: int, first: int, last: int) -> Iter
     with opened(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
-        if first:
-            container.seek(scan.pts[first], stream=stream, backward=True)
         stamp = scan.pts[0] - 1
         try:
-            for frame in container.decode(stream):
+            for frame in _decoded_from(container, stream, scan.pts[first] if first else None):
                 # A stream without time stamps (raw H.264) is counted; it cannot be sought in either.
                 given = frame.pts if frame.pts is not None else frame.dts
                 stamp = max(given, stamp + 1) if given is not None else scan.pts[min(done, len(scan.pts) - 1)]
@@ -275,6 +273,21 @@ def _batches(path: Path, scan: _Scan, chunk: int, first: int, last: int) -> Iter
         done += len(pending)
     if done == first:
         raise BadInputError(f"{path.name}: no frame of this section can be decoded; choose another section")
+
+
+def _decoded_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
+    """Frames from a key frame at or before ``pts`` on; from the clip's start where none is found."""
+    if pts is not None:
+        container.seek(pts, stream=stream, backward=True)
+        frames = container.decode(stream)
+        frame = next(frames, None)
+        if frame is not None and frame.pts is not None and frame.pts <= pts:
+            yield frame
+            yield from frames
+            return
+        # Containers without an index (MPEG-TS) may land too late.
+        container.seek(0, backward=True, any_frame=False)
+    yield from container.decode(stream)
 
 
 def _batch(pending: list[tuple[int, NDArray[np.uint8]]], first: int) -> FrameBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -201,7 +202,9 @@ class VideoWriter:
         if isinstance(error, (BadInputError, KeyboardInterrupt, SystemExit)):
             return error
         if isinstance(error, OSError):
-            return BadInputError(f"cannot write {self.path} ({error.strerror or error}); free some space")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            remedy = "free some space" if full else "check the folder"
+            return BadInputError(f"cannot write {self.path} ({error.strerror or error}); {remedy}")
         # PyAV itself says with a ValueError that a container does not take a codec.
         if isinstance(error, (av.FFmpegError, ValueError)):
             return BadInputError(

@@ -22,7 +22,7 @@ def number_of(frame):
 
 def make_clip(
     path, frames=30, size=(64, 48), rate=Fraction(30), codec="libx264", pixel_format="yuv420p", crf=8, pts=None,
-    time_base=None, rotation=0, audio=None, color=None, pictures=None, options=None,
+    time_base=None, rotation=0, audio=None, color=None, pictures=None, options=None, gop=None,
 ):  # fmt: skip
     """Write a clip; `pts` in ticks of `time_base`, `color` = (range, primaries, transfer, matrix)."""
     width, height = size
@@ -30,6 +30,8 @@ def make_clip(
         stream = out.add_stream(codec, rate=rate, options={"crf": str(crf)} if "x26" in codec else {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.time_base = time_base or 1 / Fraction(rate)
+        if gop:
+            stream.codec_context.gop_size = gop
         if rotation:
             stream.set_display_rotation(-rotation)
         context = stream.codec_context

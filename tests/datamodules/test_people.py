@@ -61,6 +61,15 @@ def test_no_person_is_in_two_splits_and_the_order_does_not_matter():
     assert {"train", "test"} == set(dealt)
 
 
+@pytest.mark.parametrize("val_share", [1e-9, 1.0])
+def test_few_persons_are_still_trained_and_validated_on(val_share):
+    config = PeopleConfig(same_person=0.4, val_share=val_share, test_share=0.0)
+    shas = [f"{n:064x}" for n in range(4)]
+    splits = split_people(shas, [0, 1, 2, 0], {}, config)
+    assert {"train", "val"} == set(splits) and splits[0] == splits[3]
+    assert len(set(split_people(shas[:1], [0], {}, config))) == 1
+
+
 def test_the_committed_list_and_wrong_ones(tmp_path):
     assert all(len(sha) == 64 and name for sha, name in read_test_list().items())
     for text in ("", "[clips]\nabc = 'x'", "[clips\n", f"[clips]\n{'g' * 64} = 'x'"):

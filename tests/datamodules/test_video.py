@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from clip_maker import audio_packets, make_clip, make_sound, number_of, picture
 
+from datamodules import video_read
 from datamodules.types import BadInputError, FrameBatch
 from datamodules.video import VideoWriter, probe, read_frames
 from modules.assets import asset_path
@@ -183,14 +184,23 @@ def test_a_section_has_its_frames_and_its_audio(tmp_path):
     assert caught.value.status == 400
 
 
-def test_every_section_is_the_same_frames_as_the_whole(tmp_path):
-    pts = list(itertools.accumulate([0] + [30, 50, 41] * 9))
-    clip = make_clip(tmp_path / "a.mkv", frames=28, pts=pts, time_base=Fraction(1, 1000))
-    for first, last in [(0, 5), (4, 28), (13, 14), (27, 28)]:
-        end = None if last == 28 else pts[last] / 1000
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_every_section_is_the_same_frames_as_the_whole(tmp_path, suffix):
+    pts = list(itertools.accumulate([0] + [30, 50, 41] * 15))
+    clip = make_clip(tmp_path / f"a.{suffix}", frames=46, pts=pts, time_base=Fraction(1, 1000), gop=7)
+    for first, last in [(0, 5), (4, 46), (13, 14), (21, 30), (45, 46)]:
+        end = None if last == 46 else pts[last] / 1000
         batches = list(read_frames(clip, start=pts[first] / 1000, end=end))
         assert [number_of(f) for b in batches for f in b.frames] == list(range(first, last))
         assert batches[0].first == first
+
+
+def test_huge_frames_come_in_small_batches(tmp_path, monkeypatch):
+    clip = make_clip(tmp_path / "a.mp4", frames=5)
+    monkeypatch.setattr(video_read, "BATCH_BYTES", 2 * 64 * 48 * 3 + 1)
+    assert [len(b.frames) for b in read_frames(clip)] == [2, 2, 1]
+    monkeypatch.setattr(video_read, "BATCH_BYTES", 1)
+    assert [len(b.frames) for b in read_frames(clip)] == [1] * 5
 
 
 def write_cut_off(tmp_path, options, suffix):
