@@ -29,7 +29,7 @@ def seconds(text: str | None) -> float | None:
 def bars(quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
     """A bar per stage on stderr, with the time that is left; nothing where ``quiet``."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
     columns = (
@@ -39,18 +39,25 @@ def bars(quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    with Bars(*columns, console=Console(stderr=True), disable=quiet) as shown:
-        tasks = {}
+    shown = Bars(*columns, console=Console(stderr=True), disable=quiet)
+    tasks: dict[str, TaskID] = {}
 
-        def report(progress: Progress) -> None:
-            left = (
-                "" if progress.eta is None else f"about {_spoken(progress.eta)} left" if progress.eta else "done"
-            )
-            if progress.stage not in tasks:
-                tasks[progress.stage] = shown.add_task(progress.stage, total=progress.total or None, left="")
-            shown.update(tasks[progress.stage], completed=progress.done, total=progress.total or None, left=left)
+    def report(progress: Progress) -> None:
+        shown.start()  # not before there is something to show: errors of the first moment stay one line
+        if progress.stage not in tasks:
+            tasks[progress.stage] = shown.add_task(progress.stage, total=progress.total or None, left="")
+        shown.update(
+            tasks[progress.stage],
+            completed=progress.done,
+            total=progress.total or None,
+            left=_spoken(progress.eta),
+        )
 
+    try:
         yield report
+    finally:
+        if tasks:
+            shown.stop()
 
 
 def complain(message: str) -> None:

@@ -22,27 +22,24 @@ def add_videos(folder: Path, name: str | None = None, root: Path = ROOT) -> Path
     A folder that is under ``data/`` already is versioned where it is. Raises ``BadInputError`` for a folder
     without videos, for a name that is taken, and where DVC refuses.
     """
+    root = root.resolve()
     if not folder.is_dir():
         raise BadInputError(f"{folder} is not a folder; give a folder of videos")
     videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEOS and path.is_file())
     if not videos:
         raise BadInputError(f"{folder} holds no videos ({', '.join(VIDEOS)})")
     data = root / "data"
-    if folder.resolve().parent == data.resolve():
+    if folder.resolve().parent == data:
         target, copied = folder.resolve(), False
     else:
         target, copied = data / (name or folder.resolve().name), True
         if not re.fullmatch(r"[\w.-]+", target.name) or target.name.startswith("."):
-            raise BadInputError(
-                f"{target.name!r} is no name for a data folder; give letters and digits with --name"
-            )
+            raise BadInputError(f"{target.name!r} is no name for a data folder; give another --name")
         if target.exists():
             raise BadInputError(f"{target.relative_to(root)} exists already; give another --name, or remove it")
         data.mkdir(exist_ok=True)
         _copy(videos, target)
-    place = (
-        target.relative_to(root.resolve()) if target.is_relative_to(root.resolve()) else target.relative_to(root)
-    )
+    place = target.relative_to(root)
     # DVC reports to its makers unless told not to.
     environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
     command = [sys.executable, "-m", "dvc", "add", str(place)]

@@ -18,7 +18,7 @@ from modules.editing.directions import EditDescription, EditRequest
 from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.composite import Image
 from services.pipeline.edit import edit_image, to_arrays, to_pixels
-from services.pipeline.invert import invert_image
+from services.pipeline.invert import Inversion, invert_image
 from services.pipeline.models import SHIPPED_DIRECTIONS, Models, load_models
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Meter, Report, never
@@ -53,17 +53,15 @@ def edit_file(
         raise BadInputError(f"{source.name} is no video; start, end and preview are for videos")
     models = _models(params, chosen)
     models.edits.check(requests)
-    result: object
+    result: object = {}
+    warnings: tuple[str, ...] = ()
     if source.suffix.lower() in CODES:
-        image, result, warnings = _edit_codes(source, requests, models, report), {}, ()
-        write_image(target, image)
+        write_image(target, _edit_codes(source, requests, models, report))
     elif still:
         edited = edit_image(read_image(source, params.runtime.max_pixels), requests, models, options, report)
         write_image(target, edited.image)
         warnings = edited.warnings
-        faces = [
-            {"metrics": i.metrics, "crop_to_frame": i.crop_to_frame, "size": i.size} for i in edited.inversions
-        ]
+        faces = [_about(inversion) for inversion in edited.inversions]
         result = {"faces": faces, "warnings": warnings}
     else:
         done = edit_video(source, target, requests, models, options, report)
@@ -85,7 +83,7 @@ def invert_file(
     if still:
         inversion = invert_image(read_image(source, params.runtime.max_pixels), models, options, report)
         ws, metrics, warnings = inversion.ws, inversion.metrics, inversion.warnings
-        result = {"metrics": metrics, "crop_to_frame": inversion.crop_to_frame, "size": inversion.size}
+        result = _about(inversion)
     else:
         ws, clip = invert_video(source, models, options, report)
         frames = clip.faces[0].frames
@@ -144,6 +142,10 @@ def _edit_codes(source: Path, requests: Sequence[EditRequest], models: Models, r
             faces.append(to_pixels(to_arrays(models.generator.synthesize(one))[0]))
         meter.advance()
     return np.concatenate(faces, axis=1)
+
+
+def _about(inversion: Inversion) -> dict[str, object]:
+    return {"metrics": inversion.metrics, "crop_to_frame": inversion.crop_to_frame, "size": inversion.size}
 
 
 def _models(params: Params, chosen: Chosen) -> Models:

@@ -47,7 +47,7 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"]
     """Where the networks run; ``auto`` takes a GPU where there is one."""
     precision: Literal["float32", "bfloat16"]
-    """Of the networks in the pipeline; the judges stay in float32."""
+    """Of the features of generators that can choose; all else stays in float32."""
     threads: int
     """CPU threads for torch; 0 leaves torch's own choice."""
     state: Path

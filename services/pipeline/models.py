@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,13 @@ class Encoder(Protocol):
     def __call__(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Codes ``(N, num_ws, w_dim)`` and the new state."""
         ...
+
+
+@runtime_checkable
+class HasPrecision(Protocol):
+    """A generator whose features can be computed in another precision than float32."""
+
+    compute_dtype: torch.dtype
 
 
 class Judges:
@@ -167,7 +174,7 @@ def load_models(
     device = runtime.torch_device()
     config = params.section("pipeline", PipelineConfig)
     made = load_generator(generator, device) if generator else load_generator(device=device)
-    if runtime.precision == "bfloat16":
+    if runtime.precision == "bfloat16" and isinstance(made, HasPrecision):
         made.compute_dtype = torch.bfloat16
     versions = {"stylereel-generator": made.sha256}
     network: Encoder | None = None
