@@ -8,9 +8,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MAX_WAITING = 32
+"""Who asks while so many wait is turned away at once: each of them holds a thread, of which there are 40."""
+
 
 class BusyError(RuntimeError):
-    """Nobody finished within the deadline; the message is one line, the HTTP status is 503."""
+    """The turn did not come in time, or too many wait; the message is one line, the HTTP status is 503."""
 
 
 class Turns:
@@ -34,7 +37,7 @@ class Turns:
     def turn(self, seconds: float | None = None) -> Iterator[None]:
         """Hold the device inside the ``with`` block; waits at most ``seconds``, for ever without a number.
 
-        Raises ``BusyError`` when the turn did not come in time.
+        Raises ``BusyError`` when the turn did not come in time, and at once where ``MAX_WAITING`` wait before.
         """
         self._enter(seconds)
         try:
@@ -52,6 +55,8 @@ class Turns:
         ticket = object()
         deadline = None if seconds is None else time.monotonic() + seconds
         with self._condition:
+            if seconds is not None and len(self._waiting) >= MAX_WAITING:
+                raise BusyError(f"{MAX_WAITING} requests are waiting already; try again later")
             self._waiting.append(ticket)
             while self._busy or self._waiting[0] is not ticket:
                 left = None if deadline is None else deadline - time.monotonic()

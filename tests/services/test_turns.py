@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from services.turns import BusyError, Turns
+from services.turns import MAX_WAITING, BusyError, Turns
 
 
 def test_only_one_at_a_time_and_in_the_order_of_asking() -> None:
@@ -36,6 +36,27 @@ def test_a_turn_that_does_not_come_is_refused_and_forgotten() -> None:
         assert turns.waiting == 0
     with turns.turn(0.05):
         pass
+
+
+def test_a_queue_that_is_full_refuses_at_once_but_not_who_waits_for_ever() -> None:
+    turns = Turns()
+
+    def wait() -> None:
+        with turns.turn(30):
+            pass
+
+    threads = [threading.Thread(target=wait) for _ in range(MAX_WAITING)]
+    with turns.turn():
+        for thread in threads:
+            thread.start()
+        while turns.waiting < MAX_WAITING:
+            time.sleep(0.001)
+        with pytest.raises(BusyError, match="waiting already"), turns.turn(30):
+            pass
+        turns.give_way()
+    for thread in threads:
+        thread.join(5)
+    assert turns.waiting == 0
 
 
 def test_an_exception_inside_gives_the_turn_back() -> None:
