@@ -49,7 +49,7 @@ class SecondJudges:
         self.threads = threads
 
     def age(self, images: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Years, ``(N,)``; a weak judge: correlation 0.26 with the true age on 142 UTKFace crops (without context)."""
+        """Years, ``(N,)``; a weak judge: correlation 0.26 with the truth on 142 UTKFace crops."""
         return 101 * _staged(self._age, _cuts(images, boxes, 1.4, 64)[..., ::-1])
 
     def female(self, images: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,158 @@
+"""Identity against onnxruntime, age against NumPy and real faces, and the second judges on the same faces."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.signal import correlate
+
+from datamodules.alignment import crop_frame, ffhq_crop
+from datamodules.types import BadInputError
+from modules.assets import asset_path
+from modules.perception.age import load_age_net, read_face_api_weights
+from modules.perception.detection import DetectionConfig, FaceDetector, load_face_finder
+from modules.perception.identity import load_identity
+from modules.perception.landmarks import head_pose, landmarks_68
+from modules.perception.mesh import load_face_mesh
+from modules.perception.onnx_net import read_onnx
+from modules.perception.second_judges import SecondJudges, onnx_session
+
+PICTURES = ("15-f13-anc-ph.jpg", "45-m7-di-ph.jpg", "single_face.jpg")
+
+
+CONFIG = DetectionConfig(640, 1920, 0.6, 0.3, 8, 0.5, 16, 0.2)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    """FFHQ crops, 320 px."""
+    finder = load_face_finder(CONFIG)
+    crops = []
+    for name in PICTURES:
+        picture = np.ascontiguousarray(cv2.imread(str(asset_path("clips", name)))[..., ::-1])
+        points = finder.find(picture[None])[0][0].landmarks
+        crops.append(crop_frame(picture, ffhq_crop(points[None], 320)[0], 320))
+    return np.stack(crops)
+
+
+@pytest.fixture(scope="module")
+def images(pictures) -> torch.Tensor:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def boxes(pictures) -> np.ndarray:
+    detector = FaceDetector(CONFIG)
+    found = [detector.detect(picture)[0] for picture in pictures]
+    return np.array([[b.x0, b.y0, b.x1, b.y1] for b in found], np.float32)
+
+
+def test_identity_net_answers_as_onnxruntime_does():
+    net = load_identity().net
+    session = onnx_session("fr_feature.onnx")
+    views = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = np.concatenate([session.run(None, {"input": view[None].numpy()})[0] for view in views])
+    assert np.abs(net(views).numpy() - expected).max() < 1e-5
+
+
+def test_identity_holds_through_size_place_and_turn(images):
+    net = load_identity()
+    shape = images.shape[2:]
+    theta = torch.tensor(
+        [[[1.1 * np.cos(0.3), -1.1 * np.sin(0.3), 0.05], [1.1 * np.sin(0.3), 1.1 * np.cos(0.3), 0]]]
+    )
+    grid = torch.nn.functional.affine_grid(theta.float().expand(3, 2, 3), [3, 3, *shape], align_corners=False)
+    turned = torch.nn.functional.grid_sample(images, grid, align_corners=False)
+    likeness = net.embed(images) @ net.embed(turned).T
+    assert torch.allclose(net(images).norm(dim=1), torch.ones(3), atol=1e-5)
+    assert likeness.diag().min() > 0.75
+    assert (likeness - torch.diag_embed(likeness.diag())).max() < 0.3
+
+
+def test_identity_is_differentiable(images):
+    start = images[:1].clone().requires_grad_()
+    net = load_identity()
+    (net(start) @ net(images[1:2]).T).sum().backward()
+    assert start.grad is not None and torch.isfinite(start.grad).all() and start.grad.abs().sum() > 0
+
+
+def test_without_a_face_the_usual_places_are_taken():
+    embedding = load_identity()(torch.zeros(1, 3, 64, 64))
+    assert torch.isfinite(embedding).all() and embedding.norm().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_onnx_files_with_more_are_refused(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"text, and no model")
+    with pytest.raises(BadInputError, match="not an ONNX file"):
+        read_onnx(tmp_path / "x.onnx")
+    with pytest.raises(BadInputError, match=r"operators .*MaxPool"):
+        read_onnx(asset_path("face-recognition-plugin", "fr_eye.onnx"))
+
+
+def test_first_layer_of_the_age_net_by_hand(images):
+    """Bytes, order of axes and padding: the first convolution by SciPy from the file itself."""
+    manifest = asset_path("face-api", "age_gender_model-weights_manifest.json")
+    entry = json.loads(manifest.read_text())[0]["weights"][0]
+    raw = np.frombuffer(asset_path("face-api", "age_gender_model.bin").read_bytes(), np.uint8, 3 * 3 * 3 * 32)
+    quantised = entry["quantization"]
+    kernel = (raw * quantised["scale"] + quantised["min"]).reshape(3, 3, 3, 32)
+    arrays = read_face_api_weights(manifest, asset_path("face-api", "age_gender_model.bin"))
+    image = np.random.default_rng(0).normal(size=(112, 112, 3))
+    padded = np.pad(image, ((0, 1), (0, 1), (0, 0)))
+    by_hand = sum(correlate(padded[..., c], kernel[:, :, c, 5], "valid") for c in range(3))[::2, ::2]
+    net = load_age_net()
+    x = torch.tensor(np.pad(image, ((0, 1), (0, 1), (0, 0)))).permute(2, 0, 1)[None].float()
+    ours = net._convolve(x, "entry_flow/conv_in", 2)[0, 5].numpy() - arrays["entry_flow/conv_in/bias"][5]
+    assert np.abs(ours - by_hand).max() < 1e-4
+
+
+def test_age_and_gender_of_three_people(images):
+    """A young woman and two young men. The net calls all three men, but her the least."""
+    out = load_age_net()(images)
+    assert out.age.shape == (3,) and out.female.shape == (3,)
+    assert out.age.min() > 14 and out.age.max() < 40
+    assert out.female[0] > 2 * out.female[1:].max()
+
+
+def test_age_net_is_differentiable_and_frozen(images):
+    net = load_age_net()
+    start = images[:1].clone().requires_grad_()
+    net(start).age.sum().backward()
+    assert start.grad.abs().sum() > 0 and not any(p.requires_grad for p in net.parameters())
+
+
+def test_a_short_weights_file_is_refused(tmp_path):
+    short = tmp_path / "short.bin"
+    short.write_bytes(asset_path("face-api", "age_gender_model.bin").read_bytes() + b"x")
+    with pytest.raises(ValueError, match="adds up"):
+        read_face_api_weights(asset_path("face-api", "age_gender_model-weights_manifest.json"), short)
+
+
+def test_second_judges_agree_with_the_first(pictures, images, boxes):
+    judges = SecondJudges()
+    points = load_face_mesh()(images).points
+    first, second = landmarks_68(points).numpy(), judges.landmarks(pictures, boxes)
+    eyes = np.linalg.norm(first[:, 36:42].mean(1) - first[:, 42:48].mean(1), axis=1)
+    assert (np.linalg.norm(first - second, axis=2).mean(1) / eyes).max() < 0.2
+    pose, other = head_pose(points), judges.pose(pictures, boxes)
+    assert np.abs(pose.yaw.numpy() - other.yaw).max() < 12
+    shares = judges.expression(pictures, boxes)
+    assert shares.shape == (3, 7) and np.allclose(shares.sum(1), 1, atol=1e-4)
+
+
+def test_second_judge_of_pose_sees_a_flip(pictures, boxes):
+    judges = SecondJudges()
+    mirrored = boxes.copy()
+    mirrored[:, [0, 2]] = 319 - boxes[:, [2, 0]]
+    straight, flipped = (
+        judges.pose(p, b) for p, b in ((pictures, boxes), (pictures[:, :, ::-1].copy(), mirrored))
+    )
+    assert np.abs(straight.yaw + flipped.yaw).max() < 12
+
+
+def test_second_judges_of_age_and_gender_are_plausible(pictures, boxes):
+    judges = SecondJudges()
+    age, female = judges.age(pictures, boxes), judges.female(pictures, boxes)
+    assert ((age > 5) & (age < 90)).all() and ((female > -0.3) & (female < 1.3)).all()
