@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from services.serve import OVERRIDES
 from services.settings import Params, load_params
 
-_PARAMS = load_params()
+_PARAMS = load_params(overrides=json.loads(os.environ.get(OVERRIDES, "[]")))
 # Read by BentoML when it is imported: its home is ours, and nothing is reported to its makers.
 os.environ["BENTOML_HOME"] = str(_PARAMS.runtime.state / "bentoml")
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"

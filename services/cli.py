@@ -177,13 +177,13 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = None,
     set_: Set = None,
 ) -> None:
-    """Serve inversion, edits and video jobs over HTTP; /docs explains the routes."""
+    """Serve inversion, edits and video jobs over HTTP; the page at / explains the routes."""
     from services.serve import serve as serve_forever
 
     overrides = [f"runtime.{key}={value}" for key, value in (("host", host), ("port", port)) if value is not None]
     environment = {k: v for k, v in os.environ.items() if not (k == "STYLEREEL_HOST" and host is not None)}
     environment = {k: v for k, v in environment.items() if not (k == "STYLEREEL_PORT" and port is not None)}
-    serve_forever(load_params(overrides=[*(set_ or []), *overrides], environment=environment).runtime)
+    serve_forever(load_params(overrides=[*(set_ or []), *overrides], environment=environment).runtime, set_ or ())
 
 
 @assets_app.command("list")

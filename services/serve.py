@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from datamodules.types import BadInputError
@@ -14,14 +16,16 @@ from services.jobs import lock_jobs
 from services.settings import PREFIX, ROOT, Runtime
 
 SERVICE = "services.api:StyleReelService"
+OVERRIDES = PREFIX + "OVERRIDES"
+"""Environment variable that holds the overrides as JSON."""
 
 
-def serve(runtime: Runtime) -> NoReturn:
+def serve(runtime: Runtime, overrides: Sequence[str] = ()) -> NoReturn:
     """Serve on ``runtime``'s host and port until SIGINT or SIGTERM; prints where. This process becomes the server.
 
     The worker is a process of its own and reads ``params.yaml`` itself; what ``runtime`` says otherwise reaches
-    it as ``STYLEREEL_*``. Raises ``BadInputError`` for a host that is no address of this machine, a port that is
-    taken, and a state folder that another server works on.
+    it as ``STYLEREEL_*``, and ``overrides`` (``section.key=value``) with it. Raises ``BadInputError`` for a host
+    that is no address of this machine, a port that is taken, and a state folder that another server works on.
     """
     host = "127.0.0.1" if runtime.host == "localhost" else runtime.host
     port = free_port(host, runtime.port)
@@ -29,6 +33,7 @@ def serve(runtime: Runtime) -> NoReturn:
     lock_jobs(runtime.state / "jobs").release()
     for field in dataclasses.fields(runtime):
         os.environ[PREFIX + field.name.upper()] = str(getattr(runtime, field.name))
+    os.environ[OVERRIDES] = json.dumps(list(overrides))
     os.environ["BENTOML_HOME"] = str(runtime.state / "bentoml")
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     (runtime.state / "bentoml").mkdir(parents=True, exist_ok=True)
