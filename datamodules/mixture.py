@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -43,6 +44,14 @@ class BatchPlan:
     """Real frames per batch."""
 
 
+class Frames(Protocol):
+    """Real crops by number, each ``(3, r, r)`` float32 in [-1, 1]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
 class BatchMixture(IterableDataset[Batch]):
     """Batches of ``images`` (what the encoder sees), ``targets`` ``(N, 3, r, r)`` in [-1, 1], and ``ws``.
 
@@ -53,14 +62,13 @@ class BatchMixture(IterableDataset[Batch]):
     def __init__(
         self,
         samples: SampleDataset,
-        frames: Sequence[Tensor],
+        frames: Frames,
         plans: Sequence[BatchPlan],
         softening: SofteningConfig,
         seed: int,
         first_step: int = 0,
         rank: int = 0,
     ) -> None:
-        """``frames[i]`` is one real crop ``(3, r, r)`` float32 in [-1, 1]."""
         if not len(frames) and any(plan.frames for plan in plans):
             raise ValueError("the plan asks for real frames, but there are none")
         self.samples, self.frames, self.plans = samples, frames, tuple(plans)

@@ -30,6 +30,8 @@ class FrameEncoderConfig:
     """Number of transformer blocks."""
     heads: int
     """Attention heads per block."""
+    thumbnail: int
+    """Side of the averaged image that the class token starts from."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stem_channels", tuple(self.stem_channels))
@@ -60,7 +62,8 @@ class FrameEncoder(nn.Module):
     """FrEN: convolutional stem, transformer, and all ``num_ws`` codes read from the class token.
 
     The head answers in units of W's own spread: ``ws = w_mean + head(token) @ w_basis``, where ``w_basis`` is
-    the symmetric root of W's covariance, so that an untrained head starts at the mean face.
+    the symmetric root of W's covariance. Beyond the paper, the class token starts from a thumbnail of the image
+    and the blocks start as the identity, so that ``start_linear`` can solve the first guess.
     """
 
     w_mean: Tensor
@@ -78,27 +81,64 @@ class FrameEncoder(nn.Module):
         self.stem = nn.Sequential(*(StemStage(a, b) for a, b in itertools.pairwise(channels)))
         self.project = nn.Conv2d(channels[-1], config.width, 1)
         side = config.image_size // 2 ** len(config.stem_channels)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.positions = nn.Parameter(torch.zeros(1, 1 + side * side, config.width))
-        self.blocks = nn.Sequential(
-            *(Block(config.width, config.heads, qkv_bias=True) for _ in range(config.depth))
-        )
-        self.norm = nn.LayerNorm(config.width)
+        self.class_token = nn.Linear(3 * config.thumbnail**2, config.width)
+        self.positions = nn.Parameter(torch.zeros(1, side * side, config.width))
+        blocks = (Block(config.width, config.heads, qkv_bias=True) for _ in range(config.depth))
+        self.blocks = nn.Sequential(*blocks)
+        # No norm before the head: the token's length carries how far from the mean face the codes lie.
         self.head = nn.Linear(config.width, num_ws * w_dim)
-        nn.init.trunc_normal_(self.class_token, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
+        for block in self.blocks:
+            for last in (block.get_submodule("attn.proj"), block.get_submodule("mlp.fc2")):
+                for parameter in last.parameters():
+                    nn.init.zeros_(parameter)
 
     def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
         """FFHQ crops ``(N, 3, image_size, image_size)`` in [-1, 1] to ``ws`` ``(N, num_ws, w_dim)``; no state."""
         size = self.config.image_size
         if frames.ndim != 4 or frames.shape[1:] != (3, size, size):
             raise ValueError(f"frames must be (N, 3, {size}, {size}), got {tuple(frames.shape)}")
-        tokens = self.project(self.stem(frames)).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(frames), -1, -1), tokens], dim=1) + self.positions
-        answer = self.head(self.norm(self.blocks(tokens)[:, 0])).float()
+        patches = self.project(self.stem(frames)).flatten(2).transpose(1, 2) + self.positions
+        tokens = torch.cat([self.class_token(self.thumbnails(frames))[:, None], patches], dim=1)
+        answer = self.head(self.blocks(tokens)[:, 0]).float()
         return self.w_mean + answer.unflatten(1, (self.num_ws, self.w_dim)) @ self.w_basis, None
+
+    def thumbnails(self, frames: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` to ``(N, 3 * thumbnail²)``, averaged."""
+        return nn.functional.adaptive_avg_pool2d(frames, self.config.thumbnail).flatten(1)
+
+    @torch.no_grad()
+    def start_linear(self, thumbnails: Tensor, ws: Tensor, ridge: float) -> None:
+        """Solve class token and head: the best linear map of rank ``width`` from thumbnails to codes.
+
+        ``thumbnails`` ``(N, 3 * thumbnail²)``, ``ws`` ``(N, num_ws, w_dim)``; ``ridge`` is relative to N. Reduced
+        rank regression: ridge, then the leading singular directions of what it predicts.
+        """
+        if len(thumbnails) != len(ws) or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(f"{tuple(thumbnails.shape)} thumbnails do not go with codes {tuple(ws.shape)}")
+        x, y = thumbnails.double(), (ws - self.w_mean).double().flatten(1)
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        x, y = x - x_mean, y - y_mean
+        scatter = x.T @ x / len(x)
+        eye = torch.eye(len(scatter), dtype=x.dtype)
+        full = torch.linalg.solve(scatter + ridge * eye, x.T @ y / len(x))
+        root = torch.linalg.cholesky(scatter + 1e-9 * eye)
+        _, _, directions = torch.linalg.svd(root.T @ full, full_matrices=False)
+        directions = directions[: self.config.width]
+        down = full @ directions.T
+        spread = (x @ down).std(0).clamp_min(1e-9)
+        rank = len(directions)
+        self.class_token.weight.zero_()
+        self.class_token.bias.zero_()
+        self.class_token.weight[:rank] = (down / spread).T.float()
+        self.class_token.bias[:rank] = -(x_mean @ down / spread).float()
+        # The head answers in W's own spread, so what is solved in W goes back through the basis.
+        up = torch.cat([directions * spread[:, None], y_mean[None]]).reshape(-1, self.num_ws, self.w_dim)
+        up = (up @ torch.linalg.pinv(self.w_basis.double())).flatten(1).float()
+        self.head.weight[:, :rank] = up[:-1].T
+        self.head.bias.copy_(up[-1])
 
 
 def w_statistics(w: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,15 +7,25 @@ from a preview.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from modules.generators.protocol import StyleLayer
 from modules.ops import inverse_haar
 
 FEATURE_RESOLUTION = 128
 KIND = "preview-head"
+RIDGE, RIDGE_STRIDE = 1e-3, 5
+"""Strength of the ridge in the closed-form start, and every how many pixels it looks at."""
+
+
+def late_rows(layers: Sequence[StyleLayer]) -> tuple[int, ...]:
+    """Rows of ``ws`` that no layer up to the features reads."""
+    early = {layer.ws_index for layer in layers if layer.resolution <= FEATURE_RESOLUTION and not layer.to_rgb}
+    return tuple(sorted({layer.ws_index for layer in layers} - early))
 
 
 class FeatureGenerator(Protocol):
@@ -38,8 +48,9 @@ class PreviewHead(nn.Module):
         self.style = nn.Linear(len(late_rows) * w_dim, channels + width)
         self.squeeze = nn.Conv2d(channels, width, 1)
         self.mix = nn.Conv2d(width, width, 3, padding=1)
-        self.bands = nn.Conv2d(width, 12, 1)
-        self.direct = nn.Conv2d(channels, 12, 1)
+        self.bands = nn.Conv2d(width, 12, 1, bias=False)
+        self.direct = nn.Conv2d(channels, 12, 1, bias=False)
+        self.offset = nn.Parameter(torch.zeros(12))
         nn.init.zeros_(self.style.weight)
         nn.init.zeros_(self.style.bias)
 
@@ -49,7 +60,23 @@ class PreviewHead(nn.Module):
         x = features * style[:, : features.shape[1]]
         hidden = nn.functional.gelu(self.squeeze(x) * style[:, features.shape[1] :])
         hidden = hidden + nn.functional.gelu(self.mix(hidden))
-        return inverse_haar(self.bands(hidden) + self.direct(x))
+        return inverse_haar(self.bands(hidden) + self.direct(x) + self.offset[:, None, None])
+
+    def start_linear(self, features: Tensor, images: Tensor) -> None:
+        """Solve the direct path for features ``(N, channels, 128, 128)`` of images ``(N, 3, 256, 256)``."""
+        with torch.no_grad():
+            start = images.new_zeros(len(images), 12, *features.shape[2:])
+            (bands,) = torch.func.vjp(inverse_haar, start)[1](
+                images
+            )  # the transform is orthonormal: its transpose is its inverse
+            x = features.permute(0, 2, 3, 1).flatten(0, 2)[::RIDGE_STRIDE].double()
+            y = bands.permute(0, 2, 3, 1).flatten(0, 2)[::RIDGE_STRIDE].double()
+            x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+            gram = x.T @ x + RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+            solved = torch.linalg.solve(gram, x.T @ y).float()
+            self.direct.weight.copy_(solved[:-1].T[:, :, None, None])
+            nn.init.zeros_(self.bands.weight)
+            self.offset.copy_(solved[-1])
 
 
 class PreviewGenerator(nn.Module):

@@ -55,6 +55,10 @@ class FrameEncoderTraining:
     """Of the averaged weights, which are the ones that ship."""
     gradient_clip: float
     """Largest norm of the gradient."""
+    linear_start: int
+    """Samples that the encoder's linear first guess is solved from; 0 starts at the mean face."""
+    linear_ridge: float
+    """Ridge of that solution, relative to the mean square of a thumbnail's pixels."""
     warmup_steps: int
     """Steps over which each phase's learning rate rises from 0."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import torch
@@ -24,6 +25,8 @@ class PreviewTraining:
     """Samples per step."""
     learning_rate: float
     """Of Adam, falling to 0 along a cosine."""
+    style_rate: float
+    """The modulation learns at this share of the learning rate."""
 
 
 class LitPreviewHead(L.LightningModule):
@@ -45,6 +48,11 @@ class LitPreviewHead(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam along a cosine."""
-        optimizer = torch.optim.Adam(self.head.parameters(), lr=self.plan.learning_rate)
+        # A code has 2,560 late values and each moves every channel: their steps must be small.
+        groups: list[dict[str, Any]] = [
+            {"params": self.head.style.parameters(), "lr": self.plan.learning_rate * self.plan.style_rate},
+            {"params": [p for name, p in self.head.named_parameters() if not name.startswith("style.")]},
+        ]
+        optimizer = torch.optim.Adam(groups, lr=self.plan.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.plan.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from modules.perception.face_judge import FaceJudge
 from modules.perception.mesh import FaceMesh
 
 
@@ -39,7 +40,7 @@ class FaceLoss(nn.Module):
     crops, and what ``target`` gave for the images to be matched.
     """
 
-    def __init__(self, mesh: FaceMesh) -> None:
+    def __init__(self, mesh: FaceMesh | FaceJudge) -> None:
         super().__init__()
         self.mesh = mesh
 

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from sklearn.linear_model import Ridge
 
 from datamodules.types import BadInputError
 from modules.encoders.vit import (
@@ -12,7 +15,7 @@ from modules.encoders.vit import (
     w_statistics,
 )
 
-SMALL = FrameEncoderConfig(image_size=32, stem_channels=(16, 32), width=32, depth=2, heads=2)
+SMALL = FrameEncoderConfig(image_size=32, stem_channels=(16, 32), width=32, depth=2, heads=2, thumbnail=4)
 GENERATOR = "a" * 64
 
 
@@ -27,6 +30,20 @@ def test_w_statistics_agree_with_scipy() -> None:
     mean, basis = w_statistics(w)
     np.testing.assert_allclose(mean, w.numpy().mean(0), atol=1e-5)
     np.testing.assert_allclose(basis, sqrtm(np.cov(w.numpy().T)), rtol=1e-3, atol=1e-3)
+
+
+def test_the_linear_start_is_ridge_regression(encoder: FrameEncoder) -> None:
+    generator = torch.Generator().manual_seed(2)
+    frames = torch.rand(200, 3, 32, 32, generator=generator) * 2 - 1
+    frames = torch.nn.functional.interpolate(frames[..., ::8, ::8], size=32)
+    thumbnails = encoder.thumbnails(frames)
+    ws = (thumbnails @ torch.randn(48, 48, generator=generator)).unflatten(1, (6, 8)) + 3.0
+    wide = FrameEncoder(replace(SMALL, width=48), 6, encoder.w_mean, encoder.w_basis).eval()
+    wide.start_linear(thumbnails, ws, ridge=0.1)
+    model = Ridge(alpha=0.1 * len(ws)).fit(thumbnails.numpy(), ws.flatten(1).numpy())
+    fresh = frames.flip(-1)
+    expected = model.predict(wide.thumbnails(fresh).numpy())
+    np.testing.assert_allclose(wide(fresh)[0].flatten(1).detach(), expected, rtol=1e-3, atol=1e-2)
 
 
 def test_a_head_of_zeros_answers_the_mean_face(encoder: FrameEncoder) -> None:
@@ -79,4 +96,4 @@ def test_shapes_are_checked_where_they_enter(encoder: FrameEncoder) -> None:
     with pytest.raises(ValueError, match=r"\(N, 3, 32, 32\)"):
         encoder(torch.rand(1, 3, 64, 64))
     with pytest.raises(ValueError, match="multiple"):
-        FrameEncoderConfig(image_size=30, stem_channels=(16, 32), width=32, depth=2, heads=2)
+        FrameEncoderConfig(image_size=30, stem_channels=(16, 32), width=32, depth=2, heads=2, thumbnail=4)

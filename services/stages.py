@@ -1,0 +1,229 @@
+"""The stages of ``dvc.yaml`` before the evaluation: prepare, samples, preview and frame-encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.alignment import SmoothingConfig
+from datamodules.clips import ClipsConfig, FindLandmarks, Prepared, find_videos, prepare_clips
+from datamodules.face_video import FaceDataset, FaceVideoConfig, FaceVideoDataModule
+from datamodules.people import PeopleConfig
+from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_samples
+from datamodules.types import BadInputError, Frames, Landmarks
+from datamodules.video import ShotConfig
+from modules.assets import asset_path, manifest
+from modules.encoders.vit import FrameEncoder, save_frame_encoder, w_statistics
+from modules.generators import load_generator
+from modules.generators.mobile import MobileStyleGAN
+from modules.generators.preview import KIND as PREVIEW_KIND
+from modules.generators.preview import PreviewGenerator, PreviewHead, late_rows
+from modules.lit.frame_encoder import FrozenParts, ImageLoss
+from modules.lit.preview import PreviewTraining
+from modules.losses.face import FaceLoss
+from modules.losses.perceptual import load_lpips
+from modules.model_folder import load_model, require_generator, save_model
+from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
+from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
+from modules.perception.identity import load_identity
+from services.registry.connection import RegistryConfig
+from services.registry.tracking import start_run
+from services.settings import ROOT, Params
+from services.training import FrameEncoderSettings, fit_frame_encoder, fit_preview
+
+CLIPS, SAMPLES, PREVIEW, RUNS = (ROOT / "build" / name for name in ("clips", "samples", "preview", "runs"))
+FRAME_ENCODER = ROOT / "assets" / "frame-encoder"
+REGISTRY_CLIPS = ("clips", "franck")
+W_SAMPLES = 20_000
+"""Draws behind the mean and the spread of W that the encoder's head counts in."""
+
+Report = Callable[[int, int, str], None]
+
+
+def prepare(params: Params, report: Report = lambda done, total, what: None) -> Prepared:
+    """Align the videos of ``data.root`` and the stills of ``data.images`` into shards in ``build/clips``."""
+    folder = params.data.folder()
+    videos = find_videos(folder) if folder else [
+        asset_path(name, file) for name in REGISTRY_CLIPS for file in manifest()[name].files
+        if Path(file).suffix in (".mp4", ".mov")
+    ]  # fmt: skip
+    device = params.runtime.torch_device()
+    finder = load_face_finder(params.section("detection", DetectionConfig), device)
+    identity = load_identity(device)
+
+    def new_tracker() -> FindLandmarks:
+        tracker = FaceTracker(finder)
+
+        def find(frames: Frames) -> Landmarks:
+            return to_landmarks(tracker.follow(frames))
+
+        return find
+
+    def embed(crops: Tensor) -> Tensor:
+        with torch.no_grad():
+            return identity.embed(crops.to(device)).cpu()
+
+    return prepare_clips(
+        videos, CLIPS, new_tracker, embed, params.section("clips", ClipsConfig),
+        params.section("smoothing", SmoothingConfig), params.section("shots", ShotConfig),
+        params.section("people", PeopleConfig), [ROOT / images for images in params.data.images],
+        made_by=manifest()["mediapipe"].sha256, progress=report,
+    )  # fmt: skip
+
+
+def make_samples(params: Params, report: Report = lambda done, total, what: None) -> list[Path]:
+    """Render ``samples.count`` pairs of codes and images into ``build/samples``; whole shards are kept."""
+    config, generator = params.section("samples", SamplesConfig), _generator(params)
+    device = params.runtime.torch_device()
+
+    def draw(n: int, seed: int) -> Tensor:
+        return draw_codes(generator.map, n, seed, config, generator.z_dim, device)
+
+    def render(ws: Tensor) -> Tensor:
+        return generator.synthesize(ws.to(device), resolution=config.resolution)
+
+    def progress(done: int, total: int) -> None:
+        report(done, total, "samples")
+
+    return write_samples(SAMPLES, draw, render, config, progress, {"generator": generator.sha256})
+
+
+def train_preview(params: Params) -> Path:
+    """Fit the 256 px preview head on the samples and write it to ``build/preview``."""
+    generator, training = _generator(params), params.section("preview", PreviewTraining)
+    samples = SampleDataset(SAMPLES)
+    with start_run("preview", {"preview": training}, *_tracking(params)) as run:
+        head, psnr = fit_preview(generator, samples, training, run.lightning_logger())
+        run.log_metrics({"psnr": psnr})
+    config = {
+        "kind": PREVIEW_KIND,
+        "generator_sha256": generator.sha256,
+        "channels": head.direct.in_channels,
+        "width": training.width,
+    }
+    card = f"# Preview head\n\nTrained on {len(samples)} generator samples; {psnr:.1f} dB on held-out ones.\n"
+    return save_model(PREVIEW, config, head.state_dict(), card)
+
+
+def train_frame_encoder(params: Params) -> Path:
+    """Train FrEN, or go on from its last checkpoint, and write it to ``assets/frame-encoder``."""
+    settings = params.section("frame_encoder", FrameEncoderSettings)
+    generator, samples = _generator(params), SampleDataset(SAMPLES)
+    data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
+    train = data.dataset("train") if data.prepared.of("train") else None
+    held_out = _spread(data.dataset("val" if data.prepared.of("val") else "test"), settings)
+    torch.manual_seed(settings.trainer.seed)
+    encoder = FrameEncoder(settings.network, generator.num_ws, *_w_statistics(generator))
+    fingerprint = _fingerprint(settings, data.prepared, samples)
+    run_folder = RUNS / f"frame-encoder-{fingerprint}"
+    needed = {name for phase in settings.training.phases for name in phase.weights}
+    renders = {phase.render for phase in settings.training.phases}
+    parts = FrozenParts(_renders(generator, renders), _losses(params, needed))
+    with start_run("frame-encoder", {"frame_encoder": settings}, *_tracking(params)) as run:
+        trained = fit_frame_encoder(
+            encoder, parts, samples, _Images(train), held_out, settings, run_folder, run.lightning_logger()
+        )
+        card = _card(settings, data.prepared, len(samples), generator.sha256)
+        folder = save_frame_encoder(
+            FRAME_ENCODER, trained, generator.sha256, card, {"steps": settings.training.ends[-1]}
+        )
+        run.log_model(folder)
+    return folder
+
+
+def load_preview(generator: MobileStyleGAN, folder: Path = PREVIEW) -> PreviewGenerator:
+    """The preview of a generator. Raises ``BadInputError`` where the head is another generator's."""
+    model = load_model(folder, PREVIEW_KIND)
+    require_generator(model.config, generator.sha256, "the preview head")
+    head = PreviewHead(
+        model.config["channels"], model.config["width"], late_rows(generator.layers), generator.w_dim
+    )
+    head.load_state_dict(model.tensors)
+    return PreviewGenerator(generator, head.eval().requires_grad_(False))
+
+
+class _Images(Dataset[Tensor]):
+    """Training crops alone; empty where there are no training persons."""
+
+    def __init__(self, faces: FaceDataset | None) -> None:
+        self.faces = faces
+
+    def __len__(self) -> int:
+        return len(self.faces) if self.faces else 0
+
+    def __getitem__(self, index: int) -> Tensor:
+        if self.faces is None:
+            raise IndexError(index)
+        return self.faces[index].images
+
+
+def _generator(params: Params) -> MobileStyleGAN:
+    generator = load_generator(device=params.runtime.torch_device())
+    if not isinstance(generator, MobileStyleGAN):
+        raise BadInputError("the preview head and the encoder train on MobileStyleGAN; choose that generator")
+    if params.runtime.precision == "bfloat16":
+        generator.compute_dtype = torch.bfloat16
+    return generator
+
+
+def _w_statistics(generator: MobileStyleGAN) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        z = torch.randn(W_SAMPLES, generator.z_dim, generator=random).to(generator.w_mean.device)
+        return w_statistics(torch.cat([generator.map(part)[:, 0] for part in torch.split(z, 2000)]).cpu())
+
+
+def _renders(generator: MobileStyleGAN, names: Collection[str]) -> dict[str, Callable[[Tensor], Tensor]]:
+    def full(ws: Tensor) -> Tensor:
+        return generator.synthesize(ws.float(), resolution=256)
+
+    return {"full": full, **({"preview": load_preview(generator)} if "preview" in names else {})}
+
+
+def _losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]:
+    losses: dict[str, ImageLoss] = {}
+    if "lpips_vgg" in names:
+        losses["lpips_vgg"] = load_lpips("vgg")
+    if "lpips_alex" in names:
+        losses["lpips_alex"] = load_lpips("alex")
+    if {"landmark_features", "mesh"} & set(names):
+        face = FaceLoss(load_face_judge(params.section("face_judge", FaceJudgeConfig)))
+        losses["landmark_features"] = lambda images, target: face(images, face.target(target)).landmark
+        losses["mesh"] = lambda images, target: face(images, face.target(target)).mesh
+    return losses
+
+
+def _spread(faces: FaceDataset, settings: FrameEncoderSettings) -> Tensor:
+    count = min(len(faces), settings.trainer.validation_frames)
+    return torch.stack([faces[i * len(faces) // count].images for i in range(count)])
+
+
+def _tracking(params: Params) -> tuple[str, RegistryConfig]:
+    return params.runtime.tracking(), params.section("registry", RegistryConfig)
+
+
+def _fingerprint(settings: FrameEncoderSettings, prepared: Prepared, samples: SampleDataset) -> str:
+    """Runs resume only onto the settings and the data that they began with."""
+    what = [repr(settings), prepared.data_hash("train"), str(len(samples))]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
+
+
+def _card(settings: FrameEncoderSettings, prepared: Prepared, samples: int, generator_sha256: str) -> str:
+    clips: Sequence[str] = [clip.name for clip in prepared.of("train")]
+    phases = "\n".join(
+        f"- {p.name}: {p.steps} steps of {p.batch_size}, learning rate {p.learning_rate}, {dict(p.weights)}"
+        for p in settings.training.phases
+    )
+    return (
+        "# FrEN\n\nA vision transformer that sends a 256 px FFHQ crop to the 16 codes of MobileStyleGAN.\n\n"
+        f"Generator: {generator_sha256}\n\n## Trained\n\n{phases}\n\n"
+        f"On {samples} generator samples, and on real crops of: {', '.join(clips) or 'none'}.\n\n"
+        "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
+        "so are those of some of the training data. Not for telling people apart.\n"
+    )
