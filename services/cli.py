@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from datamodules.types import BadInputError
 from services.console import INTERRUPTED, bars, complain, seconds
+from services.evaluate_command import evaluate
 from services.settings import Params, load_params
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ assets_app = typer.Typer(no_args_is_help=True, help="Fetch, list and verify the 
 data_app = typer.Typer(no_args_is_help=True, help="Version your own videos.")
 app.add_typer(assets_app, name="assets")
 app.add_typer(data_app, name="data")
+app.command()(evaluate)
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml.")
@@ -266,10 +268,13 @@ def promote(
     name: Name, version: Annotated[str | None, typer.Option(help="This version, not the challenger.")] = None
 ) -> None:
     """Make the challenger champion if it passes the gate; exit code 3 with all reasons if not."""
+    from services.evaluate import re_evaluation
     from services.registry.gate import Gates
 
-    gate = load_params().section("gate", Gates).of(name)
-    done = _registry().promote(name, gate, version)
+    params = load_params()
+    gate = params.section("gate", Gates).of(name)
+    with bars(False) as report:
+        done = _registry(params).promote(name, gate, version, re_evaluate=re_evaluation(params, name, report))
     if done.verdict is not None:
         print("\n".join(done.verdict.reasons))
     print(f"{name} version {done.champion.version} is champion; previous is {done.previous or 'none'}")

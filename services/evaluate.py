@@ -1,0 +1,135 @@
+"""``stylereel evaluate``: measure an encoder on the test persons, leave the files that DVC and the gate read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.clips import read_prepared
+from datamodules.people import Split
+from datamodules.types import BadInputError
+from services.evaluation import EvaluationConfig, Optimise, Rows, evaluate_frame_encoder
+from services.evaluation_frames import HeldOutFrames, held_out_frames
+from services.evaluation_report import BLOCK, markdown, replace_block, write_evaluation
+from services.pipeline.models import SHIPPED_ENCODER, Judges
+from services.pipeline.options import PipelineConfig
+from services.pipeline.progress import Cancelled, Report, never, silent
+from services.registry.connection import RegistryConfig
+from services.registry.gate import Evaluation
+from services.registry.promote import ModelRegistry, ReEvaluate
+from services.registry.store import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion
+from services.settings import ROOT, Params
+
+NAME = "stylereel-frame-encoder"
+CLIPS = ROOT / "build" / "clips"
+"""Where the stage ``prepare`` leaves its shards."""
+METRICS_FOLDER = ROOT / "metrics"
+RESULTS = ROOT / "docs" / "results.md"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What the user of ``stylereel evaluate`` chooses."""
+
+    encoder: str = ""
+    """A model folder, an alias or a version in the registry; empty is the shipped encoder."""
+    clips: Path | None = None
+    """Prepared clips; None takes those that ``dvc repro prepare`` makes."""
+    split: Split = "test"
+    """Persons to measure on."""
+    optimise: bool = True
+    """Whether the rows that take minutes per frame are measured too."""
+    table: bool = False
+    """Whether the table in ``docs/results.md`` is replaced."""
+    metrics: Path = METRICS_FOLDER
+    """Folder that the files are written to."""
+    command: str = "stylereel evaluate"
+    """What the table says that made it."""
+
+
+def evaluate(
+    params: Params, options: EvaluateOptions, report: Report = silent, cancelled: Cancelled = never
+) -> tuple[Evaluation, Rows, HeldOutFrames]:
+    """Measure, write the files and, where asked for, the table. Raises ``BadInputError``."""
+    folder = encoder_folder(params, options.encoder)
+    frames = _frames(params, options.clips, options.split)
+    evaluation, rows = evaluate_folder(params, folder, frames, options.optimise, report, cancelled)
+    write_evaluation(options.metrics, evaluation, rows, frames)
+    if options.table:
+        replace_block(RESULTS, BLOCK, markdown(evaluation, rows, frames, options.command))
+    return evaluation, rows, frames
+
+
+def evaluate_folder(
+    params: Params,
+    folder: Path,
+    frames: HeldOutFrames,
+    optimise: bool,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> tuple[Evaluation, Rows]:
+    """Measure the encoder in a model folder on ``frames``; the judges and the generator are loaded for it."""
+    from modules.encoders.vit import load_frame_encoder
+    from modules.generators import load_generator
+    from modules.losses.perceptual import load_lpips
+    from modules.perception.detection import DetectionConfig
+
+    runtime = params.runtime
+    runtime.apply_threads()
+    device = runtime.torch_device()
+    config = params.section("evaluation", EvaluationConfig)
+    generator = load_generator(device=device)
+    encoder = load_frame_encoder(folder, generator.sha256).to(device)
+    judges = Judges(params.section("detection", DetectionConfig), config.lpips_net, device)
+    refine = params.section("pipeline", PipelineConfig).refine
+    longer = Optimise(refine, lambda net: load_lpips(net, device), runtime.state / "evaluation")
+    return evaluate_frame_encoder(
+        encoder, generator, frames, judges, config, longer if optimise else None, device, report, cancelled
+    )
+
+
+def encoder_folder(params: Params, encoder: str) -> Path:
+    """The model folder that ``encoder`` names: a folder, an alias or a version; empty is the shipped one."""
+    if not encoder:
+        if not SHIPPED_ENCODER.is_dir():
+            raise BadInputError("no encoder is shipped in assets/frame-encoder: name one with --encoder")
+        return SHIPPED_ENCODER
+    if Path(encoder).is_dir():
+        return Path(encoder)
+    aliases = (CHALLENGER, CHAMPION, PREVIOUS)
+    if encoder not in aliases and not encoder.isdecimal():
+        raise BadInputError(f"{encoder!r} is neither a model folder nor a version nor one of {', '.join(aliases)}")
+    registry = open_registry(params)
+    version = registry.version(NAME, encoder) if encoder.isdecimal() else registry.resolve(NAME, encoder)
+    return registry.download(version)
+
+
+def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvaluate | None:
+    """What ``ModelRegistry.promote`` asks to measure the champion where the challenger was measured.
+
+    None for models of other kinds: they are measured by what made them.
+    """
+    if name != NAME:
+        return None
+
+    def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
+        frames = _frames(params, None, "test")
+        if frames.data_hash != challenger.data_hash:
+            raise BadInputError(
+                f"the challenger was measured on data {challenger.data_hash[:12]}, the test clips here are "
+                f"{frames.data_hash[:12]}: run 'stylereel evaluate' on the challenger and register it again"
+            )
+        return evaluate_folder(params, folder, frames, False, report)[0]
+
+    return measure
+
+
+def open_registry(params: Params) -> ModelRegistry:
+    """The registry of ``params.runtime``."""
+    runtime = params.runtime
+    return ModelRegistry(runtime.tracking(), runtime.state / "models", params.section("registry", RegistryConfig))
+
+
+def _frames(params: Params, clips: Path | None, split: Split) -> HeldOutFrames:
+    config = params.section("evaluation", EvaluationConfig)
+    return held_out_frames(read_prepared(clips or CLIPS), config.frames_per_clip, split)

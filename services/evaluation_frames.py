@@ -1,0 +1,79 @@
+"""The frames that reconstructions are measured on: crops of persons that nothing was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datamodules.clips import REMAKE, Prepared
+from datamodules.people import Split
+from datamodules.shards import Shard
+from datamodules.types import BadInputError, Frames
+
+SIDE = 256
+"""Pixels: every number of a reconstruction is told at this size."""
+
+
+@dataclass(frozen=True)
+class HeldOutFrames:
+    """N aligned crops, clip after clip."""
+
+    pixels: Frames
+    """``(N, 256, 256, 3)`` uint8 RGB."""
+    clips: tuple[str, ...]
+    """Name of each frame's clip."""
+    people: tuple[int, ...]
+    """Number of each frame's person."""
+    data_hash: str
+    """Of the shards they come from and of which frames were taken."""
+
+    def __post_init__(self) -> None:
+        count = len(self.clips)
+        if self.pixels.shape != (count, SIDE, SIDE, 3) or self.pixels.dtype != np.uint8:
+            raise BadInputError(
+                f"{count} crops of {SIDE} px are measured, these are {self.pixels.shape}; set clips.size to {SIDE}"
+            )
+        if len(self.people) != count or not count:
+            raise BadInputError("there must be frames to measure on, each with its clip and its person")
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def spread(self, count: int) -> list[int]:
+        """Indices of ``count`` frames spread evenly over all of them (all where there are fewer): a fixed list."""
+        return spread(len(self), count)
+
+
+def held_out_frames(prepared: Prepared, per_clip: int, split: Split = "test") -> HeldOutFrames:
+    """``per_clip`` frames of every clip of a split, evenly spread; the same ones on every machine.
+
+    Raises ``BadInputError`` where the split is empty or its crops are not of 256 px.
+    """
+    clips = sorted((clip for clip in prepared.of(split) if clip.person >= 0), key=lambda clip: clip.sha256)
+    if not clips:
+        raise BadInputError(
+            f"{prepared.folder} has no clip of a {split} person; name some in datamodules/test_people.toml"
+        )
+    pixels, names, people = [], [], []
+    for clip in clips:
+        shard = Shard(prepared.folder / clip.shard, REMAKE)
+        for row in spread(len(shard), per_clip):
+            pixels.append(shard.pixels(row))
+            names.append(clip.name)
+            people.append(clip.person)
+    # Persons are numbered by their first clip, which clips of other splits may change; only equality counts.
+    order = {person: number for number, person in enumerate(dict.fromkeys(people))}
+    taken = f"{prepared.data_hash(split)} {split} {per_clip}"
+    data_hash = hashlib.sha256(taken.encode()).hexdigest()
+    return HeldOutFrames(np.stack(pixels), tuple(names), tuple(order[p] for p in people), data_hash)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """``count`` of ``range(total)``, evenly spread, both ends among them; all where there are fewer."""
+    if count < 1:
+        raise BadInputError(f"at least one frame must be taken, got {count}")
+    chosen: Sequence[int] = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
+    return list(chosen)
