@@ -27,7 +27,7 @@ def seconds(text: str | None) -> float | None:
 
 @contextmanager
 def bars(quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
-    """A bar per stage on stderr, with the time that is left; nothing where ``quiet``."""
+    """A bar per stage on stderr, with the time that is left; nothing where ``quiet`` or where nobody looks on."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
@@ -39,7 +39,8 @@ def bars(quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    shown = Bars(*columns, console=Console(stderr=True), disable=quiet)
+    console = Console(stderr=True)
+    shown = Bars(*columns, console=console, disable=quiet or not console.is_terminal)
     tasks: dict[str, TaskID] = {}
 
     def report(progress: Progress) -> None:

@@ -32,9 +32,10 @@ def add_videos(folder: Path, name: str | None = None, root: Path = ROOT) -> Path
     if folder.resolve().parent == data:
         target, copied = folder.resolve(), False
     else:
-        target, copied = data / (name or folder.resolve().name), True
-        if not re.fullmatch(r"[\w.-]+", target.name) or target.name.startswith("."):
-            raise BadInputError(f"{target.name!r} is no name for a data folder; give another --name")
+        called = name or folder.resolve().name
+        if not re.fullmatch(r"\w[\w.-]*", called):
+            raise BadInputError(f"{called!r} is no name for a data folder; give another --name")
+        target, copied = data / called, True
         if target.exists():
             raise BadInputError(f"{target.relative_to(root)} exists already; give another --name, or remove it")
         data.mkdir(exist_ok=True)

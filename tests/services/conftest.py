@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipeline_toys import clip, finder, picture, toy_models
 
 from modules.model_folder import load_model, save_model, weights_sha256
 from services.registry.connection import Connection, RegistryConfig
@@ -13,6 +14,7 @@ from services.registry.gate import Evaluation, GateConfig
 from services.registry.promote import ModelRegistry
 
 GENERATOR = "a" * 64
+__all__ = ["clip", "finder", "picture", "toy_models"]
 
 
 @pytest.fixture(scope="session")

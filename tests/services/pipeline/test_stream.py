@@ -117,7 +117,7 @@ def test_a_face_that_leaves_is_held_then_fades(tmp_path, toy_models, clip) -> No
 
 def test_a_cut_ends_the_edit_at_once(tmp_path, toy_models) -> None:
     clip = asset_path("clips", "face_noface.mov")
-    report = edit_video(clip, tmp_path / "out.mp4", AGE, toy_models, EditOptions(start=2.4, end=2.9))
+    report = edit_video(clip, tmp_path / "out.mp4", AGE, toy_models, EditOptions(start=2.2, end=2.6))
     states = [frame.state for frame in report.faces[0].frames]
     (cut,) = report.cuts
     first = report.faces[0].frames[0].frame

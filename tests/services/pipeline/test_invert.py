@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.alignment import crop_frame
+from datamodules.images import read_image
+from datamodules.types import BadInputError
+from modules.assets import asset_path
+from modules.editing.directions import Direction, EditRequest, EditSet
+from services.pipeline.edit import crop_synthesis_size, edit_image, reconstruct
+from services.pipeline.invert import (
+    CodesState,
+    invert_crops,
+    invert_faces,
+    invert_image,
+    measure,
+    poor_reconstruction,
+    to_tensor,
+)
+from services.pipeline.options import EditOptions, WarningsConfig
+from services.pipeline.refine import refine
+from services.pipeline.stream import invert_video
+
+WARN = WarningsConfig(identity=0.5, landmark_error=5.0, try_refine=50)
+
+
+@pytest.fixture(scope="module")
+def image(picture) -> np.ndarray:
+    return read_image(picture, 10**8)
+
+
+def test_refine_reaches_the_least_squares_optimum(toy_models) -> None:
+    generator = toy_models.generator
+    random = torch.Generator().manual_seed(1)
+    target = 0.3 * torch.randn(2, 3, 16, 16, generator=random)
+    solution = torch.linalg.lstsq(generator.basis.T, target.flatten(1).T).solution.T.view(2, 4, 8)
+    best = (generator.synthesize(solution, resolution=16) - target).square().flatten(1).mean(1)
+    config = replace(
+        toy_models.config.refine, lpips_weight=0.0, anchor_weight=0.0, l2_weight=1.0, learning_rate=0.1
+    )
+    found = refine(torch.zeros(2, 4, 8), target, generator, toy_models.judges.perceptual, config, 300)
+    torch.testing.assert_close(found.after, best, rtol=1e-2, atol=1e-5)
+    assert (found.after < found.before).all()
+
+
+def test_refine_never_makes_it_worse(toy_models) -> None:
+    config = replace(toy_models.config.refine, learning_rate=50.0)
+    target = torch.zeros(1, 3, 16, 16)
+    found = refine(
+        torch.full((1, 4, 8), 0.01), target, toy_models.generator, toy_models.judges.perceptual, config, 5
+    )
+    assert found.after <= found.before
+
+
+def test_the_anchor_keeps_the_codes_near(toy_models) -> None:
+    target = torch.ones(1, 3, 16, 16) * 0.5
+
+    def moved(weight: float) -> float:
+        config = replace(toy_models.config.refine, anchor_weight=weight)
+        begin = torch.zeros(1, 4, 8)
+        return float(
+            refine(begin, target, toy_models.generator, toy_models.judges.perceptual, config, 40).ws.norm()
+        )
+
+    assert moved(1.0) < 0.5 * moved(0.0)
+
+
+def test_refinement_goes_on_where_the_last_frame_ended(toy_models, image) -> None:
+    crop = np.ascontiguousarray(image[:256, :256])[None]
+    calls = toy_models.generator
+    whole, _ = invert_crops(crop.repeat(3, 0), toy_models, 2, CodesState())
+    first, state = invert_crops(crop, toy_models, 2, CodesState())
+    calls.calls = 0
+    rest, _ = invert_crops(crop.repeat(2, 0), toy_models, 2, state)
+    assert calls.calls == 2 * (2 + 1)  # later frames take the plain number of steps, and one look at the end
+    torch.testing.assert_close(torch.cat([first, rest]), whole)
+
+
+def test_the_state_of_the_encoder_is_carried(toy_models) -> None:
+    def counting(frames, state=None):
+        start = state or 0
+        ws = torch.arange(start, start + len(frames)).float().view(-1, 1, 1).expand(-1, 4, 8)
+        return ws, start + len(frames)
+
+    models = replace(toy_models, encoder=counting)
+    crops = np.zeros((3, 256, 256, 3), np.uint8)
+    first, state = invert_crops(crops, models, 0, CodesState())
+    second, _ = invert_crops(crops, models, 0, state)
+    assert torch.cat([first, second])[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_image_without_edits_is_returned(toy_models, image) -> None:
+    for requests in ([], [EditRequest("age", 0)]):
+        np.testing.assert_array_equal(edit_image(image, requests, toy_models, EditOptions()).image, image)
+
+
+def test_codes_that_were_kept_give_the_same_edit(toy_models, image) -> None:
+    inversion = invert_image(image, toy_models, EditOptions(refine=2))
+    again = edit_image(inversion, [EditRequest("age", 10)], toy_models, EditOptions())
+    direct = edit_image(image, [EditRequest("age", 10)], toy_models, EditOptions(refine=2))
+    np.testing.assert_array_equal(again.image, direct.image)
+    assert (direct.image != image).any() and direct.image.shape == image.shape
+    assert set(inversion.metrics) == {"psnr", "lpips", "identity", "landmark_error"}
+
+
+def test_metrics_are_those_of_the_reconstruction(toy_models, image) -> None:
+    inversion = invert_image(image, toy_models, EditOptions())
+    crop = crop_frame(image, inversion.crop_to_frame, inversion.size)
+    shown = toy_models.generator.synthesize(inversion.ws, resolution=256)[0].permute(1, 2, 0).clamp(-1, 1).numpy()
+    error = np.mean((crop / 127.5 - 1 - shown) ** 2)
+    assert inversion.metrics["psnr"] == pytest.approx(10 * np.log10(4 / error), abs=1e-3)
+    same = measure(to_tensor(crop[None], "cpu"), to_tensor(crop[None], "cpu"), toy_models)
+    assert same["identity"][0] == pytest.approx(1, abs=1e-5) and same["landmark_error"][0] == 0
+    assert reconstruct(inversion, toy_models).shape == (256, 256, 3)
+
+
+def test_faces_of_a_group_are_counted_from_the_left(toy_models) -> None:
+    group = read_image(asset_path("clips", "multi_face.jpg"), 10**8)
+    everyone = invert_faces(group, toy_models, EditOptions(face="all"))
+    assert len(everyone) > 2
+    places = [
+        invert_image(group, toy_models, EditOptions(face=str(i))).crop_to_frame[0, 2] for i in range(len(everyone))
+    ]
+    assert places == sorted(places)
+    with pytest.raises(BadInputError, match="one face"):
+        invert_image(group, toy_models, EditOptions(face="all"))
+
+
+def test_no_face_in_an_image(toy_models) -> None:
+    with pytest.raises(BadInputError, match="no face was found"):
+        invert_image(np.zeros((64, 64, 3), np.uint8), toy_models, EditOptions())
+
+
+def test_codes_of_a_clip(toy_models, clip) -> None:
+    ws, report = invert_video(clip, toy_models, EditOptions(start=0.5, end=0.9))
+    assert ws.shape == (12, 4, 8)
+    assert [frame.frame for frame in report.faces[0].frames] == list(range(15, 27))
+
+
+def test_directions_of_another_generator_are_refused(toy_models) -> None:
+    other = EditSet([Direction("age", "years", torch.zeros(4, 8), -1, 1, "other")])
+    with pytest.raises(BadInputError, match=r"other.*toy"):
+        replace(toy_models, edits=other)
+
+
+def test_preview_is_drawn_small(toy_models) -> None:
+    assert crop_synthesis_size(np.diag([3.0, 3.0, 1.0]), 256, toy_models, EditOptions(preview=True)) == 256
+
+
+def test_warnings_name_the_frames() -> None:
+    identity = [0.9, 0.3, np.nan, 0.2, 0.9, 0.4]
+    lines = poor_reconstruction(identity, [1.0, np.nan, 9.0, 1.0, 1.0, 1.0], WARN, range(40, 46))
+    assert lines == (
+        "identity 0.25 on frames 41-43: try --refine 50",
+        "identity 0.40 on frame 45: try --refine 50",
+        "landmark error 9.0 % on frame 42: try --refine 50",
+    )
+    assert poor_reconstruction([0.31], [2.0], WARN) == ("identity 0.31: try --refine 50",)
+    assert poor_reconstruction([0.9], [2.0], WARN) == ()

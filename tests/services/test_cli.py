@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import services.media
+from datamodules.images import read_image
+from datamodules.types import BadInputError
+from modules.editing.directions import Direction, EditSet, save_directions
+from modules.generators.codes_file import read_codes
+from services.cli import run
+from services.console import seconds
+from services.data import add_videos
+from services.registry.errors import RegistryUnavailableError
+from services.settings import ROOT
+
+import torch  # isort: skip
+
+
+@pytest.fixture
+def shell(monkeypatch, toy_models):
+    monkeypatch.setattr(services.media, "load_models", lambda *_: toy_models)
+    return run
+
+
+def test_help_is_fast_and_teaches() -> None:
+    code = (
+        "import sys\nfrom services.cli import run\n"
+        "assert run(['edit', '--help']) == 0\n"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'mlflow', 'cv2', 'av')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "stylereel edit clip.mp4 older.mp4 --edit age=+20 --edit smile=1" in done.stdout
+
+
+MODELS = ["register", "promote", "rollback", "status", "history"]
+COMMANDS = ["edit", "invert", "edits", "import", "serve", "assets", "data", *MODELS]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS, "assets fetch", "data add"])
+def test_every_command_has_help(command, capsys) -> None:
+    assert run([*command.split(), "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_editing_an_image(shell, tmp_path, picture, capsys) -> None:
+    target = tmp_path / "out.png"
+    assert shell(["edit", str(picture), str(target), "--edit", "age=+20", "-q"]) == 0
+    before, after = read_image(picture, 10**8), read_image(target, 10**8)
+    assert before.shape == after.shape and (before != after).any()
+    sidecar = json.loads((tmp_path / "out.png.json").read_text())
+    assert sidecar["edits"] == [{"name": "age", "strength": 20.0}]
+    assert sidecar["params"]["pipeline"]["crop_size"] == 256
+    said = capsys.readouterr()
+    assert said.out.strip() == str(target)
+    assert said.err.startswith("warning: identity") and "--refine 50" in said.err
+
+
+def test_no_strength_gives_the_image_back(shell, tmp_path, picture) -> None:
+    assert shell(["edit", str(picture), str(tmp_path / "out.png"), "--edit", "age=0", "-q"]) == 0
+    np.testing.assert_array_equal(read_image(tmp_path / "out.png", 10**8), read_image(picture, 10**8))
+
+
+def test_editing_a_clip_and_its_sidecar(shell, tmp_path, clip) -> None:
+    target = tmp_path / "out.mp4"
+    arguments = ["edit", str(clip), str(target), "-e", "age=5", "--start", "0.5s", "--end", "0:00.7", "-q"]
+    assert shell(arguments) == 0
+    sidecar = json.loads((tmp_path / "out.mp4.json").read_text())
+    assert [frame["frame"] for frame in sidecar["report"]["faces"][0]["frames"]] == list(range(15, 21))
+    assert sidecar["models"] == {"toy": "1"} and sidecar["options"]["start"] == 0.5
+
+
+def test_codes_go_out_and_come_in(shell, tmp_path, picture, toy_models) -> None:
+    codes, shown = tmp_path / "me.safetensors", tmp_path / "me.png"
+    assert shell(["invert", str(picture), str(codes), "--refine", "2", "-q"]) == 0
+    assert read_codes(codes, toy_models.generator).shape == (1, 4, 8)
+    assert shell(["edit", str(codes), str(shown), "--edit", "age=3", "-q"]) == 0
+    assert read_image(shown, 10**8).shape == (256, 256, 3)
+    toy_models.generator.sha256 = "another"
+    object.__setattr__(toy_models, "edits", EditSet([]))
+    assert shell(["edit", str(codes), str(tmp_path / "x.png"), "-q"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["edit", "none.mp4", "out.mp4"], "does not exist"),
+        (["edit", "IN", "out.png", "--edit", "age"], "NAME=STRENGTH"),
+        (["edit", "IN", "out.png", "--edit", "age=nan"], "finite"),
+        (["edit", "IN", "out.png", "--edit", "age=99"], "goes from"),
+        (["edit", "IN", "out.png", "--edit", "beard=1"], "no edit 'beard'"),
+        (["edit", "IN", "out.mp4"], "must end in"),
+        (["edit", "IN", "out.png", "--start", "1s"], "no video"),
+        (["edit", "IN", "out.png", "--start", "soon"], "cannot read the time"),
+        (["edit", "IN", "IN"], "input itself"),
+        (["edit", "IN", "none/out.png"], "make it first"),
+        (["edit", "IN", "out.png", "--face", "9"], "at most"),
+        (["edit", "IN", "out.png", "--paste", "glue"], "glue"),
+        (["edit", "IN", "out.png", "--set", "pipeline.x=1"], "pipeline.x"),
+        (["invert", "IN", "codes.npy"], ".safetensors"),
+        (["edits", "--directions", "none"], "not a model folder"),
+        (["assets", "verify", "none"], "no asset"),
+        (["data", "add", "none"], "not a folder"),
+        (["register", "none"], "not a model folder"),
+        (["dance"], "dance"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_and_leave_nothing(shell, tmp_path, monkeypatch, picture, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jpg").write_bytes(picture.read_bytes())
+    assert shell([argument.replace("IN", "in.jpg") for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and len(said.err.strip().splitlines()) == 1
+    assert said.out == "" and [path.name for path in tmp_path.iterdir()] == ["in.jpg"]
+
+
+def test_interrupting_exits_130_and_leaves_nothing(shell, tmp_path, monkeypatch, clip, capsys) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("services.pipeline.stream.measure", interrupt)
+    assert shell(["edit", str(clip), str(tmp_path / "out.mp4"), "-e", "age=1", "--end", "0.3", "-q"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_registry_that_is_down_exits_4(monkeypatch, capsys) -> None:
+    def down() -> None:
+        raise RegistryUnavailableError("the registry at http://x does not answer; start it")
+
+    monkeypatch.setattr("services.cli._registry", down)
+    assert run(["status"]) == 4
+    assert capsys.readouterr().err == "stylereel: the registry at http://x does not answer; start it\n"
+
+
+def test_faults_of_ours_are_not_hidden(shell, monkeypatch, tmp_path, picture) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("shapes do not fit")
+
+    monkeypatch.setattr(services.media, "edit_image", broken)
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        shell(["edit", str(picture), str(tmp_path / "out.png"), "-q"])
+
+
+def test_edits_lists_names_units_and_bounds(tmp_path, capsys) -> None:
+    edits = EditSet([Direction("age", "years", torch.ones(4, 8), -20, 30, "toy")])
+    save_directions(tmp_path / "d", edits, "card")
+    assert run(["edits", "--directions", str(tmp_path / "d")]) == 0
+    assert capsys.readouterr().out.split() == ["age", "-20", "…", "+30", "years"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2", 2), ("2.5s", 2.5), ("1:30", 90), ("1:02:03.5", 3723.5), (None, None)]
+)
+def test_times(text, expected) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1:", "2m", "nan", "1e3"])
+def test_bad_times(text) -> None:
+    with pytest.raises(BadInputError):
+        seconds(text)
+
+
+def test_videos_are_copied_and_versioned(tmp_path: Path, clip: Path) -> None:
+    root, mine = tmp_path / "repo", tmp_path / "clips"
+    root.mkdir()
+    mine.mkdir()
+    (mine / "a.mp4").write_bytes(clip.read_bytes())
+    (mine / "notes.txt").write_text("x")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
+    assert add_videos(mine, None, root) == Path("data/clips")
+    assert [path.name for path in (root / "data" / "clips").iterdir()] == ["a.mp4"]
+    assert "md5" in (root / "data" / "clips.dvc").read_text()
+    with pytest.raises(BadInputError, match="exists already"):
+        add_videos(mine, None, root)
+    with pytest.raises(BadInputError, match="no name"):
+        add_videos(mine, "../x", root)
+
+
+def test_where_dvc_refuses_nothing_is_left(tmp_path: Path, clip: Path) -> None:
+    root, mine = tmp_path / "repo", tmp_path / "clips"
+    root.mkdir()
+    mine.mkdir()
+    (mine / "a.mp4").write_bytes(clip.read_bytes())
+    with pytest.raises(BadInputError, match="dvc add"):
+        add_videos(mine, None, root)
+    assert not (root / "data" / "clips").exists()
