@@ -53,6 +53,7 @@ def test_small_networks_answer_as_published(name: str) -> None:
     assert_close(generator.synthesize(ws, resolution=16), torch.nn.functional.avg_pool2d(image, 4))
 
 
+@pytest.mark.timeout(1800)  # 20 and 35 s of CPU, but a loaded machine may give little of it
 @pytest.mark.parametrize("name", LARGE)
 def test_1024_networks_answer_as_published_in_4_gb(name: str) -> None:
     opened = case(name)
