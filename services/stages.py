@@ -1,4 +1,4 @@
-"""The stages of ``dvc.yaml`` before the evaluation: prepare, samples, preview and frame-encoder."""
+"""The stages of ``dvc.yaml`` before the evaluation: prepare, samples and frame-encoder."""
 
 from __future__ import annotations
 
@@ -22,22 +22,18 @@ from modules.assets import asset_path, manifest
 from modules.encoders.vit import FrameEncoder, save_frame_encoder, w_statistics
 from modules.generators import load_generator
 from modules.generators.mobile import MobileStyleGAN
-from modules.generators.preview import KIND as PREVIEW_KIND
-from modules.generators.preview import PreviewGenerator, PreviewHead, late_rows
 from modules.lit.frame_encoder import FrozenParts, ImageLoss
-from modules.lit.preview import PreviewTraining
 from modules.losses.face import FaceLoss
 from modules.losses.perceptual import load_lpips
-from modules.model_folder import load_model, require_generator, save_model
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
 from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
 from modules.perception.identity import load_identity
 from services.registry.connection import RegistryConfig
 from services.registry.tracking import start_run
 from services.settings import ROOT, Params
-from services.training import FrameEncoderSettings, fit_frame_encoder, fit_preview
+from services.training import FrameEncoderSettings, fit_frame_encoder
 
-CLIPS, SAMPLES, PREVIEW, RUNS = (ROOT / "build" / name for name in ("clips", "samples", "preview", "runs"))
+CLIPS, SAMPLES, RUNS = (ROOT / "build" / name for name in ("clips", "samples", "runs"))
 FRAME_ENCODER = ROOT / "assets" / "frame-encoder"
 REGISTRY_CLIPS = ("clips", "franck")
 W_SAMPLES = 20_000
@@ -94,23 +90,6 @@ def make_samples(params: Params, report: Report = lambda done, total, what: None
     return write_samples(SAMPLES, draw, render, config, progress, {"generator": generator.sha256})
 
 
-def train_preview(params: Params) -> Path:
-    """Fit the 256 px preview head on the samples and write it to ``build/preview``."""
-    generator, training = _generator(params), params.section("preview", PreviewTraining)
-    samples = SampleDataset(SAMPLES)
-    with start_run("preview", {"preview": training}, *_tracking(params)) as run:
-        head, psnr = fit_preview(generator, samples, training, run.lightning_logger())
-        run.log_metrics({"psnr": psnr})
-    config = {
-        "kind": PREVIEW_KIND,
-        "generator_sha256": generator.sha256,
-        "channels": head.direct.in_channels,
-        "width": training.width,
-    }
-    card = f"# Preview head\n\nTrained on {len(samples)} generator samples; {psnr:.1f} dB on held-out ones.\n"
-    return save_model(PREVIEW, config, head.state_dict(), card)
-
-
 def train_frame_encoder(params: Params) -> Path:
     """Train FrEN, or go on from its last checkpoint, and write it to ``assets/frame-encoder``."""
     settings = params.section("frame_encoder", FrameEncoderSettings)
@@ -123,8 +102,7 @@ def train_frame_encoder(params: Params) -> Path:
     fingerprint = _fingerprint(settings, data.prepared, samples)
     run_folder = RUNS / f"frame-encoder-{fingerprint}"
     needed = {name for phase in settings.training.phases for name in phase.weights}
-    renders = {phase.render for phase in settings.training.phases}
-    parts = FrozenParts(_renders(generator, renders), _losses(params, needed))
+    parts = FrozenParts(generator, _losses(params, needed))
     with start_run("frame-encoder", {"frame_encoder": settings}, *_tracking(params)) as run:
         trained = fit_frame_encoder(
             encoder, parts, samples, _Images(train), held_out, settings, run_folder, run.lightning_logger()
@@ -135,17 +113,6 @@ def train_frame_encoder(params: Params) -> Path:
         )
         run.log_model(folder)
     return folder
-
-
-def load_preview(generator: MobileStyleGAN, folder: Path = PREVIEW) -> PreviewGenerator:
-    """The preview of a generator. Raises ``BadInputError`` where the head is another generator's."""
-    model = load_model(folder, PREVIEW_KIND)
-    require_generator(model.config, generator.sha256, "the preview head")
-    head = PreviewHead(
-        model.config["channels"], model.config["width"], late_rows(generator.layers), generator.w_dim
-    )
-    head.load_state_dict(model.tensors)
-    return PreviewGenerator(generator, head.eval().requires_grad_(False))
 
 
 class _Images(Dataset[Tensor]):
@@ -177,13 +144,6 @@ def _w_statistics(generator: MobileStyleGAN) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         z = torch.randn(W_SAMPLES, generator.z_dim, generator=random).to(generator.w_mean.device)
         return w_statistics(torch.cat([generator.map(part)[:, 0] for part in torch.split(z, 2000)]).cpu())
-
-
-def _renders(generator: MobileStyleGAN, names: Collection[str]) -> dict[str, Callable[[Tensor], Tensor]]:
-    def full(ws: Tensor) -> Tensor:
-        return generator.synthesize(ws.float(), resolution=256)
-
-    return {"full": full, **({"preview": load_preview(generator)} if "preview" in names else {})}
 
 
 def _losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]:

@@ -11,18 +11,12 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from datamodules.mixture import BatchMixture, BatchPlan, Frames, SofteningConfig
 from datamodules.samples import SampleDataset
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
-from modules.generators.mobile import MobileStyleGAN
-from modules.generators.preview import FEATURE_RESOLUTION, PreviewGenerator, PreviewHead, late_rows
 from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, LitFrameEncoder
-from modules.lit.preview import LitPreviewHead, PreviewTraining
-
-PREVIEW_START, PREVIEW_HELD_OUT = 24, 40
-"""Samples that the preview head's linear part is solved from, and that its PSNR is measured on."""
 
 
 @dataclass(frozen=True)
@@ -116,37 +110,6 @@ def fit_frame_encoder(
     if step < plan.ends[-1]:
         trainer.fit(lit, loader, validation, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     return lit.encoder.eval()
-
-
-def fit_preview(
-    generator: MobileStyleGAN, samples: SampleDataset, training: PreviewTraining, logger: Logger | bool = False
-) -> tuple[PreviewHead, float]:
-    """Fit a preview head; returns it with its mean PSNR in dB on samples that it was not trained on."""
-    start = [samples[i] for i in range(min(PREVIEW_START, len(samples)))]
-    features = torch.cat([_features(generator, sample.ws[None]) for sample in start])
-    head = PreviewHead(features.shape[1], training.width, late_rows(generator.layers), generator.w_dim)
-    head.start_linear(features, torch.stack([sample.image for sample in start]))
-    held_out = min(PREVIEW_HELD_OUT, len(samples) // 10)
-    subset = Subset(samples, range(len(samples) - held_out))
-    loader = DataLoader(subset, batch_size=training.batch_size, shuffle=True, drop_last=True)
-    trainer = L.Trainer(
-        accelerator="auto", devices=1, max_steps=training.steps, max_epochs=-1, logger=logger,
-        enable_checkpointing=False, enable_model_summary=False, log_every_n_steps=10,
-    )  # fmt: skip
-    trainer.fit(LitPreviewHead(head, generator, training), loader)
-    preview = PreviewGenerator(generator, head.to(generator.w_mean.device).eval())
-    psnr = []
-    for index in range(len(samples) - held_out, len(samples)):
-        image, ws = samples[index]
-        with torch.no_grad():
-            shown = preview(ws[None].to(generator.w_mean.device)).cpu()[0]
-        psnr.append(10 * torch.log10(4 / (shown - image).square().mean()))
-    return head.cpu(), float(torch.stack(psnr).mean())
-
-
-def _features(generator: MobileStyleGAN, ws: Tensor) -> Tensor:
-    with torch.no_grad():
-        return generator.features(ws.to(generator.w_mean.device), FEATURE_RESOLUTION).float().cpu()
 
 
 class _Validation(Dataset[dict[str, Tensor]]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,8 +13,8 @@ from pytorch_optimizer import Ranger
 from torch import Tensor
 
 from modules.encoders.vit import FrameEncoder
+from modules.generators.protocol import Generator
 
-Render = Literal["none", "preview", "full"]
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
 """(reconstruction, target), both ``(N, 3, H, W)`` in [-1, 1], to ``(N,)``."""
 
@@ -33,16 +33,18 @@ class Phase:
     """Of Ranger; the paper's is 1e-4."""
     sample_share: float
     """Share of the batch that are generator samples (with known codes); the rest are real frames."""
-    render: Render
-    """What the image losses look at: ``none``, the 256 px ``preview`` head, or the ``full`` generator output."""
+    rendered: int
+    """Images per step, real frames first, that are rendered for the image losses; a rendering costs ten codes."""
     weights: Mapping[str, float]
     """Weight of each loss by its name; ``codes`` is the regression of known codes."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.sample_share <= 1.0:
             raise ValueError(f"phase {self.name}: sample_share must lie in [0, 1], got {self.sample_share}")
-        if self.render == "none" and set(self.weights) - {"codes"}:
-            raise ValueError(f"phase {self.name}: image losses need render 'preview' or 'full'")
+        if not 0 <= self.rendered <= self.batch_size:
+            raise ValueError(f"phase {self.name}: {self.rendered} of {self.batch_size} images cannot be rendered")
+        if not self.rendered and set(self.weights) - {"codes"}:
+            raise ValueError(f"phase {self.name}: image losses need rendered images")
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,20 @@ class FrameEncoderTraining:
 class FrozenParts:
     """Networks that judge or render and are not trained: kept out of checkpoints and of the averaged copy."""
 
-    def __init__(self, renders: Mapping[str, Callable[[Tensor], Tensor]], losses: Mapping[str, ImageLoss]) -> None:
-        """``renders`` send ``ws`` to 256 px images by the name in ``Phase.render``; ``losses`` by weight name."""
-        self.renders, self.losses = dict(renders), dict(losses)
+    def __init__(self, generator: Generator, losses: Mapping[str, ImageLoss]) -> None:
+        """``losses`` by the names that ``Phase.weights`` gives them."""
+        self.generator, self.losses = generator, dict(losses)
+
+    def render(self, ws: Tensor, size: int) -> Tensor:
+        """The generator's own output, down-sampled: ``(N, num_ws, w_dim)`` to ``(N, 3, size, size)``."""
+        return self.generator.synthesize(ws.float(), resolution=size).float()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenParts:
         return self
 
     def to(self, device: torch.device) -> None:
         """Move every part that is a network."""
-        parts: list[object] = [*self.renders.values(), *self.losses.values()]
+        parts: list[object] = [self.generator, *self.losses.values()]
         for part in parts:
             if isinstance(part, torch.nn.Module):
                 part.to(device)
@@ -134,8 +140,6 @@ class LitFrameEncoder(L.LightningModule):
             unknown = set(phase.weights) - {"codes", "l2"} - set(frozen.losses)
             if unknown:
                 raise ValueError(f"phase {phase.name}: no loss named {', '.join(sorted(unknown))}")
-            if phase.render != "none" and phase.render not in frozen.renders:
-                raise ValueError(f"phase {phase.name}: nothing renders {phase.render!r}")
 
     def on_fit_start(self) -> None:
         """Frozen parts follow the encoder to its device."""
@@ -148,12 +152,14 @@ class LitFrameEncoder(L.LightningModule):
         known = batch["ws"]
         if "codes" in phase.weights and len(known):
             found["codes"] = code_loss(ws[: len(known)], known, self.encoder.w_basis)
-        if phase.render != "none":
-            reconstruction = self.frozen.renders[phase.render](ws).float()
+        if phase.rendered:
+            # Real frames are the last of the batch, so these are taken before samples are.
+            target = batch["targets"][-phase.rendered :]
+            reconstruction = self.frozen.render(ws[-phase.rendered :], target.shape[-1])
             for name in phase.weights:
                 if name != "codes":
                     loss = rms_distance if name == "l2" else self.frozen.losses[name]
-                    found[name] = loss(reconstruction, batch["targets"]).mean()
+                    found[name] = loss(reconstruction, target).mean()
         return found
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -166,10 +172,9 @@ class LitFrameEncoder(L.LightningModule):
         return total
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Reconstruction of held-out frames at 256 px by the sharpest render there is."""
+        """Reconstruction of held-out frames at their own size."""
         ws, _ = self.encoder(batch["images"])
-        render = self.frozen.renders.get("full") or self.frozen.renders["preview"]
-        reconstruction = render(ws).float().clamp(-1, 1)
+        reconstruction = self.frozen.render(ws, batch["targets"].shape[-1]).clamp(-1, 1)
         mse = (reconstruction - batch["targets"]).square().flatten(1).mean(1)
         psnr = (10 * torch.log10(4.0 / mse)).mean()
         self.log("val/psnr", psnr, prog_bar=True, batch_size=len(mse), sync_dist=True)
