@@ -119,9 +119,9 @@ def test_a_cut_ends_the_edit_at_once(tmp_path, toy_models) -> None:
     clip = asset_path("clips", "face_noface.mov")
     report = edit_video(clip, tmp_path / "out.mp4", AGE, toy_models, EditOptions(start=2.2, end=2.6))
     states = [frame.state for frame in report.faces[0].frames]
-    (cut,) = report.cuts
-    first = report.faces[0].frames[0].frame
-    assert states == ["face"] * (cut - first) + ["none"] * (len(states) - cut + first)
+    gone = 72 - report.faces[0].frames[0].frame  # the picture jumps at frame 72
+    assert 72 in report.cuts
+    assert states == ["face"] * gone + ["none"] * (len(states) - gone)
 
 
 def test_preview_takes_fewer_frames(tmp_path, toy_models, clip) -> None:
