@@ -136,7 +136,7 @@ def client(params: Params, state: State) -> Iterator[TestClient]:
         patch.setattr(api, "open_state", opened)
         service: Any = api.StyleReelService
         with TestClient(service.to_asgi(is_main=True)) as client:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while client.get("/readyz").status_code != 200:
                 assert time.monotonic() < deadline, client.get("/readyz").text
                 time.sleep(0.05)
@@ -183,7 +183,7 @@ def picture(array: np.ndarray, kind: str = "PNG") -> bytes:
 
 
 def wait(client: TestClient, job: str, *states: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while (found := client.get(f"/v1/jobs/{job}").json())["state"] not in states:
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
@@ -495,7 +495,7 @@ def test_an_alias_that_moves_is_followed_without_a_failed_request(
         version = registry.register(folder, DIRECTIONS)
         with registry.connection.reach() as mlflow:
             mlflow.set_registered_model_alias(DIRECTIONS, "champion", version.version)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             answer = client.post("/v1/edit?edit=age=20", content=face)
             assert answer.status_code == 200, answer.text
@@ -511,7 +511,7 @@ def test_an_alias_that_moves_is_followed_without_a_failed_request(
     away = database.with_suffix(".away")
     database.rename(away)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not any("cannot be reached" in note for note in client.get("/readyz").json()["notes"]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
