@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from datamodules.types import BadInputError
 from services.console import INTERRUPTED, bars, complain, seconds
+from services.demo.command import demo
 from services.evaluate_command import evaluate
 from services.settings import Params, load_params
 
@@ -40,6 +41,7 @@ assets_app = typer.Typer(no_args_is_help=True, help="Fetch, list and verify the 
 data_app = typer.Typer(no_args_is_help=True, help="Version your own videos.")
 app.add_typer(assets_app, name="assets")
 app.add_typer(data_app, name="data")
+app.command()(demo)
 app.command()(evaluate)
 
 Set = Annotated[
@@ -171,6 +173,45 @@ def import_(
     from modules.generators.import_checkpoint import import_checkpoint
 
     print(import_checkpoint(file, folder))
+
+
+@app.command()
+def train(
+    stage: Annotated[
+        Literal["prepare", "samples", "encoder", "directions"],
+        typer.Argument(help="Align the videos, render samples, train the encoder, or learn the edits."),
+    ],
+    set_: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run one stage of the training by itself; 'dvc repro' runs those whose inputs changed, in order.
+
+    Each goes on where it was stopped. Example:
+
+        stylereel train encoder --set frame_encoder.trainer.precision=32-true
+    """
+    from services.pipeline.progress import Meter, never
+
+    params = load_params(overrides=set_ or [])
+    with bars(quiet) as report:
+        meters: dict[str, Meter] = {}
+
+        def tell(done: int, total: int, what: str) -> None:
+            meter = meters.setdefault(stage, Meter(stage, total, report, never))
+            meter.advance(done - meter.done)
+
+        if stage in ("prepare", "samples"):
+            from services.stages import make_samples, prepare
+
+            (prepare if stage == "prepare" else make_samples)(params, tell)
+        elif stage == "encoder":
+            from services.stages import train_frame_encoder
+
+            print(train_frame_encoder(params))
+        else:
+            from services.directions import train_directions
+
+            print(train_directions(params, print))
 
 
 @app.command()

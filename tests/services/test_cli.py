@@ -40,7 +40,7 @@ def test_help_is_fast_and_teaches() -> None:
 
 
 MODELS = ["register", "promote", "rollback", "status", "history"]
-COMMANDS = ["edit", "invert", "edits", "import", "serve", "assets", "data", *MODELS]
+COMMANDS = ["edit", "invert", "edits", "import", "serve", "assets", "data", "train", "evaluate", *MODELS]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS, "assets fetch", "data add"])
