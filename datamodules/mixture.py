@@ -56,7 +56,8 @@ class BatchMixture(IterableDataset[Batch]):
     """Batches of ``images`` (what the encoder sees), ``targets`` ``(N, 3, r, r)`` in [-1, 1], and ``ws``.
 
     Samples come first, M of them; frames follow, mirrored half of the time. Over the loader's workers the
-    batches are dealt out in turn, over processes of a distributed run each process draws its own.
+    batches are dealt out in turn; over processes of a distributed run each process draws its own. There is no
+    length, so that a Trainer that resumes does not count the batches before ``first_step`` as part of it.
     """
 
     def __init__(
@@ -73,9 +74,6 @@ class BatchMixture(IterableDataset[Batch]):
             raise ValueError("the plan asks for real frames, but there are none")
         self.samples, self.frames, self.plans = samples, frames, tuple(plans)
         self.softening, self.seed, self.first_step, self.rank = softening, seed, first_step, rank
-
-    def __len__(self) -> int:
-        return sum(plan.steps for plan in self.plans) - self.first_step
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()

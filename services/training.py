@@ -107,8 +107,11 @@ def fit_frame_encoder(
     )  # fmt: skip
     loader = DataLoader(mixture, batch_size=None, num_workers=trainer_config.workers)
     validation = DataLoader(_Validation(held_out[: trainer_config.validation_frames]), batch_size=4)
-    if step < plan.ends[-1]:
-        trainer.fit(lit, loader, validation, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    if step >= plan.ends[-1]:
+        lit.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+    else:
+        trainer.fit(lit, loader, validation, ckpt_path=str(last) if step else None, weights_only=True)
+        trainer.save_checkpoint(last)
     return lit.encoder.eval()
 
 

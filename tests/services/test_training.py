@@ -1,0 +1,113 @@
+"""Training end to end on the small conformance generator: it learns, it resumes, it ships averaged weights."""
+
+import pytest
+import torch
+from conformance_cases import case, tensors
+
+from datamodules.mixture import SofteningConfig
+from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_samples
+from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
+from modules.generators.stylegan2 import StyleGAN2
+from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, Phase, code_loss
+from services.training import FrameEncoderSettings, TrainerConfig, fit_frame_encoder
+
+NETWORK = FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8)
+TRAINER = TrainerConfig(
+    devices=1, precision="32-true", workers=0, checkpoint_every=5, validate_every=10, validation_frames=4, seed=3
+)
+
+
+def settings(codes: int, images: int, linear_start: int = 0) -> FrameEncoderSettings:
+    phases = (
+        Phase("codes", codes, 8, 2e-3, 1.0, 0, {"codes": 1.0}),
+        Phase("images", images, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
+    )
+    plan = FrameEncoderTraining(phases, 0.5, 1.0, linear_start, 0.02, 2)
+    return FrameEncoderSettings(NETWORK, plan, SofteningConfig(0.0, 32, 0.0), TRAINER)
+
+
+@pytest.fixture(scope="module")
+def generator() -> StyleGAN2:
+    small = case("stylegan2-64-small")
+    return StyleGAN2.from_state(tensors(small), small.json["init"])
+
+
+@pytest.fixture(scope="module")
+def samples(generator, tmp_path_factory) -> SampleDataset:
+    config = SamplesConfig(
+        count=150, shard_size=150, seed=1, resolution=64, jpeg_quality=95, render_batch=25, two_codes=0.0,
+        three_codes=0.0, truncation_low=1.0, truncation_high=1.0, jitter=0.0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("samples")
+
+    def draw(n: int, seed: int) -> torch.Tensor:
+        return draw_codes(generator.map, n, seed, config, generator.z_dim)
+
+    write_samples(folder, draw, generator.synthesize, config)
+    return SampleDataset(folder)
+
+
+def new_encoder(generator: StyleGAN2) -> FrameEncoder:
+    torch.manual_seed(0)
+    w = generator.map(torch.randn(500, generator.z_dim))[:, 0]
+    return FrameEncoder(NETWORK, generator.num_ws, *w_statistics(w))
+
+
+def train(generator, samples, folder, codes, images, linear_start=0) -> FrameEncoder:
+    frames = [samples[i].image for i in range(20)]
+    held_out = torch.stack([samples[i].image for i in range(4)])
+    frozen = FrozenParts(generator, {})
+    return fit_frame_encoder(
+        new_encoder(generator), frozen, samples, frames, held_out, settings(codes, images, linear_start), folder
+    )
+
+
+def error(encoder: FrameEncoder, samples: SampleDataset) -> float:
+    drawn = [samples[i] for i in range(100)]
+    with torch.no_grad():
+        ws, _ = encoder(torch.stack([sample.image for sample in drawn]))
+    return float(code_loss(ws, torch.stack([sample.ws for sample in drawn]), encoder.w_basis))
+
+
+def test_it_learns_the_codes_of_its_samples(generator, samples, tmp_path) -> None:
+    before = error(new_encoder(generator), samples)
+    after = error(train(generator, samples, tmp_path, 150, 5), samples)
+    print(before, after)
+    assert after < 0.9 * before
+
+
+def test_the_solved_start_is_already_near(generator, samples, tmp_path) -> None:
+    """One step from the linear start beats none."""
+    solved = error(train(generator, samples, tmp_path, 1, 1, linear_start=150), samples)
+    assert solved < 0.9 * error(new_encoder(generator), samples)
+
+
+def test_a_killed_run_goes_on_where_it_was(generator, samples, tmp_path, monkeypatch) -> None:
+    """Stopped after the checkpoint of step 10 and started again, it ends where an undisturbed run ends."""
+    whole = train(generator, samples, tmp_path / "whole", 10, 10)
+    steps = []
+    from modules.lit.frame_encoder import LitFrameEncoder
+
+    original = LitFrameEncoder.training_step
+
+    def counted(self, batch, index):
+        steps.append(self.global_step)
+        if len(steps) == 13:
+            raise RuntimeError("killed")
+        return original(self, batch, index)
+
+    monkeypatch.setattr(LitFrameEncoder, "training_step", counted)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(generator, samples, tmp_path / "killed", 10, 10)
+    assert (tmp_path / "killed" / "last.ckpt").is_file()
+    resumed = train(generator, samples, tmp_path / "killed", 10, 10)
+    assert steps[13] == 10, "it began again from the checkpoint, not from the start"
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_finished_run_is_not_trained_again(generator, samples, tmp_path) -> None:
+    first = train(generator, samples, tmp_path, 4, 6)
+    again = train(generator, samples, tmp_path, 4, 6)
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, msg=name)
