@@ -96,6 +96,8 @@ class DirectionSettings:
     """Of these codes; the codes of the final measurement follow it."""
     calibration_rounds: int
     """Times that effects on others are measured and taken out."""
+    unmixed: float
+    """Share of the measured effects on others that is taken out, 0 to 1; 0 only sets units."""
     measured_codes: int
     """Other codes, on which the shipped directions are measured."""
     truncation: float
@@ -104,6 +106,8 @@ class DirectionSettings:
     """Side of the pictures that are measured, in pixels."""
     age_bands: tuple[float, ...]
     """Edges of the start ages, in years, by which the age edit is reported."""
+    controls: tuple[str, ...]
+    """Attributes that are fitted only so that edits can keep them."""
     edits: dict[str, EditSettings]
     """By name, in the order in which they are listed."""
 
@@ -166,8 +170,10 @@ def fit_directions(
     groups = RowGroups(settings.groups, generator.num_ws)
     features = groups.features(pairs.ws.numpy())
     attributes = pairs.attributes.double().numpy()
+    classes = {name for name, edit in settings.edits.items() if edit.kind == "class"}
     fitted = {
-        name: _fit(features, attributes[:, pairs.names.index(name)], name, settings) for name in settings.edits
+        name: _fit(features, attributes[:, pairs.names.index(name)], name in classes, settings)
+        for name in (*settings.edits, *settings.controls)
     }
     names = list(fitted)
     normals = np.stack([fitted[name].normal for name in names])
@@ -192,6 +198,7 @@ def calibrate(edits: EditSet, tools: Instruments, settings: DirectionSettings, s
             edits, probes, tools, settings.calibration_seed, settings.calibration_codes, settings, say
         )
         response = np.stack([slopes_between(readings, name, names) for name in names])
+        response = np.where(np.eye(len(names), dtype=bool), response, settings.unmixed * response)
         vectors = np.stack([edits[name].vector.double().numpy() for name in names])
         mixed = unmix(vectors, response, per_unit, held)
         edits = EditSet(
@@ -236,9 +243,9 @@ def _single_codes(generator: Generator) -> NDArray[np.float64]:
 
 
 def _fit(
-    features: NDArray[np.float64], values: NDArray[np.float64], name: str, settings: DirectionSettings
+    features: NDArray[np.float64], values: NDArray[np.float64], is_class: bool, settings: DirectionSettings
 ) -> Boundary:
-    if settings.edits[name].kind == "class":
+    if is_class:
         return fit_classes(features, values > 0, settings.ridge, settings.held_out)
     return fit_regression(features, values, settings.ridge, settings.held_out)
 
