@@ -1,0 +1,76 @@
+"""The shipped models go through the registry: registered with their evaluation, judged by the gate, promoted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.model_folder import load_model, weights_sha256
+from services.registry.errors import GateRefusedError, NoSuchVersionError
+from services.registry.gate import Evaluation, Gates
+from services.registry.promote import ModelRegistry
+from services.registry.store import CHAMPION, RegisteredVersion
+
+EVALUATIONS = "*.evaluation.json"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one shipped model stands after the gate."""
+
+    name: str
+    shipped: str
+    """Hash of the shipped weights."""
+    champion: str | None
+    """Version of the champion, None where there is none."""
+    champion_sha256: str | None
+    folder: str
+    """Model folder that the demo goes on with: the champion's, or the shipped one where there is none."""
+    promoted: bool
+    """Whether the shipped weights are champion now."""
+    why: str
+    """The gate's verdict, one line."""
+
+
+def find_evaluation(folders: list[Path], sha256: str) -> Evaluation | None:
+    """The evaluation of the weights ``sha256`` among the ``*.evaluation.json`` in ``folders``, or None."""
+    for path in sorted(path for folder in folders if folder.is_dir() for path in folder.glob(EVALUATIONS)):
+        evaluation = Evaluation.from_json(path.read_text())
+        if evaluation.model_sha256 == sha256:
+            return evaluation
+    return None
+
+
+def promote_shipped(registry: ModelRegistry, gates: Gates, name: str, folder: Path, metrics: Path) -> Standing:
+    """Register the model in ``folder`` with its evaluation and let the gate decide; a refusal is no error here.
+
+    The evaluation is looked for in the folder itself and in ``metrics``.
+    """
+    sha256 = weights_sha256(load_model(folder).tensors)
+    champion = _champion(registry, name)
+    if champion is not None and champion.sha256 == sha256:
+        why = f"version {champion.version} is champion already"
+    else:
+        version = registry.register(folder, name, find_evaluation([folder, metrics], sha256))
+        try:
+            done = registry.promote(name, gates.of(name), version.version)
+            why = done.verdict.text if done.verdict else f"version {version.version} is champion"
+        except GateRefusedError as refusal:
+            why = refusal.verdict.text
+        champion = _champion(registry, name)
+    return Standing(
+        name=name,
+        shipped=sha256,
+        champion=None if champion is None else champion.version,
+        champion_sha256=None if champion is None else champion.sha256,
+        folder=str(folder if champion is None else registry.download(champion)),
+        promoted=champion is not None and champion.sha256 == sha256,
+        why=why,
+    )
+
+
+def _champion(registry: ModelRegistry, name: str) -> RegisteredVersion | None:
+    try:
+        return registry.resolve(name, CHAMPION)
+    except NoSuchVersionError:
+        return None

@@ -1,0 +1,135 @@
+"""How near the reconstruction comes, and how far each edit went, on a few frames of the finished clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.alignment import crop_frame
+from datamodules.types import BadInputError, Frames
+from datamodules.video import read_frames
+from modules.editing.directions import EditRequest
+from modules.generators.codes_file import read_codes
+from services.attributes import NAMES, AttributeJudge, as_table
+from services.pipeline.invert import measure, to_tensor
+from services.pipeline.models import Models
+
+NEARNESS = ("psnr", "lpips", "identity", "landmark_error")
+"""Metrics of every row, in the table's order; of the crop of 256 px against the input's."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The frames that are measured."""
+
+    numbers: tuple[int, ...]
+    """Of the frames in the clip."""
+    rows: tuple[int, ...]
+    """Of their codes."""
+    matrices: NDArray[np.float64]
+    """``(N, 3, 3)``: crop to frame."""
+    size: int
+    """Side of the crops in pixels."""
+
+
+def places(report: Mapping[str, Any], count: int) -> Places:
+    """``count`` frames that show the face, evenly spread, of a clip's report (as JSON)."""
+    face = report["faces"][0]
+    seen = [frame for frame in face["frames"] if frame["state"] == "face"]
+    if not seen:
+        raise BadInputError("no frame of the clip shows the face")
+    rows = np.unique(np.linspace(0, len(seen) - 1, min(count, len(seen))).round().astype(int)).tolist()
+    corners = np.array([seen[row]["crop"] for row in rows])
+    a, b, x, y = corners.T
+    zero, one = np.zeros_like(a), np.ones_like(a)
+    matrices = np.stack([a, -b, x, b, a, y, zero, zero, one], axis=1).reshape(-1, 3, 3)
+    return Places(tuple(seen[row]["number"] for row in rows), tuple(rows), matrices, int(face["crop_size"]))
+
+
+def frames_at(clip: Path, numbers: Sequence[int]) -> Frames:
+    """Frames ``(N, H, W, 3)`` by their numbers; the clip is read once, a few frames held at a time."""
+    wanted, found = set(numbers), {}
+    for batch in read_frames(clip):
+        for index, frame in enumerate(batch.frames, batch.first):
+            if index in wanted:
+                found[index] = frame.copy()
+    return np.stack([found[number] for number in numbers])
+
+
+def crops_of(clip: Path, at: Places) -> Frames:
+    """The face's crops ``(N, s, s, 3)`` in the frames of a clip, cut where the input's are."""
+    frames = frames_at(clip, at.numbers)
+    return np.stack([crop_frame(frame, m, at.size) for frame, m in zip(frames, at.matrices, strict=True)])
+
+
+def measure_reconstruction(clip: Path, codes: Path, at: Places, models: Models) -> dict[str, dict[str, float]]:
+    """Means of ``NEARNESS`` for the mean face and for the codes, straight from the generator."""
+    target = to_tensor(crops_of(clip, at), models.device)
+    ws = _codes(codes, at, models)
+    return {
+        "mean face": _nearness(_render(models.mean_codes(len(ws)), models), target, models),
+        "reconstruction": _nearness(_render(ws, models), target, models),
+    }
+
+
+def measure_edit(
+    clip: Path,
+    edited: Path,
+    codes: Path,
+    request: EditRequest,
+    unit: float,
+    at: Places,
+    models: Models,
+    judge: AttributeJudge,
+) -> dict[str, float]:
+    """``NEARNESS`` of the edited clip to the input, and how far the edit went in its own unit.
+
+    ``unit`` is how much of the judge's number one unit is. ``size_face`` is measured on the generator's picture
+    against the unedited one, ``size_clip`` on the finished clip against the input; ``identity_kept`` is the
+    likeness of these two pictures.
+    """
+    target, shown = (to_tensor(crops_of(path, at), models.device) for path in (clip, edited))
+    ws = _codes(codes, at, models)
+    before, after = (_render(each, models) for each in (ws, models.edits.apply(ws, [request])))
+    with torch.no_grad():
+        kept = (models.judges.identity.embed(before) * models.judges.identity.embed(after)).sum(1)
+    return _nearness(shown, target, models) | {
+        "identity_kept": float(kept.mean()),
+        "size_face": _change(judge, before, after, request.name) / unit,
+        "size_clip": _change(judge, target, shown, request.name) / unit,
+    }
+
+
+def _codes(codes: Path, at: Places, models: Models) -> Tensor:
+    return read_codes(codes, models.generator)[list(at.rows)].to(models.device)
+
+
+def _render(ws: Tensor, models: Models) -> Tensor:
+    with torch.no_grad():
+        size = models.config.crop_size
+        return torch.cat([models.generator.synthesize(one, resolution=size) for one in torch.split(ws, 1)]).clamp(
+            -1, 1
+        )
+
+
+def _nearness(shown: Tensor, target: Tensor, models: Models) -> dict[str, float]:
+    values = measure(target, shown, models)
+    with torch.no_grad():
+        values["lpips"] = models.judges.perceptual(shown, target).double().cpu().numpy()
+    return {name: float(np.mean(values[name])) for name in NEARNESS}
+
+
+def _change(judge: AttributeJudge, before: Tensor, after: Tensor, name: str) -> float:
+    """Mean over the frames; NaN where an attribute has no judge or no face is seen."""
+    if name not in NAMES:
+        return float("nan")
+    change = as_table(judge(after))[:, NAMES.index(name)] - as_table(judge(before))[:, NAMES.index(name)]
+    seen = change[np.isfinite(change)]
+    return float(seen.mean()) if len(seen) else float("nan")

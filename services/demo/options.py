@@ -1,0 +1,37 @@
+"""What the demo does: section ``demo`` of ``params.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modules.editing.directions import EditRequest
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Section ``demo``."""
+
+    asset: str
+    """Asset of ``assets.toml`` that the clip belongs to."""
+    file: str
+    """The clip in it."""
+    edits: dict[str, float]
+    """Name of each edit to its strength; one clip is made for each."""
+    first_steps: int
+    """Optimisation steps of the clip's first frame, counted from the encoder's codes."""
+    steps: int
+    """Optimisation steps of each frame after it; 0 takes the encoder's codes as they are."""
+    columns: int
+    """Moments that the sheet shows."""
+    measured_frames: int
+    """Frames that the metrics are measured on, evenly spread."""
+    job_seconds: float
+    """Length of the section that is edited as a job over HTTP."""
+    start_seconds: float
+    """How long the server may take until it is ready."""
+    tolerance: float
+    """Largest mean difference, in steps of 8 bits, between what HTTP and what the shell gives."""
+
+    def requests(self) -> dict[str, EditRequest]:
+        """File stem of each edited clip, e.g. ``age+20``, to what is asked."""
+        return {f"{name}{value:+g}": EditRequest(name, value) for name, value in self.edits.items()}

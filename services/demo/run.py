@@ -1,0 +1,277 @@
+"""The demo's steps in order: registry, inversion, clips, server, measures, sheet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datamodules.types import ClipInfo
+from datamodules.video import probe
+from modules.assets import MANIFEST, asset_path, fetch, manifest
+from modules.editing.directions import EditRequest
+from services.attributes import AttributeJudge, load_attribute_judge
+from services.console import bars
+from services.demo.clips import edit_clip, invert_clip
+from services.demo.compare import compare_served
+from services.demo.ledger import Done, Ledger
+from services.demo.lifecycle import EVALUATIONS, promote_shipped
+from services.demo.measure import Places, frames_at, measure_edit, measure_reconstruction, places
+from services.demo.options import DemoConfig
+from services.demo.report import finite, markdown
+from services.demo.sheet import draw_sheet
+from services.directions import DirectionSettings
+from services.evaluate import METRICS_FOLDER
+from services.media import write_image
+from services.pipeline.models import SHIPPED_DIRECTIONS, SHIPPED_ENCODER, Models, load_models
+from services.pipeline.progress import Report
+from services.pipeline.sidecar import file_sha256
+from services.registry.connection import RegistryConfig
+from services.registry.gate import Gates
+from services.registry.promote import ModelRegistry
+from services.settings import PREFIX, ROOT, Params, load_params
+from services.version import version
+
+OUT = ROOT / "demo"
+STATE = ROOT / "var" / "demo"
+"""A registry, a server and a cache of the demo's own, so that it touches no one else's champion."""
+SHIPPED = {"stylereel-frame-encoder": SHIPPED_ENCODER, "stylereel-directions": SHIPPED_DIRECTIONS}
+Say = Callable[[str], None]
+
+
+def demo_params(overrides: list[str], environment: Mapping[str, str], state: Path = STATE) -> Params:
+    """``params.yaml`` with the demo's state, its optimisation, and the precision that this machine is fast in."""
+    config = load_params(overrides=overrides, environment=environment).section("demo", DemoConfig)
+    factor = config.first_steps / max(1, config.steps)
+    given = {f"{PREFIX}PRECISION": fast_precision(), **environment, f"{PREFIX}STATE": str(state)}
+    given |= {f"{PREFIX}TRACKING_URI": "", f"{PREFIX}PORT": "0"}
+    ours = [f"pipeline.refine.first_factor={factor}", "pipeline.refine.lpips_net=alex"]
+    return load_params(overrides=[*ours, *overrides], environment=given)
+
+
+def fast_precision() -> str:
+    """``bfloat16`` where the hardware computes in it; elsewhere it would be slower than float32."""
+    import torch
+
+    cpu = torch.cpu.get_capabilities()
+    fast = torch.cuda.is_available() or cpu.get("avx512_bf16") or cpu.get("amx_bf16")
+    return "bfloat16" if fast else "float32"
+
+
+class Demo:
+    """One run; nothing is loaded before a step needs it."""
+
+    def __init__(self, params: Params, say: Say, quiet: bool = False, out: Path = OUT) -> None:
+        """Fetch the assets and look at the clip."""
+        self.params, self.say, self.quiet, self.out = params, say, quiet, out
+        self.config = params.section("demo", DemoConfig)
+        self.state = params.runtime.state
+        out.mkdir(parents=True, exist_ok=True)
+        self.work = self.state / "steps"
+        self.ledger = Ledger(self.work, say)
+        for name in manifest():
+            fetch(name)
+        self.clip = asset_path(self.config.asset, self.config.file)
+        self.info: ClipInfo = probe(self.clip)
+        self.codes = self.work / "codes.safetensors"
+        self.done: dict[str, Done] = {}
+
+    def run(self) -> bool:
+        """Do all steps; False where the server's answers differ from the shell's."""
+        self._registry()
+        clips = self._clips()
+        served = self._served()
+        numbers = self._numbers(clips)
+        self._sheet(clips, numbers)
+        self._report(numbers)
+        return bool(served["agrees"])
+
+    @cached_property
+    def models(self) -> Models:
+        """The champions, or what is shipped where the gate let nothing through."""
+        return load_models(self.params, *self._folders())
+
+    @cached_property
+    def judge(self) -> AttributeJudge:
+        """What measures how far an edit went."""
+        least = self.params.section("directions", DirectionSettings).least_score
+        return load_attribute_judge(least, self.models.device, self.models.judges.mesh)
+
+    @cached_property
+    def standing(self) -> dict[str, dict[str, Any]]:
+        """How each shipped model stands after the gate."""
+        return {row["name"]: row for row in self.done["registry"].result["models"]}
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """What every clip depends on."""
+        names = ("pipeline", "smoothing", "shots", "detection")
+        runtime = self.params.runtime
+        return {
+            "stylereel": version(),
+            "clip": file_sha256(self.clip),
+            "pretrained": file_sha256(MANIFEST),
+            "models": {name: row["champion_sha256"] or row["shipped"] for name, row in self.standing.items()},
+            "params": {name: self.params.raw[name] for name in names},
+            "steps": self.config.steps,
+            "precision": runtime.precision,
+            "device": runtime.torch_device(),
+        }
+
+    def _registry(self) -> None:
+        gates, config = self.params.section("gate", Gates), self.params.section("registry", RegistryConfig)
+        shipped = {name: folder for name, folder in SHIPPED.items() if folder.is_dir()}
+
+        def make() -> dict[str, Any]:
+            registry = ModelRegistry(self.params.runtime.tracking(), self.state / "models", config)
+            standings = [
+                promote_shipped(registry, gates, name, folder, METRICS_FOLDER) for name, folder in shipped.items()
+            ]
+            for standing in standings:
+                self.say(f"  {standing.name}: {standing.why}")
+            return {"models": [dataclasses.asdict(standing) for standing in standings]}
+
+        files = [file for folder in shipped.values() for file in sorted(folder.iterdir())]
+        files += sorted(METRICS_FOLDER.glob(EVALUATIONS))
+        if not (self.state / "mlflow.db").is_file():
+            self.ledger.forget("registry")
+        inputs = {"files": {str(file.relative_to(ROOT)): file_sha256(file) for file in files}, "gate": gates}
+        self._step("registry", inputs, [], make)
+
+    def _clips(self) -> dict[str, Path]:
+        """The step ``invert`` and one step per clip; returns the clips by their label."""
+        steps, config = self.config.steps, self.config
+
+        def invert() -> dict[str, Any]:
+            with self._bar("invert") as report:
+                return dataclasses.asdict(invert_clip(self.clip, self.codes, self.models, steps, report))
+
+        self._step("invert", self.inputs, [self.codes], invert)
+        made = {}
+        wanted: dict[str, tuple[EditRequest, ...]] = {"reconstruction": ()}
+        known = self.standing.get("stylereel-directions")
+        wanted |= {stem: (request,) for stem, request in config.requests().items()} if known else {}
+        for stem, requests in wanted.items():
+            target = self.out / f"{stem}.mp4"
+
+            def edit(target: Path = target, requests: tuple[EditRequest, ...] = requests) -> dict[str, Any]:
+                with self._bar(target.stem) as report:
+                    done = edit_clip(self.clip, target, self.codes, requests, self.models, steps, report)
+                return {"seconds": done.seconds, "warnings": done.warnings}
+
+            inputs = self.inputs | {"codes": file_sha256(self.codes), "edits": requests}
+            self._step(stem, inputs, [target, target.with_name(target.name + ".json")], edit)
+            made[stem] = target
+        return made
+
+    def _served(self) -> dict[str, Any]:
+        config = self.config
+        request = next(iter(config.requests().values()))
+
+        def make() -> dict[str, Any]:
+            frame = self._places().numbers[len(self._places().numbers) // 2]
+            with self._bar("shell") as report:
+                encoder, directions, _ = self._folders()
+                return compare_served(
+                    self.clip, self.work, request, frame, config, self.params, (encoder, directions),
+                    self.state / "serve.log", report,
+                )  # fmt: skip
+
+        inputs = self.inputs | {"demo": config}
+        return self._step("serve", inputs, [], make).result
+
+    def _numbers(self, clips: Mapping[str, Path]) -> dict[str, Any]:
+        units = self.params.section("directions", DirectionSettings).edits
+        requests = {stem: request for stem, request in self.config.requests().items() if stem in clips}
+
+        def make() -> dict[str, Any]:
+            at = self._places()
+            rows = measure_reconstruction(self.clip, self.codes, at, self.models)
+            edits = {}
+            for stem, request in requests.items():
+                unit = units[request.name].per_unit if request.name in units else 1.0
+                measured = measure_edit(
+                    self.clip, clips[stem], self.codes, request, unit, at, self.models, self.judge
+                )
+                rows[stem] = measured
+                spoken = self.models.edits[request.name].unit.split(" (")[0]
+                edits[stem] = measured | {"asked": request.strength, "unit": spoken}
+            return finite({"rows": rows, "edits": edits, "measured": len(at.numbers)})  # type: ignore[no-any-return]
+
+        made = {stem: file_sha256(path) for stem, path in clips.items()}
+        inputs = self.inputs | {"clips": made, "count": self.config.measured_frames}
+        return self._step("measure", inputs, [], make).result
+
+    def _sheet(self, clips: Mapping[str, Path], numbers: Mapping[str, Any]) -> None:
+        target = self.out / "sheet.png"
+
+        def make() -> dict[str, Any]:
+            at = places(self.done["invert"].result, self.config.columns)
+            rows = {"input": ("", frames_at(self.clip, at.numbers))}
+            for stem, path in clips.items():
+                rows[stem] = (_note(numbers, stem), frames_at(path, at.numbers))
+            times = [number / float(self.info.rate) for number in at.numbers]
+            write_image(target, draw_sheet(rows, at.matrices, at.size, times))
+            return {}
+
+        made = {stem: file_sha256(path) for stem, path in clips.items()}
+        self._step("sheet", {"clips": made, "numbers": numbers, "columns": self.config.columns}, [target], make)
+
+    def _report(self, numbers: Mapping[str, Any]) -> None:
+        info, runtime = self.info, self.params.runtime
+        content = {
+            "clip": {
+                "name": self.clip.name, "frames": info.frames, "width": info.width, "height": info.height,
+                "rate": str(info.rate), "audio": info.audio_codec, "measured": numbers["measured"],
+                "synthesis_size": self.done["invert"].result["faces"][0]["synthesis_size"],
+            },
+            "rows": numbers["rows"],
+            "edits": numbers["edits"],
+            "registry": [
+                {key: value for key, value in row.items() if key != "folder"} for row in self.standing.values()
+            ],
+            "served": self.done["serve"].result,
+            "steps": {
+                name: {"seconds": step.seconds, "redone": step.redone} for name, step in self.done.items()
+            },
+            "precision": runtime.precision,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {runtime.torch_device()}",
+        }  # fmt: skip
+        (self.out / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        (self.out / "metrics.md").write_text(markdown(content))
+
+    def _places(self) -> Places:
+        return places(self.done["invert"].result, self.config.measured_frames)
+
+    def _folders(self) -> tuple[Path | None, Path | None, None]:
+        rows = [self.standing.get(name) for name in SHIPPED]
+        encoder, directions = (None if row is None else Path(row["folder"]) for row in rows)
+        return encoder, directions, None
+
+    @contextmanager
+    def _bar(self, step: str) -> Iterator[Report]:
+        """Bars of one step, each stage under the step's name."""
+        with bars(self.quiet) as report:
+            yield lambda progress: report(dataclasses.replace(progress, stage=f"{step}: {progress.stage}"))
+
+    def _step(
+        self, name: str, inputs: Mapping[str, Any], outputs: list[Path], make: Callable[[], Mapping[str, Any]]
+    ) -> Done:
+        self.done[name] = self.ledger.step(name, inputs, outputs, make)
+        return self.done[name]
+
+
+def _note(numbers: Mapping[str, Any], stem: str) -> str:
+    """The second line of a row's label."""
+    if stem in numbers["edits"]:
+        row = numbers["edits"][stem]
+        got = row["size_face"]
+        return f"asked {row['asked']:+g} {row['unit'][:10]}\ngot {'-' if got is None else format(got, '+.1f')}"
+    row = numbers["rows"][stem]
+    return f"{row['psnr']:.1f} dB\nidentity {row['identity']:.2f}"

@@ -1,0 +1,185 @@
+"""The rules of the house, held: import directions, params.yaml, the README's commands, the size of files."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+import datamodules
+import modules
+import services
+from datamodules.types import BadInputError
+from services.cli import app, run
+from services.settings import load_params
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+LONGEST = 420
+"""Lines: about 400, which is where a file is two ideas."""
+SECTIONS = sorted(yaml.safe_load((ROOT / "params.yaml").read_text()))
+TRACKED = subprocess.run(
+    ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+).stdout.split("\0")[:-1]
+
+
+def text_of(name: str) -> str | None:
+    """A tracked file as text; None for binary files and for those that were just removed."""
+    path = ROOT / name
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    return None if b"\0" in data else data.decode("utf-8", errors="replace")
+
+
+def test_import_directions_hold() -> None:
+    done = subprocess.run([BIN / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
+
+
+def test_ruff_finds_nothing() -> None:
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run([BIN / "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def sections_read() -> dict[str, set[str]]:
+    """Section of params.yaml to the names of the dataclasses that the code builds it as."""
+    found: dict[str, set[str]] = {}
+    for package in (datamodules, modules, services):
+        for path in Path(next(iter(package.__path__))).rglob("*.py"):
+            for name, kind in re.findall(r'section\(\s*"(\w+)",\s*(\w+)\s*,?\s*\)', path.read_text()):
+                found.setdefault(name, set()).add(kind)
+    return found | {"data": {"DataSettings"}, "runtime": {"Runtime"}}
+
+
+def dataclass_named(name: str) -> type:
+    for package in (datamodules, modules, services):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            source = importlib.util.find_spec(found.name)
+            assert source is not None and source.origin is not None
+            if f"class {name}:" in Path(source.origin).read_text():
+                kind = getattr(importlib.import_module(found.name), name)
+                assert isinstance(kind, type)
+                return kind
+    raise AssertionError(f"no class {name}")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_is_a_frozen_dataclass_whose_keys_are_explained(section: str) -> None:
+    kinds = sections_read().get(section)
+    assert kinds, f"nothing reads {section}"
+    for name in kinds:
+        kind = dataclass_named(name)
+        built = load_params(environment={}).section(section, kind)
+        assert dataclasses.is_dataclass(built)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(built, dataclasses.fields(built)[0].name, None)
+        source = inspect.getsource(kind)
+        for field in dataclasses.fields(built):
+            assert re.search(rf'^    {field.name}: .*\n    r?"""', source, re.MULTILINE), f"{name}.{field.name}"
+
+
+def test_no_section_is_read_that_is_not_there() -> None:
+    assert set(sections_read()) <= set(SECTIONS)
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The words of each ``stylereel`` command in code spans and blocks."""
+    code = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+    lines = [part.strip() for block in code for line in block.split("\n") for part in line.split("&&")]
+    words = [shlex.split(line, comments=True) for line in lines if "stylereel " in line]
+    stripped = [w[1:] if w and "=" in w[0] else w for w in words]
+    return [w[1:] for w in stripped if w and w[0] == "stylereel"]
+
+
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/http.md")
+COMMANDS = [(page, words) for page in PAGES for words in commands_of((ROOT / page).read_text())]
+
+
+def test_readme_names_every_command() -> None:
+    named = {words[0] for page, words in COMMANDS if page == "README.md"}
+    assert named == set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[" ".join(words) for _, words in COMMANDS])
+def test_commands_and_options_on_the_pages_exist(page: str, words: list[str]) -> None:
+    command = get_command(app)
+    known: set[str] = set()
+    rest = list(words)
+    while rest and hasattr(command, "commands"):
+        assert rest[0] in command.commands, f"{page}: stylereel {' '.join(words)}"
+        command = command.commands[rest.pop(0)]
+    for parameter in command.params:
+        known |= set(parameter.opts)
+    for word in rest:
+        if word.startswith("-"):
+            assert word.split("=")[0] in known, f"{page}: {word} of stylereel {' '.join(words)}"
+
+
+@pytest.mark.parametrize("name", ["", *sorted(get_command(app).commands)])  # type: ignore[attr-defined]
+def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*([name] if name else []), "--help"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_makefile_has_the_two_commands() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^demo:", makefile, re.MULTILINE) and re.search(r"^test:", makefile, re.MULTILINE)
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_paths_on_the_pages_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_no_path_of_this_machine_and_no_registry_host_is_tracked() -> None:
+    machine = re.compile(r"/(?:work|root|home)/\w|/Users/\w")
+    host = re.compile(r"(?:index-url|extra-index|registry)\s*[= ]\s*[\"']?https?://", re.IGNORECASE)
+    for name in TRACKED:
+        text = text_of(name)
+        if text is not None and name != "tests/test_house.py":
+            for number, line in enumerate(text.splitlines(), 1):
+                assert not machine.search(line), f"{name}:{number}: {line[:120]}"
+                assert not host.search(line), f"{name}:{number}: {line[:120]}"
+
+
+def test_one_idea_per_file() -> None:
+    for name in TRACKED:
+        if name.startswith(("modules/", "datamodules/", "services/")) and name.endswith(".py"):
+            lines = (text_of(name) or "").count("\n")
+            assert lines <= LONGEST, f"{name} has {lines} lines: it is two ideas"
+            assert not re.search(r"util|helper|manager|misc|common", Path(name).stem), name
+
+
+def test_shortcuts_that_are_not_taken() -> None:
+    never = {
+        "a pickle is executed": re.compile(r"\bpickle\.loads?\(|allow_pickle=True"),
+        "torch.load executes": re.compile(r"torch\.load\((?![^)]*weights_only=True)"),
+        "a shell is started": re.compile(r"shell=True|os\.system\("),
+        "left for later": re.compile(r"\b(?:TODO|FIXME|XXX)\b"),
+        "an exception is swallowed": re.compile(r"except[^\n]*:\n\s+pass\b"),
+    }
+    for name in TRACKED:
+        if name.startswith(("modules/", "datamodules/", "services/", "benchmarks/")) and name.endswith(".py"):
+            text = text_of(name) or ""
+            for what, pattern in never.items():
+                assert not pattern.search(text), f"{name}: {what}"
+
+
+def test_a_misspelt_key_is_refused() -> None:
+    with pytest.raises(BadInputError, match=r"demo\.colums"):
+        params = load_params(environment={})
+        raw = {**params.raw, "demo": {**params.raw["demo"], "colums": 3}}
+        dataclasses.replace(params, raw=raw).section("demo", dataclass_named("DemoConfig"))
