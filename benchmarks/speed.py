@@ -1,0 +1,112 @@
+"""Seconds per frame: FrEN beside the e4e-format encoder, MobileStyleGAN-1024 beside StyleGAN2-1024, in one run.
+
+python benchmarks/speed.py [--rounds 5] [--threads N] [--device cpu]
+
+The four take turns, so that what else the machine does meets all of them; of each pair the median of the ratios is
+printed. The e4e-format encoder and StyleGAN2 carry the random weights of their conformance cases, in the published
+shapes: they take the same time as trained ones, and their pictures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from conformance_cases import case, tensors
+
+from modules.encoders.irse import StyleEncoder
+from modules.encoders.vit import FrameEncoder
+from modules.generators import load_generator
+from modules.generators.stylegan2 import StyleGAN2
+from services.settings import load_params
+from services.training import FrameEncoderSettings
+
+Call = Callable[[], object]
+
+
+def timed(call: Call, device: str) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    with torch.no_grad():
+        call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def compare(pairs: dict[str, tuple[str, Call, str, Call]], rounds: int, device: str) -> None:
+    """Let all calls take turns for some rounds after one to warm up, and print times and ratios."""
+    calls = {name: call for ours, a, theirs, b in pairs.values() for name, call in ((ours, a), (theirs, b))}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            passed = timed(call, device)
+            if number:
+                seconds[name].append(passed)
+    for what, (ours, _, theirs, _) in pairs.items():
+        ratio = statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
+        print(f"  {what}: {ours} takes {statistics.median(seconds[ours]):.3f} s per frame, "
+              f"{theirs} {statistics.median(seconds[theirs]):.3f} s: {ratio:.1f} times as long")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    device = given.device
+    mobile = load_generator(device=device)
+    opened = case("stylegan2-ffhq-1024")
+    style2 = StyleGAN2.from_state(tensors(opened), opened.json["init"]).eval().to(device)
+    e4e = StyleEncoder.from_state(tensors(case("e4e-ffhq-1024-encoder")), "e4e").eval().to(device)
+    network = load_params().section("frame_encoder", FrameEncoderSettings).network
+    fren = FrameEncoder(network, mobile.num_ws, mobile.w_mean.cpu(), torch.eye(mobile.w_dim)).eval().to(device)
+    frame = torch.rand(1, 3, 256, 256, device=device) * 2 - 1
+    ws = mobile.w_mean.expand(1, mobile.num_ws, -1).contiguous()
+    ws2 = torch.randn(1, style2.num_ws, style2.w_dim, device=device)
+    count = {name: sum(p.numel() for p in net.parameters()) / 1e6
+             for name, net in [("FrEN", fren), ("e4e-format", e4e), ("MobileStyleGAN-1024", mobile),
+                               ("StyleGAN2-1024", style2)]}  # fmt: skip
+    print(f"{device}, {torch.get_num_threads()} threads, one frame at a time, {given.rounds} rounds; parameters: "
+          + ", ".join(f"{name} {millions:.1f} M" for name, millions in count.items()))  # fmt: skip
+    for dtype in (torch.float32, torch.bfloat16):
+        mobile.compute_dtype = dtype
+        cast = torch.autocast(torch.device(device).type, dtype) if dtype is torch.bfloat16 else nullcontext()
+
+        def eager(net: Callable[[Tensor], object], x: Tensor, cast=cast) -> Call:
+            def call() -> object:
+                with cast:
+                    return net(x)
+
+            return call
+
+        print(f"{str(dtype).removeprefix('torch.')}:")
+        compare(
+            {
+                "encoder": ("FrEN", eager(fren, frame), "the e4e-format encoder", eager(e4e, frame)),
+                "synthesis": (
+                    "MobileStyleGAN-1024", lambda: mobile.synthesize(ws),
+                    "StyleGAN2-1024", eager(style2.synthesize, ws2),
+                ),
+            },
+            given.rounds,
+            device,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
