@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.alignment import crop_scale
+from datamodules.alignment import crop_frame, crop_scale
 from modules.editing.directions import EditRequest
 from services.pipeline.composite import Floats, Image, composite, feathered_mask, resized_transform, synthesis_size
-from services.pipeline.invert import Inversion, invert_faces
+from services.pipeline.invert import Inversion, invert_faces, to_tensor
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
@@ -71,7 +72,9 @@ def edit_image(
     for inversion in inversions:
         if not changes_nothing(requests, options):
             size = crop_synthesis_size(inversion.crop_to_frame, inversion.size, models, options)
-            (crop,) = edit_crops(inversion.ws.to(models.device), requests, models, options, size)
+            seen = crop_frame(inversion.image, inversion.crop_to_frame, inversion.size)
+            target = to_tensor(seen[None], models.device)
+            (crop,) = edit_crops(inversion.ws.to(models.device), target, requests, models, options, size)
             matrix = resized_transform(inversion.crop_to_frame, inversion.size, size)
             image = composite(image, crop.reconstruction, crop.edit, crop.mask, matrix, paste=options.paste)
         meter.advance()
@@ -96,31 +99,35 @@ def crop_synthesis_size(matrix: NDArray[np.float64], size: int, models: Models, 
 
 
 def edit_crops(
-    ws: Tensor, requests: Sequence[EditRequest], models: Models, options: EditOptions, size: int
+    ws: Tensor, targets: Tensor, requests: Sequence[EditRequest], models: Models, options: EditOptions, size: int
 ) -> Iterator[EditedCrop]:
-    """Synthesise codes ``(N, num_ws, w_dim)`` before and after the edits, with the masks; one by one in order."""
+    """Synthesise codes ``(N, num_ws, w_dim)`` before and after the edits, with the masks; one by one in order.
+
+    ``targets`` ``(N, 3, s, s)`` in [-1, 1] are the crops that the codes stand for. An edit may change the face
+    that is really there; one that moves the outline also where the moved one comes to lie. The reconstruction has
+    no say: where it is weak, its hair and ears are not where the person's are.
+    """
     step = 1 if models.device == "cpu" else models.config.batch
     same = all(request.strength == 0 for request in requests)
-    for part in torch.split(ws, step):
+    head = _whole_head(requests, models, options)
+    for part, seen in zip(torch.split(ws, step), torch.split(targets, step), strict=True):
         with torch.no_grad():
             before = after = models.generator.synthesize(part, resolution=size).clamp(-1, 1)
-            region = face_region(before, requests, models, options)
+            region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
             if not same:
-                after = models.generator.synthesize(models.edits.apply(part, requests), resolution=size).clamp(
-                    -1, 1
-                )
-                region = torch.maximum(region, face_region(after, requests, models, options))
+                edited = models.edits.apply(part, requests)
+                after = models.generator.synthesize(edited, resolution=size).clamp(-1, 1)
+                if head or options.paste == "replace":
+                    region = torch.maximum(region, models.judges.region(after, head))
         regions = region[:, 0].float().cpu().numpy()
         for one, other, mask in zip(to_arrays(before), to_arrays(after), regions, strict=True):
             yield EditedCrop(one, other, feathered_mask(mask, models.config.composite))
 
 
-def face_region(images: Tensor, requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Tensor:
-    """``(N, 1, S, S)`` in [0, 1]: what of ``images`` ``(N, 3, S, S)`` the edits may change."""
-    head = options.region == "head"
+def _whole_head(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:
     if options.region == "auto":
-        head = any(models.edits[r.name].unit == "degrees" for r in requests)
-    return models.judges.region(images, head)
+        return any(models.edits[request.name].unit == "degrees" for request in requests)
+    return options.region == "head"
 
 
 def to_arrays(images: Tensor) -> Floats:

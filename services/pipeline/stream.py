@@ -194,9 +194,9 @@ class Lane:
             if self.keep_codes:
                 self.codes.append(ws.cpu())
             shown = []
-            for index, crop in enumerate(
-                edit_crops(ws, self.requests, self.models, self.options, self.size), start
-            ):
+            targets = to_tensor(crops, self.models.device)
+            edited = edit_crops(ws, targets, self.requests, self.models, self.options, self.size)
+            for index, crop in enumerate(edited, start):
                 check()
                 shown.append(cv2.resize(crop.reconstruction, (size, size), interpolation=cv2.INTER_AREA))
                 self._last = crop
