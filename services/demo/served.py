@@ -112,7 +112,7 @@ def _ok(answer: httpx.Response) -> httpx.Response:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     # BentoML's supervisor and its workers are one session: none of them may stay behind.
-    for sign in (signal.SIGINT, signal.SIGKILL):
+    for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
         except ProcessLookupError:

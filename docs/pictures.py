@@ -1,0 +1,174 @@
+"""Draw ``docs/house.svg`` and ``docs/pipeline.svg``: ``.venv/bin/python docs/pictures.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+INK, FAINT, LINE = "#1f2933", "#52606d", "#7b8794"
+GREY, BLUE, GREEN, AMBER, ROSE = "#f1f3f5", "#e3f0fb", "#e5f5e9", "#fdf3d8", "#fbe6ea"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle with a title and lines under it."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    title: str
+    lines: tuple[str, ...] = ()
+    fill: str = GREY
+
+    def svg(self) -> list[str]:
+        """Its elements."""
+        left = self.x + 12
+        parts = [
+            f'<rect x="{self.x}" y="{self.y}" width="{self.width}" height="{self.height}" rx="8" '
+            f'fill="{self.fill}" stroke="{LINE}"/>',
+            text(left, self.y + 23, self.title, 15, INK, bold=True),
+        ]
+        return parts + [text(left, self.y + 44 + 18 * i, line, 12.5, FAINT) for i, line in enumerate(self.lines)]
+
+
+def text(
+    x: float, y: float, words: str, size: float, colour: str, bold: bool = False, anchor: str = "start"
+) -> str:
+    """One line of words."""
+    weight = ' font-weight="600"' if bold else ""
+    look = f'font-size="{size}" fill="{colour}" text-anchor="{anchor}"{weight}'
+    return f'<text x="{x}" y="{y}" {look}>{escape(words)}</text>'
+
+
+def arrow(points: list[tuple[int, int]], dashed: bool = False) -> list[str]:
+    """A line through points with a head at its end."""
+    path = " ".join(f"{x},{y}" for x, y in points)
+    dash = ' stroke-dasharray="5 4"' if dashed else ""
+    look = f'fill="none" stroke="{INK}" stroke-width="1.4"{dash} marker-end="url(#head)"'
+    return [f'<polyline points="{path}" {look}/>']
+
+
+def picture(width: int, height: int, title: str, parts: list[str]) -> str:
+    """The whole file."""
+    family = "Inter, Helvetica, Arial, sans-serif"
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" font-family="{family}" role="img" aria-label="{escape(title)}">\n'
+        f'<rect width="{width}" height="{height}" fill="white"/>\n'
+        '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
+        f'orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" fill="{INK}"/></marker></defs>\n'
+    )
+    return head + "\n".join([text(24, 34, title, 19, INK, bold=True), *parts]) + "\n</svg>\n"
+
+
+def house() -> str:
+    """Three packages and who may import whom."""
+    data = Box(24, 470, 900, 84, "datamodules: video in, batches out", (
+        "types · video_read, video_write (exact rates, audio copied) · shots · alignment (crop and inverse)",
+        "clips, shards, people (split by person), face_video (DataModule) · samples, mixture, latents · images",
+    ), BLUE)  # fmt: skip
+    modules = Box(24, 196, 900, 236, "modules: networks; of datamodules they use only the types", fill=GREEN)
+    rooms = [
+        Box(44, 236, 130, 64, "lit", ("what is trained",), "white"),
+        Box(210, 236, 150, 64, "losses", ("perceptual, face",), "white"),
+        Box(376, 236, 170, 64, "metrics", ("fidelity, face",), "white"),
+        Box(562, 236, 180, 64, "editing", ("directions, boundaries",), "white"),
+        Box(210, 336, 150, 76, "generators", ("MobileStyleGAN,", "StyleGAN2, -3"), "white"),
+        Box(376, 336, 170, 76, "encoders", ("FrEN; pSp, e4e,", "ReStyle"), "white"),
+        Box(562, 336, 180, 76, "perception", ("mesh, identity, age,", "parsing, detection"), "white"),
+        Box(776, 336, 130, 76, "ops", ("modulated conv,", "upfirdn, wavelets"), "white"),
+        Box(776, 236, 130, 64, "assets", ("fetch and verify",), "white"),
+    ]
+    services = Box(24, 76, 900, 84, "services: what users and machines call", (
+        "cli · demo · pipeline (faces, invert, refine, edit, composite, stream) · stages, training, evaluation",
+        "registry (MLflow: gate, promote) · slots · engine · routes, jobs (dbos) · api (BentoML) · settings",
+    ), AMBER)  # fmt: skip
+    parts = [line for box in (services, modules, data, *rooms) for line in box.svg()]
+    parts += arrow([(480, 160), (480, 196)]) + arrow([(480, 432), (480, 470)], dashed=True)
+    parts += arrow([(900, 160), (940, 180), (940, 512), (924, 512)])
+    parts += arrow([(174, 268), (210, 268)])
+    for x in (285, 461, 652):
+        parts += arrow([(x, 300), (x, 336)])
+    parts += arrow([(742, 374), (776, 374)])
+    parts.append(
+        text(
+            24,
+            590,
+            "An arrow is an import that is allowed; import-linter holds it. Dashed: datamodules.types only.",
+            12.5,
+            FAINT,
+        )
+    )
+    return picture(964, 620, "The house", parts)
+
+
+def pipeline() -> str:
+    """What happens to a clip, and how a model comes to be served."""
+    step, top = 150, 84
+    names = (
+        ("decode", ("PyAV, exact rate,", "8 frames at a time")),
+        ("find, follow", ("YuNet, mesh,", "68 points, cuts")),
+        ("align", ("FFHQ crop,", "steadied, 256 px")),
+        ("invert", ("FrEN → 16 codes,", "--refine: W+ steps")),
+        ("edit", ("codes + strength", "× direction")),
+        ("paste back", ("frame + (edit −", "reconstruction)")),
+        ("encode", ("H.264, audio", "packets copied")),
+    )
+    boxes = [Box(24 + i * (step + 18), top, step, 84, name, lines, BLUE) for i, (name, lines) in enumerate(names)]
+    width = 24 + len(names) * (step + 18) + 6
+    parts = [text(24, top - 18, "A clip, streamed: memory does not grow with its length", 13.5, FAINT)]
+    for before, after in pairwise(boxes):
+        parts += arrow([(before.x + step, top + 42), (after.x, top + 42)])
+    generator = Box(
+        24 + 4 * (step + 18),
+        216,
+        2 * step + 18,
+        62,
+        "generator",
+        ("draws the face before and after, at its size",),
+        ROSE,
+    )
+    parts += arrow([(boxes[4].x + 60, top + 84), (boxes[4].x + 60, 216)])
+    parts += arrow([(boxes[5].x + 90, 216), (boxes[5].x + 90, top + 84)])
+    low = 360
+    life = (
+        ("data", ("videos under DVC,", "split by person"), GREEN),
+        ("train", ("samples, then real", "frames; resumable"), GREEN),
+        ("evaluate", ("held-out persons,", "data hash"), GREEN),
+        ("register", ("MLflow: challenger,", "with its evaluation"), AMBER),
+        ("gate", ("floors; no worse", "than the champion"), AMBER),
+        ("champion", ("previous is kept,", "rollback"), AMBER),
+        ("serve", ("alias followed,", "loaded, swapped"), ROSE),
+    )
+    row = [
+        Box(24 + i * (step + 18), low, step, 84, name, lines, fill) for i, (name, lines, fill) in enumerate(life)
+    ]
+    parts.append(
+        text(24, low - 18, "A model's life: dvc repro, then register and promote, then served", 13.5, FAINT)
+    )
+    for before, after in pairwise(row):
+        parts += arrow([(before.x + step, low + 42), (after.x, low + 42)])
+    back = low + 112
+    parts += arrow(
+        [(row[4].x + 75, low + 84), (row[4].x + 75, back), (row[1].x + 75, back), (row[1].x + 75, low + 84)],
+        dashed=True,
+    )
+    parts.append(
+        text(row[2].x + 160, back + 18, "refused: exit code 3, kept in the history", 12, FAINT, anchor="middle")
+    )
+    parts += arrow(
+        [(row[6].x + 75, low), (row[6].x + 75, 310), (boxes[3].x + 75, 310), (boxes[3].x + 75, top + 84)]
+    )
+    parts.append(text(row[5].x + 20, 302, "encoder and directions that answer", 12, FAINT, anchor="middle"))
+    return picture(
+        width, back + 40, "The pipeline", [line for box in (*boxes, generator, *row) for line in box.svg()] + parts
+    )
+
+
+if __name__ == "__main__":
+    for name, draw in (("house", house), ("pipeline", pipeline)):
+        (HERE / f"{name}.svg").write_text(draw())
