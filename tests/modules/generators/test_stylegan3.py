@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import resource
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -56,6 +58,13 @@ def test_small_networks_answer_as_published(name: str) -> None:
 @pytest.mark.timeout(1800)  # 20 and 35 s of CPU, but a loaded machine may give little of it
 @pytest.mark.parametrize("name", LARGE)
 def test_1024_networks_answer_as_published_in_4_gb(name: str) -> None:
+    # In a process of its own, whose peak is this network's alone.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(_peak_of_published_answers, name).result() < 4 << 20
+
+
+def _peak_of_published_answers(name: str) -> int:
+    """KiB of memory at most, once the answers have been found equal."""
     opened = case(name)
     generator = _build(opened)
     ws = opened.tensor("w_plus")
@@ -67,7 +76,7 @@ def test_1024_networks_answer_as_published_in_4_gb(name: str) -> None:
         del image
         moved = generator.synthesize(ws, transform=torch.linalg.inv(opened.tensor("transform_inverse")))
         assert_close(_cropped(opened, moved), opened.tensor("image_rotated20_translated"))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @pytest.mark.parametrize("name", (*SMALL, *LARGE))
