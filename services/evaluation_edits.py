@@ -74,7 +74,7 @@ def measure_edits(
     with torch.no_grad():
         for name, strength in [("", 0.0), *asked]:
             moved = edits.apply(ws, [EditRequest(name, strength)]) if name else ws
-            images = torch.cat([render(one) for one in moved.split(1)]).clamp(-1, 1)
+            images = torch.cat([render(one) for one in torch.split(moved, 1)]).clamp(-1, 1)
             embedding = embed(images)
             start_embedding = embedding if start_embedding is None else start_embedding
             likeness = (embedding * start_embedding).sum(1).float().cpu().numpy()

@@ -39,7 +39,8 @@ def lit(generator: StyleGAN2) -> LitFrameEncoder:
 
 def batch(generator: StyleGAN2, samples: int, frames: int) -> dict[str, torch.Tensor]:
     with torch.no_grad():
-        ws = generator.map(torch.randn(samples + frames, generator.z_dim, generator=torch.Generator().manual_seed(3)))
+        random = torch.Generator().manual_seed(3)
+        ws = generator.map(torch.randn(samples + frames, generator.z_dim, generator=random))
         images = generator.synthesize(ws)
     return {"images": images, "targets": images, "ws": ws[:samples]}
 
