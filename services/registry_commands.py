@@ -1,0 +1,89 @@
+"""``stylereel register | promote | rollback | status | history``: the registry from the shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datamodules.types import BadInputError
+from services.console import bars
+from services.settings import Params, load_params
+
+if TYPE_CHECKING:
+    from services.registry.promote import ModelRegistry
+
+Name = Annotated[str, typer.Argument(help="Registered name, e.g. stylereel-frame-encoder.")]
+
+
+def register(
+    folder: Annotated[Path, typer.Argument(help="A model folder.")],
+    name: Annotated[str | None, typer.Option(help="Registered name; without, from the folder's kind.")] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="JSON that the evaluation wrote for this model.")] = None,
+) -> None:
+    """Put a model folder into the registry and make it the challenger."""
+    from modules.model_folder import load_model
+    from services.registry.gate import Evaluation
+
+    read = Evaluation.from_json(_text(evaluation)) if evaluation else None
+    registered = name or f"stylereel-{load_model(folder).config['kind']}"
+    version = _registry().register(folder, registered, read)
+    print(
+        f"{version.name} version {version.version} is the challenger; 'stylereel promote {version.name}' is next"
+    )
+
+
+def promote(
+    name: Name, version: Annotated[str | None, typer.Option(help="This version, not the challenger.")] = None
+) -> None:
+    """Make the challenger champion if it passes the gate; exit code 3 with all reasons if not."""
+    from services.evaluate import re_evaluation
+    from services.registry.gate import Gates
+
+    params = load_params()
+    gate = params.section("gate", Gates).of(name)
+    with bars(False) as report:
+        done = _registry(params).promote(name, gate, version, re_evaluate=re_evaluation(params, name, report))
+    if done.verdict is not None:
+        print("\n".join(done.verdict.reasons))
+    print(f"{name} version {done.champion.version} is champion; previous is {done.previous or 'none'}")
+
+
+def rollback(name: Name, why: Annotated[str, typer.Option(help="Kept in the history.")] = "asked for") -> None:
+    """Make the previous champion champion again."""
+    done = _registry().rollback(name, why)
+    print(f"{name} version {done.champion.version} is champion again; previous is {done.previous or 'none'}")
+
+
+def status() -> None:
+    """Champion, challenger and previous version of each registered model."""
+    print(f"{'model':<28} {'champion':<9} {'challenger':<11} {'previous':<9} versions")
+    for row in _registry().status():
+        if row.versions:
+            cells = f"{row.champion or '-':<9} {row.challenger or '-':<11} {row.previous or '-':<9} {row.versions}"
+            print(f"{row.name:<28} {cells} {row.note}".rstrip())
+
+
+def history(name: Annotated[str | None, typer.Argument(help="Only this model.")] = None) -> None:
+    """Who became champion when and why, refusals included, the oldest first."""
+    for event in _registry().history(name):
+        before = f" after {event.champion_before}" if event.champion_before else ""
+        print(f"{event.time} {event.name} {event.version} {event.action}{before} by {event.user}: {event.why}")
+
+
+def _registry(params: Params | None = None) -> ModelRegistry:
+    from services.registry.connection import RegistryConfig
+    from services.registry.promote import ModelRegistry
+
+    params = params or load_params()
+    runtime = params.runtime
+    runtime.state.mkdir(parents=True, exist_ok=True)
+    return ModelRegistry(runtime.tracking(), runtime.state / "models", params.section("registry", RegistryConfig))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"cannot read {path}: {error}") from error
