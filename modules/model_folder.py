@@ -54,6 +54,7 @@ def save_model(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor],
         (scratch / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         (scratch / CARD).write_text(card)
         scratch.chmod(0o755)
+        (scratch / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone; models are shared
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(scratch, folder)
