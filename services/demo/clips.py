@@ -61,7 +61,9 @@ def edit_clip(
     """
     recorded = Recorded(read_codes(codes, models.generator).to(torch.device(models.device)))
     played = dataclasses.replace(models, encoder=recorded)
-    options = EditOptions(refine=0, paste="difference" if requests else "replace")
+    options = EditOptions(refine=0)
+    if not requests:
+        options = dataclasses.replace(options, paste="replace", region="head")
     done = edit_video(clip, target, requests, played, options, report)
     numbers = {name: plain(getattr(models, name)) for name in ("smoothing", "shots")}
     options = dataclasses.replace(options, refine=steps)

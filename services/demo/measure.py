@@ -50,7 +50,7 @@ def places(report: Mapping[str, Any], count: int) -> Places:
     a, b, x, y = corners.T
     zero, one = np.zeros_like(a), np.ones_like(a)
     matrices = np.stack([a, -b, x, b, a, y, zero, zero, one], axis=1).reshape(-1, 3, 3)
-    return Places(tuple(seen[row]["number"] for row in rows), tuple(rows), matrices, int(face["crop_size"]))
+    return Places(tuple(seen[row]["frame"] for row in rows), tuple(rows), matrices, int(face["crop_size"]))
 
 
 def frames_at(clip: Path, numbers: Sequence[int]) -> Frames:

@@ -41,7 +41,8 @@ from services.version import version
 OUT = ROOT / "demo"
 STATE = ROOT / "var" / "demo"
 """A registry, a server and a cache of the demo's own, so that it touches no one else's champion."""
-SHIPPED = {"stylereel-frame-encoder": SHIPPED_ENCODER, "stylereel-directions": SHIPPED_DIRECTIONS}
+ENCODER, DIRECTIONS = "stylereel-frame-encoder", "stylereel-directions"
+SHIPPED = {ENCODER: SHIPPED_ENCODER, DIRECTIONS: SHIPPED_DIRECTIONS}
 Say = Callable[[str], None]
 
 
@@ -155,7 +156,7 @@ class Demo:
         self._step("invert", self.inputs, [self.codes], invert)
         made = {}
         wanted: dict[str, tuple[EditRequest, ...]] = {"reconstruction": ()}
-        known = self.standing.get("stylereel-directions")
+        known = self.standing.get(DIRECTIONS)
         wanted |= {stem: (request,) for stem, request in config.requests().items()} if known else {}
         for stem, requests in wanted.items():
             target = self.out / f"{stem}.mp4"
@@ -250,7 +251,7 @@ class Demo:
         return places(self.done["invert"].result, self.config.measured_frames)
 
     def _folders(self) -> tuple[Path | None, Path | None, None]:
-        rows = [self.standing.get(name) for name in SHIPPED]
+        rows = [self.standing.get(name) for name in (ENCODER, DIRECTIONS)]
         encoder, directions = (None if row is None else Path(row["folder"]) for row in rows)
         return encoder, directions, None
 

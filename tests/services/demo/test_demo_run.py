@@ -1,0 +1,141 @@
+"""The demo's own steps with toy networks around a real clip; the real ones run in ``make demo``."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from datamodules.images import read_image
+from datamodules.video import VideoWriter, probe, read_frames
+from services.attributes import NAMES
+from services.demo import run as demo_run
+from services.demo.clips import Recorded
+from services.demo.measure import frames_at, places
+from services.demo.run import Demo, demo_params
+from services.pipeline.sidecar import read_sidecar
+
+FRAMES = 6
+OVERRIDES = ["demo.edits={age: 20, yaw: 10}", "demo.columns=3", "demo.measured_frames=2", "demo.steps=0"]
+
+
+@pytest.fixture(scope="module")
+def short(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first frames of the clip, with their sound."""
+    target = tmp_path_factory.mktemp("short") / "short.mp4"
+    info, end = probe(clip), FRAMES / 30
+    with VideoWriter(target, info, codec="h264", crf=18, audio_from=clip, end=end) as writer:
+        for batch in read_frames(clip, end=end):
+            writer.write(batch)
+    return target
+
+
+@pytest.fixture
+def demo(short: Path, tmp_path: Path, toy_models, toy_model, monkeypatch: pytest.MonkeyPatch):
+    """Makes a demo whose networks and server are toys."""
+    folder = toy_model(3)
+    served: list[int] = []
+
+    def judge(images: torch.Tensor) -> dict[str, np.ndarray]:
+        brightness = images.mean((1, 2, 3)).numpy()
+        return {name: brightness * (10 if name == "age" else 1) for name in NAMES}
+
+    def compare(clip: Path, work: Path, request, frame: int, *rest: object) -> dict[str, object]:
+        served.append(frame)
+        answers = {"frame.png": {"models": "toy/1", "mean": 0.0, "largest": 0}}
+        return {"answers": answers, "agrees": request.name == "age", "ready_seconds": 1.0, "models": []}
+
+    monkeypatch.setattr(demo_run, "SHIPPED", {"stylereel-directions": folder})
+    monkeypatch.setattr(demo_run, "METRICS_FOLDER", tmp_path / "metrics")
+    monkeypatch.setattr(demo_run, "ROOT", tmp_path)
+    monkeypatch.setattr(demo_run, "asset_path", lambda asset, file: short)
+    monkeypatch.setattr(demo_run, "fetch", lambda name: None)
+    monkeypatch.setattr(demo_run, "load_models", lambda params, *chosen: toy_models)
+    monkeypatch.setattr(demo_run, "load_attribute_judge", lambda *arguments: judge)
+    monkeypatch.setattr(demo_run, "compare_served", compare)
+
+    def make(*more: str) -> Demo:
+        params = demo_params([*OVERRIDES, *more], {"STYLEREEL_DEVICE": "cpu"}, tmp_path / "state")
+        return Demo(params, lambda line: None, quiet=True, out=tmp_path / "demo")
+
+    make.served = served  # type: ignore[attr-defined]
+    return make
+
+
+def sound(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(p) for p in container.demux(container.streams.audio[0]) if p.size]
+
+
+def test_everything_is_left_and_a_second_run_redoes_only_what_changed(demo, short: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    first = demo()
+    assert first.run()
+    assert all(step.redone for step in first.done.values())
+    for name in ("reconstruction.mp4", "age+20.mp4", "yaw+10.mp4"):
+        info = probe(out / name)
+        assert (info.frames, info.width, info.height, info.rate) == (FRAMES, 640, 360, 30)
+        assert sound(out / name) == sound(short)
+    sheet = read_image(out / "sheet.png", 10**8)
+    assert sheet.shape[0] > 4 * 240 and sheet.shape[1] > 3 * 240  # four rows, three moments
+    numbers = json.loads((out / "metrics.json").read_text())
+    assert set(numbers["rows"]) == {"mean face", "reconstruction", "age+20", "yaw+10"}
+    assert numbers["edits"]["age+20"]["asked"] == 20 and numbers["edits"]["age+20"]["unit"] == "years"
+    assert numbers["registry"][0]["why"].startswith("refused")
+    table = (out / "metrics.md").read_text()
+    assert "| age+20 | +20 years |" in table and "stylereel-directions" in table
+    assert read_sidecar(out / "age+20.mp4.json")["edits"] == [{"name": "age", "strength": 20.0}]
+
+    again = demo()
+    assert again.run()
+    assert not any(step.redone for step in again.done.values())
+    assert "models" not in again.__dict__  # nothing was loaded for it
+
+    (out / "age+20.mp4").unlink()
+    third = demo()
+    assert third.run()
+    assert {name for name, step in third.done.items() if step.redone} == {"age+20"}
+
+    other = demo("demo.edits={age: 10, yaw: 10}")
+    other.run()
+    redone = {name for name, step in other.done.items() if step.redone}
+    assert redone == {"age+10", "serve", "measure", "sheet"}
+    assert len(demo.served) == 2
+
+
+def test_answers_that_differ_are_told(demo) -> None:
+    assert demo("demo.edits={yaw: 10}").run() is False
+
+
+def test_the_recorded_codes_come_in_order_and_not_more() -> None:
+    ws = torch.arange(12.0).view(3, 2, 2)
+    recorded = Recorded(ws)
+    images = torch.zeros(2, 3, 8, 8)
+    assert torch.equal(recorded(images)[0], ws[:2])
+    assert torch.equal(recorded(images[:1], "state")[0], ws[2:])
+    with pytest.raises(ValueError, match="3"):
+        recorded(images)
+
+
+def test_measured_frames_are_spread_over_those_that_show_the_face() -> None:
+    frames = [{"frame": n, "state": "face" if n > 1 else "none", "crop": [0.5, 0.1, 7.0, n]} for n in range(8)]
+    at = places({"faces": [{"crop_size": 256, "frames": frames}]}, 3)
+    assert at.numbers == (2, 4, 7) and at.rows == (0, 2, 5)
+    assert np.allclose(at.matrices[0], [[0.5, -0.1, 7], [0.1, 0.5, 2], [0, 0, 1]])
+
+
+def test_frames_are_read_by_their_numbers(short: Path) -> None:
+    everything = np.concatenate([batch.frames for batch in read_frames(short)])
+    assert np.array_equal(frames_at(short, [1, 4]), everything[[1, 4]])
+    assert not np.array_equal(everything[1], everything[4])
+
+
+def test_the_demo_has_its_own_state_and_a_fast_precision(tmp_path: Path) -> None:
+    params = demo_params([], {"STYLEREEL_STATE": "elsewhere", "STYLEREEL_TRACKING_URI": "https://x"}, tmp_path)
+    assert params.runtime.state == tmp_path and params.runtime.tracking().startswith("sqlite:///")
+    assert demo_params([], {"STYLEREEL_PRECISION": "float32"}, tmp_path).runtime.precision == "float32"
+    capable = torch.cpu.get_capabilities()
+    expected = capable.get("avx512_bf16") or capable.get("amx_bf16") or torch.cuda.is_available()
+    assert (params.runtime.precision == "bfloat16") is bool(expected)
