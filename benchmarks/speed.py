@@ -56,8 +56,8 @@ def compare(pairs: dict[str, tuple[str, Call, str, Call]], rounds: int, device: 
                 seconds[name].append(passed)
     for what, (ours, _, theirs, _) in pairs.items():
         ratio = statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
-        print(f"  {what}: {ours} takes {statistics.median(seconds[ours]):.3f} s per frame, "
-              f"{theirs} {statistics.median(seconds[theirs]):.3f} s: {ratio:.1f} times as long")  # fmt: skip
+        a, b = statistics.median(seconds[ours]), statistics.median(seconds[theirs])
+        print(f"  {what}: {ours} {a:.3f} s per frame, {theirs} {b:.3f} s, {ratio:.1f} times as long", flush=True)
 
 
 def main() -> None:
