@@ -46,8 +46,8 @@ class Runtime:
 
     device: Literal["auto", "cpu", "cuda"]
     """Where the networks run; ``auto`` takes a GPU where there is one."""
-    precision: Literal["float32", "bfloat16"]
-    """Of the features of generators that can choose; all else stays in float32."""
+    precision: Literal["auto", "float32", "bfloat16"]
+    """Of the generator's features; ``auto`` is bfloat16 where the hardware computes in it. Judges keep float32."""
     threads: int
     """CPU threads for torch; 0 leaves torch's own choice."""
     state: Path
@@ -82,6 +82,10 @@ class Runtime:
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         return self.device
+
+    def bfloat16(self) -> bool:
+        """Whether the generator computes its features in bfloat16."""
+        return computes_bfloat16() if self.precision == "auto" else self.precision == "bfloat16"
 
     def tracking(self) -> str:
         """MLflow's address, the SQLite file in ``state`` where none is given."""
@@ -157,6 +161,16 @@ def build(kind: type[Section], given: Mapping[str, Any], where: str) -> Section:
         first = error.errors()[0]
         key = ".".join([where, *(str(part) for part in first["loc"])])
         raise BadInputError(f"{key}: {first['msg']}, got {first['input']!r}") from error
+
+
+def computes_bfloat16() -> bool:
+    """Whether the hardware multiplies bfloat16; elsewhere it is emulated, and slower than float32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    cpu = torch.cpu.get_capabilities()
+    return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

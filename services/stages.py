@@ -134,7 +134,7 @@ def _generator(params: Params) -> MobileStyleGAN:
     generator = load_generator(device=params.runtime.torch_device())
     if not isinstance(generator, MobileStyleGAN):
         raise BadInputError("the preview head and the encoder train on MobileStyleGAN; choose that generator")
-    if params.runtime.precision == "bfloat16":
+    if params.runtime.bfloat16():
         generator.compute_dtype = torch.bfloat16
     return generator
 

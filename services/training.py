@@ -17,6 +17,7 @@ from datamodules.mixture import BatchMixture, BatchPlan, Frames, SofteningConfig
 from datamodules.samples import SampleDataset
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
 from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, LitFrameEncoder
+from services.settings import computes_bfloat16
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ class TrainerConfig:
         """What the Trainer is told."""
         if self.precision != "auto":
             return self.precision
-        if torch.cuda.is_available():
-            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-        return "bf16-mixed" if _cpu_has_bf16() else "32-true"
+        return "bf16-mixed" if computes_bfloat16() else "32-true"
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,3 @@ def _step_of(checkpoint: Path) -> int:
     if not checkpoint.is_file():
         return 0
     return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-
-
-def _cpu_has_bf16() -> bool:
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    return bool(capabilities.startswith("AVX512")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()

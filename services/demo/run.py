@@ -47,22 +47,13 @@ Say = Callable[[str], None]
 
 
 def demo_params(overrides: list[str], environment: Mapping[str, str], state: Path = STATE) -> Params:
-    """``params.yaml`` with the demo's state, its optimisation, and the precision that this machine is fast in."""
+    """``params.yaml`` with the demo's state, and its optimisation."""
     config = load_params(overrides=overrides, environment=environment).section("demo", DemoConfig)
     factor = config.first_steps / max(1, config.steps)
-    given = {f"{PREFIX}PRECISION": fast_precision(), **environment, f"{PREFIX}STATE": str(state)}
+    given = {**environment, f"{PREFIX}STATE": str(state)}
     given |= {f"{PREFIX}TRACKING_URI": "", f"{PREFIX}PORT": "0"}
     ours = [f"pipeline.refine.first_factor={factor}", "pipeline.refine.lpips_net=alex"]
     return load_params(overrides=[*ours, *overrides], environment=given)
-
-
-def fast_precision() -> str:
-    """``bfloat16`` where the hardware computes in it; elsewhere it would be slower than float32."""
-    import torch
-
-    cpu = torch.cpu.get_capabilities()
-    fast = torch.cuda.is_available() or cpu.get("avx512_bf16") or cpu.get("amx_bf16")
-    return "bfloat16" if fast else "float32"
 
 
 class Demo:
@@ -121,7 +112,7 @@ class Demo:
             "models": {name: row["champion_sha256"] or row["shipped"] for name, row in self.standing.items()},
             "params": {name: self.params.raw[name] for name in names},
             "steps": self.config.steps,
-            "precision": runtime.precision,
+            "precision": "bfloat16" if runtime.bfloat16() else "float32",
             "device": runtime.torch_device(),
         }
 
@@ -241,7 +232,7 @@ class Demo:
             "steps": {
                 name: {"seconds": step.seconds, "redone": step.redone} for name, step in self.done.items()
             },
-            "precision": runtime.precision,
+            "precision": "bfloat16" if runtime.bfloat16() else "float32",
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {runtime.torch_device()}",
         }  # fmt: skip
         (self.out / "metrics.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

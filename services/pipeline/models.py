@@ -174,7 +174,7 @@ def load_models(
     device = runtime.torch_device()
     config = params.section("pipeline", PipelineConfig)
     made = load_generator(generator, device) if generator else load_generator(device=device)
-    if runtime.precision == "bfloat16" and isinstance(made, HasPrecision):
+    if runtime.bfloat16() and isinstance(made, HasPrecision):
         made.compute_dtype = torch.bfloat16
     versions = {"stylereel-generator": made.sha256}
     network: Encoder | None = None

@@ -138,4 +138,4 @@ def test_the_demo_has_its_own_state_and_a_fast_precision(tmp_path: Path) -> None
     assert demo_params([], {"STYLEREEL_PRECISION": "float32"}, tmp_path).runtime.precision == "float32"
     capable = torch.cpu.get_capabilities()
     expected = capable.get("avx512_bf16") or capable.get("amx_bf16") or torch.cuda.is_available()
-    assert (params.runtime.precision == "bfloat16") is bool(expected)
+    assert params.runtime.bfloat16() is bool(expected)
