@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from modules.editing.boundaries import (
 from modules.editing.directions import Direction, EditSet, save_directions
 from modules.generators import Generator, load_generator
 from modules.generators.mobile import MobileStyleGAN
+from modules.model_folder import load_model, weights_sha256
 from modules.perception.identity import load_identity
 from services.attributes import NAMES, load_attribute_judge
 from services.evaluation_edits import (
@@ -38,11 +40,13 @@ from services.evaluation_edits import (
     slopes_between,
     summarise,
 )
+from services.registry.gate import Evaluation, utc_now
 from services.settings import ROOT, Params
 
 FOLDER = ROOT / "assets" / "directions"
 SAMPLES, LABELS = ROOT / "build" / "samples", ROOT / "build" / "labels"
 METRICS = "metrics.json"
+EVALUATION = ROOT / "metrics" / "directions.evaluation.json"
 _COVARIANCE_CODES = 8_000
 """Codes of one z each, from which the covariance of W is taken; mapping them takes seconds."""
 
@@ -144,8 +148,43 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     summary = {**_summary(readings, settings), "fit": scores, "samples": len(pairs)}
     folder = save_directions(FOLDER, edits, _card(summary, tools.generator))
     (folder / METRICS).write_text(json.dumps(_rounded(summary), indent=2) + "\n")
+    evaluation = evaluation_of(summary, folder, settings)
+    EVALUATION.parent.mkdir(exist_ok=True)
+    EVALUATION.write_text(evaluation.to_json())
     say("\n".join(as_markdown(summary)))
     return folder
+
+
+def evaluation_of(summary: Mapping[str, Any], folder: Path, settings: DirectionSettings) -> Evaluation:
+    """What the gate reads: how far the slopes of age and yaw are from 1, and the least identity.
+
+    Identity is taken at the smallest strength measured that is not below the usual one. Measured on generator
+    samples: ``frames`` counts codes, each a person of its own.
+    """
+    model = load_model(folder)
+    edits = summary["edits"]
+    drawn = [settings.calibration_seed + 1, settings.measured_codes, settings.truncation, settings.resolution]
+    asked = {name: edit.measured for name, edit in settings.edits.items()}
+    metrics = {
+        "age_slope_error": abs(edits["age"]["slope"] - 1),
+        "yaw_slope_error": abs(edits["yaw"]["slope"] - 1),
+        "identity": min(_identity(edits[name]["identity"], edit.typical) for name, edit in settings.edits.items()),
+    }
+    return Evaluation(
+        model_sha256=weights_sha256(model.tensors),
+        generator_sha256=model.config["generator_sha256"],
+        data_hash=hashlib.sha256(json.dumps([drawn, asked]).encode()).hexdigest(),
+        metrics=metrics,
+        higher_is_better={"age_slope_error": False, "yaw_slope_error": False, "identity": True},
+        frames=settings.measured_codes,
+        clips=settings.measured_codes,
+        created=utc_now(),
+    )
+
+
+def _identity(by_strength: Mapping[str, float], typical: float) -> float:
+    strengths = sorted((float(strength), value) for strength, value in by_strength.items())
+    return next(value for strength, value in strengths if strength >= typical)
 
 
 def load_instruments(settings: DirectionSettings, device: str) -> Instruments:

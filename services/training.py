@@ -51,9 +51,13 @@ class FrameEncoderSettings:
     """Section ``frame_encoder``: everything that the trained encoder follows from."""
 
     network: FrameEncoderConfig
+    """Its shape."""
     training: FrameEncoderTraining
+    """What it learns, in which order."""
     softening: SofteningConfig
+    """What samples go through, so that they look like video."""
     trainer: TrainerConfig
+    """Where and how often."""
 
 
 def fit_frame_encoder(

@@ -60,11 +60,17 @@ class PipelineConfig:
     measure_every: int
     """Identity and landmark error of the reconstruction are measured on one frame in this many."""
     faces: FacesConfig
+    """How faces are followed, held and faded."""
     refine: RefineConfig
+    """How codes are optimised where that is asked for."""
     composite: CompositeConfig
+    """How the mask is made."""
     video: VideoConfig
+    """How results are encoded."""
     preview: PreviewConfig
+    """What a fast look leaves out."""
     warnings: WarningsConfig
+    """When a reconstruction counts as poor."""
 
 
 @dataclass(frozen=True)
