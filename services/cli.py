@@ -77,9 +77,9 @@ def edit(
         bool, typer.Option("--preview", help="A fast look: few frames, a small synthesis.")
     ] = False,
     paste: Annotated[
-        Literal["difference", "replace"],
-        typer.Option(help="Add what changes (sharp), or paste the edited face itself."),
-    ] = "difference",
+        Literal["auto", "difference", "replace"],
+        typer.Option(help="Add what changes (sharp), or paste the edited face; auto pastes where the head turns."),
+    ] = "auto",
     region: Annotated[
         Literal["auto", "face", "head"], typer.Option(help="What may change; auto is the head when it turns.")
     ] = "auto",

@@ -209,7 +209,7 @@ def edit_options(given: Mapping[str, str], known: tuple[str, ...]) -> EditOption
         "start": _seconds,
         "end": _seconds,
         "preview": _flag,
-        "paste": _one_of("difference", "replace"),
+        "paste": _one_of("auto", "difference", "replace"),
         "region": _one_of("auto", "face", "head"),
     }
     options: dict[str, Any] = {}

@@ -59,7 +59,7 @@ VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview")
 OPTIONS = {
     "face": "largest, or a number counted from the left from 0; edits also take all.",
     "refine": "Steps of optimisation per frame, a whole number from 0.",
-    "paste": "difference or replace.",
+    "paste": "auto, difference or replace.",
     "region": "auto, face or head.",
     "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
     "end": "Seconds into the clip at which to end.",

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from datamodules.alignment import crop_frame, crop_scale
 from modules.editing.directions import EditRequest
-from services.pipeline.composite import Floats, Image, composite, feathered_mask, resized_transform, synthesis_size
+from services.pipeline.composite import (
+    Floats,
+    Image,
+    Paste,
+    composite,
+    feathered_mask,
+    resized_transform,
+    synthesis_size,
+)
 from services.pipeline.invert import Inversion, invert_faces, to_tensor
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -46,7 +54,7 @@ class EditedCrop:
 
 def changes_nothing(requests: Sequence[EditRequest], options: EditOptions) -> bool:
     """Whether the output is the input: no strength, and only differences are pasted."""
-    return options.paste == "difference" and all(request.strength == 0 for request in requests)
+    return options.paste != "replace" and all(request.strength == 0 for request in requests)
 
 
 def edit_image(
@@ -76,7 +84,8 @@ def edit_image(
             target = to_tensor(seen[None], models.device)
             (crop,) = edit_crops(inversion.ws.to(models.device), target, requests, models, options, size)
             matrix = resized_transform(inversion.crop_to_frame, inversion.size, size)
-            image = composite(image, crop.reconstruction, crop.edit, crop.mask, matrix, paste=options.paste)
+            paste = way_to_paste(requests, models, options)
+            image = composite(image, crop.reconstruction, crop.edit, crop.mask, matrix, paste=paste)
         meter.advance()
     return EditedImage(image, tuple(inversions), tuple(w for i in inversions for w in i.warnings))
 
@@ -117,17 +126,26 @@ def edit_crops(
             if not same:
                 edited = models.edits.apply(part, requests)
                 after = models.generator.synthesize(edited, resolution=size).clamp(-1, 1)
-                if head or options.paste == "replace":
+                if head or way_to_paste(requests, models, options) == "replace":
                     region = torch.maximum(region, models.judges.region(after, head))
         regions = region[:, 0].float().cpu().numpy()
         for one, other, mask in zip(to_arrays(before), to_arrays(after), regions, strict=True):
             yield EditedCrop(one, other, feathered_mask(mask, models.config.composite))
 
 
+def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Paste:
+    """What ``options.paste`` comes to for these edits."""
+    if options.paste == "auto":
+        return "replace" if _turns(requests, models) else "difference"
+    return options.paste
+
+
 def _whole_head(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:
-    if options.region == "auto":
-        return any(models.edits[request.name].unit == "degrees" for request in requests)
-    return options.region == "head"
+    return _turns(requests, models) if options.region == "auto" else options.region == "head"
+
+
+def _turns(requests: Sequence[EditRequest], models: Models) -> bool:
+    return any(models.edits[request.name].unit == "degrees" and request.strength for request in requests)
 
 
 def to_arrays(images: Tensor) -> Floats:

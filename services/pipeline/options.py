@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from datamodules.types import BadInputError
-from services.pipeline.composite import CompositeConfig, Paste
+from services.pipeline.composite import CompositeConfig
 from services.pipeline.faces import FacesConfig, check_face
 from services.pipeline.refine import RefineConfig
 
@@ -81,8 +81,12 @@ class EditOptions:
     """``largest``, ``all``, or a number that counts the faces from the left, from 0."""
     refine: int | None = None
     """Steps of W+ optimisation per frame; None takes ``pipeline.refine.steps``."""
-    paste: Paste = "difference"
-    """``difference`` adds what the edit changes to the frame, ``replace`` pastes the edited face itself."""
+    paste: Literal["auto", "difference", "replace"] = "auto"
+    """``difference`` adds what the edit changes to the frame, ``replace`` pastes the edited face itself.
+
+    ``auto`` replaces where a pose is edited, as a difference would leave the outline where it was, beside the
+    turned one; it adds the difference for all else.
+    """
     region: Region = "auto"
     """What may change: the ``face``, the ``head`` with its hair; ``auto`` is the head when a pose is edited."""
     start: float | None = None

@@ -18,7 +18,14 @@ from datamodules.types import BadInputError, FrameBatch
 from datamodules.video import VideoWriter
 from modules.editing.directions import EditRequest
 from services.pipeline.composite import Image, composite, resized_transform
-from services.pipeline.edit import EditedCrop, changes_nothing, crop_synthesis_size, edit_crops, to_pixels
+from services.pipeline.edit import (
+    EditedCrop,
+    changes_nothing,
+    crop_synthesis_size,
+    edit_crops,
+    to_pixels,
+    way_to_paste,
+)
 from services.pipeline.faces import FaceState
 from services.pipeline.invert import CodesState, invert_crops, measure, poor_reconstruction, to_tensor
 from services.pipeline.models import Models
@@ -165,6 +172,7 @@ class Lane:
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
         self.steps = options.steps(models.config.refine)
         self.idle = changes_nothing(requests, options)
+        self.way = way_to_paste(requests, models, options)
         alignment = face.alignment
         seen = alignment.crop_to_frame[alignment.valid]
         self.size = crop_synthesis_size(seen, alignment.size, models, options)
@@ -245,7 +253,7 @@ class Lane:
         alignment = self.face.alignment
         matrix = resized_transform(alignment.crop_to_frame[index], alignment.size, self.size)
         into[index - place] = composite(
-            into[index - place], crop.reconstruction, crop.edit, crop.mask, matrix, weight, self.options.paste
+            into[index - place], crop.reconstruction, crop.edit, crop.mask, matrix, weight, self.way
         )
 
     def _measure(self, start: int, crops: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
