@@ -1,0 +1,71 @@
+"""What an edit may change, and how it is pasted, by what it is and what the user says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from modules.editing.directions import Direction, EditRequest, EditSet
+from services.pipeline.edit import changes_nothing, edit_crops, way_to_paste
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+
+
+@pytest.fixture
+def models(toy_models: Models) -> Models:
+    """The toys with one edit that stays in place and one that turns the head."""
+    made = toy_models.generator
+    step = torch.full((made.num_ws, made.w_dim), 0.1)
+    older = Direction("older", "years", step, -20, 20, made.sha256)
+    turn = Direction("turn", "degrees", step, -20, 20, made.sha256)
+    return replace(toy_models, edits=EditSet([older, turn]))
+
+
+OLDER, TURN, NOT_AT_ALL = EditRequest("older", 5.0), EditRequest("turn", 5.0), EditRequest("turn", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("requests", "paste", "expected"),
+    [
+        ([OLDER], "auto", "difference"),
+        ([TURN], "auto", "replace"),
+        ([OLDER, TURN], "auto", "replace"),
+        ([NOT_AT_ALL, OLDER], "auto", "difference"),
+        ([TURN], "difference", "difference"),
+        ([OLDER], "replace", "replace"),
+    ],
+)
+def test_a_turned_head_replaces_and_all_else_is_added(models, requests, paste, expected) -> None:
+    assert way_to_paste(requests, models, EditOptions(paste=paste)) == expected
+
+
+def test_no_strength_changes_nothing_unless_the_face_is_to_be_replaced() -> None:
+    assert changes_nothing([NOT_AT_ALL], EditOptions())
+    assert changes_nothing([], EditOptions(paste="difference"))
+    assert not changes_nothing([NOT_AT_ALL], EditOptions(paste="replace"))
+    assert not changes_nothing([OLDER], EditOptions())
+
+
+class Regions:
+    """Judges whose region is where the picture is bright; they keep what they were asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, bool]] = []
+
+    def region(self, images: torch.Tensor, head: bool) -> torch.Tensor:
+        self.asked.append((float(images.mean()), head))
+        return torch.ones(len(images), 1, *images.shape[2:])
+
+
+@pytest.mark.parametrize(("request_", "looks", "head"), [(OLDER, 1, False), (TURN, 2, True)])
+def test_the_mask_follows_the_face_that_is_there(models, request_, looks, head) -> None:
+    """The input is always asked, the edited picture only where the outline moves, the reconstruction never."""
+    regions = Regions()
+    models = replace(models, judges=regions)
+    target = torch.full((1, 3, 64, 64), 0.75)
+    (crop,) = edit_crops(models.mean_codes(1), target, [request_], models, EditOptions(), 64)
+    assert crop.mask.shape == (64, 64)
+    assert len(regions.asked) == looks
+    assert regions.asked[0] == (pytest.approx(0.75), head)
+    if looks == 2:
+        assert regions.asked[1][0] == pytest.approx(float(crop.edit.mean()), abs=1e-3)
