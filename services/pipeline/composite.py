@@ -24,7 +24,9 @@ class CompositeConfig:
     """How the mask is made from the face region; lengths are fractions of the crop's side."""
 
     grow: float
-    """How far the region is widened before it is feathered."""
+    """How far the region is widened before it is feathered, where a difference is added."""
+    grow_replaced: float
+    """The same where the face is replaced: what is replaced must be covered whole, its soft hair too."""
     feather: float
     """Width of the soft edge (the blur's standard deviation)."""
     border: float
@@ -41,10 +43,10 @@ class Patch:
     columns: slice
 
 
-def feathered_mask(region: Floats, config: CompositeConfig) -> Floats:
+def feathered_mask(region: Floats, config: CompositeConfig, paste: Paste = "difference") -> Floats:
     """Widen and soften a face region ``(S, S)`` in [0, 1]; exactly zero along the crop's border."""
     size = _square(region, "region")
-    reach = round(config.grow * size)
+    reach = round((config.grow if paste == "difference" else config.grow_replaced) * size)
     mask = np.clip(region, 0.0, 1.0).astype(np.float32)
     if reach > 0:
         mask = _array(

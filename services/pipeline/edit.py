@@ -118,7 +118,7 @@ def edit_crops(
     """
     step = 1 if models.device == "cpu" else models.config.batch
     same = all(request.strength == 0 for request in requests)
-    head = _whole_head(requests, models, options)
+    head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
     for part, seen in zip(torch.split(ws, step), torch.split(targets, step), strict=True):
         with torch.no_grad():
             before = after = models.generator.synthesize(part, resolution=size).clamp(-1, 1)
@@ -126,11 +126,11 @@ def edit_crops(
             if not same:
                 edited = models.edits.apply(part, requests)
                 after = models.generator.synthesize(edited, resolution=size).clamp(-1, 1)
-                if head or way_to_paste(requests, models, options) == "replace":
+                if head or paste == "replace":
                     region = torch.maximum(region, models.judges.region(after, head))
         regions = region[:, 0].float().cpu().numpy()
         for one, other, mask in zip(to_arrays(before), to_arrays(after), regions, strict=True):
-            yield EditedCrop(one, other, feathered_mask(mask, models.config.composite))
+            yield EditedCrop(one, other, feathered_mask(mask, models.config.composite, paste))
 
 
 def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Paste:

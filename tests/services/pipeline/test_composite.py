@@ -15,7 +15,7 @@ from services.pipeline.composite import (
     to_frame,
 )
 
-CONFIG = CompositeConfig(grow=0.05, feather=0.04, border=0.05)
+CONFIG = CompositeConfig(grow=0.05, grow_replaced=0.05, feather=0.04, border=0.05)
 SIZE = 32
 
 
