@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -19,7 +20,7 @@ from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_
 from datamodules.types import BadInputError, Frames, Landmarks
 from datamodules.video import ShotConfig
 from modules.assets import asset_path, manifest
-from modules.encoders.vit import FrameEncoder, save_frame_encoder, w_statistics
+from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, w_statistics
 from modules.generators import load_generator
 from modules.generators.mobile import MobileStyleGAN
 from modules.lit.frame_encoder import FrozenParts, ImageLoss
@@ -98,7 +99,12 @@ def train_frame_encoder(params: Params) -> Path:
     train = data.dataset("train") if data.prepared.of("train") else None
     held_out = _spread(data.dataset("val" if data.prepared.of("val") else "test"), settings)
     torch.manual_seed(settings.trainer.seed)
-    encoder = FrameEncoder(settings.network, generator.num_ws, *_w_statistics(generator))
+    if settings.start_from:
+        encoder = load_frame_encoder(ROOT / settings.start_from, generator.sha256).requires_grad_(True)
+        training = dataclasses.replace(settings.training, linear_start=0)
+        settings = dataclasses.replace(settings, network=encoder.config, training=training)
+    else:
+        encoder = FrameEncoder(settings.network, generator.num_ws, *_w_statistics(generator))
     fingerprint = _fingerprint(settings, data.prepared, samples)
     run_folder = RUNS / f"frame-encoder-{fingerprint}"
     needed = {name for phase in settings.training.phases for name in phase.weights}

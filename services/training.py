@@ -58,6 +58,8 @@ class FrameEncoderSettings:
     """What samples go through, so that they look like video."""
     trainer: TrainerConfig
     """Where and how often."""
+    start_from: str
+    """Model folder of an encoder to go on from, e.g. ``assets/frame-encoder``; empty begins anew."""
 
 
 def fit_frame_encoder(

@@ -23,7 +23,7 @@ def settings(codes: int, images: int, linear_start: int = 0) -> FrameEncoderSett
         Phase("images", images, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
     )
     plan = FrameEncoderTraining(phases, 0.5, 1.0, linear_start, 0.02, 2)
-    return FrameEncoderSettings(NETWORK, plan, SofteningConfig(0.0, 32, 0.0), TRAINER)
+    return FrameEncoderSettings(NETWORK, plan, SofteningConfig(0.0, 32, 0.0), TRAINER, "")
 
 
 @pytest.fixture(scope="module")
