@@ -57,6 +57,8 @@ def serving(environment: Mapping[str, str], log: Path, patience: float) -> Itera
         with httpx.Client(base_url=f"http://{HOST}:{port}", timeout=patience, trust_env=False) as client:
             about = _ready(client, process, log, started + patience)
             yield Server(client, round(time.monotonic() - started, 1), about["models"])
+    except httpx.TransportError as error:
+        raise ServerFailedError(f"the server went away ({error}); {log} says why") from error
     finally:
         _stop(process)
 
