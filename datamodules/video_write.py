@@ -19,13 +19,8 @@ from numpy.typing import NDArray
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video_read import FULL, SCALING, matrix_of, opened, range_of
 
-ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1", "ffv1": "ffv1"}
+ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "ffv1": "ffv1"}
 """Codec as users name it to FFmpeg's encoder; ffv1 is lossless."""
-AV1_PRESETS = {
-    "ultrafast": 12, "superfast": 11, "veryfast": 10, "faster": 9, "fast": 8, "medium": 6, "slow": 4, "slower": 3,
-    "veryslow": 2,
-}  # fmt: skip
-"""x264's names of effort as SVT-AV1's numbers."""
 FINE = 100
 """Ticks per frame where the source's own ticks cannot hold its rate."""
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
@@ -274,8 +269,6 @@ def _options(codec: str, crf: float, preset: str | None) -> dict[str, str]:
         options["x265-params"] = "log-level=error"
     if preset is not None and codec in ("h264", "hevc"):
         options["preset"] = preset
-    if preset is not None and codec == "av1":
-        options["preset"] = str(AV1_PRESETS.get(preset, preset))
     return options
 
 
