@@ -1,4 +1,4 @@
-"""The stages of ``dvc.yaml`` before the evaluation: prepare, samples and frame-encoder."""
+"""The stages of ``dvc.yaml`` before the evaluation: prepare, samples and encoder."""
 
 from __future__ import annotations
 
@@ -99,12 +99,7 @@ def train_frame_encoder(params: Params) -> Path:
     train = data.dataset("train") if data.prepared.of("train") else None
     held_out = _spread(data.dataset("val" if data.prepared.of("val") else "test"), settings)
     torch.manual_seed(settings.trainer.seed)
-    if settings.start_from:
-        encoder = load_frame_encoder(ROOT / settings.start_from, generator.sha256).requires_grad_(True)
-        training = dataclasses.replace(settings.training, linear_start=0)
-        settings = dataclasses.replace(settings, network=encoder.config, training=training)
-    else:
-        encoder = FrameEncoder(settings.network, generator.num_ws, *_w_statistics(generator))
+    encoder, settings = first_encoder(settings, generator)
     fingerprint = _fingerprint(settings, data.prepared, samples)
     run_folder = RUNS / f"frame-encoder-{fingerprint}"
     needed = {name for phase in settings.training.phases for name in phase.weights}
@@ -119,6 +114,17 @@ def train_frame_encoder(params: Params) -> Path:
         )
         run.log_model(folder)
     return folder
+
+
+def first_encoder(
+    settings: FrameEncoderSettings, generator: MobileStyleGAN
+) -> tuple[FrameEncoder, FrameEncoderSettings]:
+    """What training begins with: a fresh encoder, or that of ``start_from``, whose answers are not solved anew."""
+    if not settings.start_from:
+        return FrameEncoder(settings.network, generator.num_ws, *_w_statistics(generator)), settings
+    encoder = load_frame_encoder(ROOT / settings.start_from, generator.sha256).requires_grad_(True)
+    training = dataclasses.replace(settings.training, linear_start=0)
+    return encoder, dataclasses.replace(settings, network=encoder.config, training=training)
 
 
 class _Images(Dataset[Tensor]):
@@ -139,7 +145,7 @@ class _Images(Dataset[Tensor]):
 def _generator(params: Params) -> MobileStyleGAN:
     generator = load_generator(device=params.runtime.torch_device())
     if not isinstance(generator, MobileStyleGAN):
-        raise BadInputError("the preview head and the encoder train on MobileStyleGAN; choose that generator")
+        raise BadInputError("the frame encoder trains on MobileStyleGAN; choose that generator")
     if params.runtime.bfloat16():
         generator.compute_dtype = torch.bfloat16
     return generator

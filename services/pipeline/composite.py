@@ -1,8 +1,8 @@
 """Pasting the edited crop back into the frame at the frame's own resolution; pure functions on arrays.
 
-The default adds only what the edit changed, ``frame + (edit - reconstruction) * mask`` (StylePortraitVideo
-pastes the edited crop itself; that is ``replace``): a weak inversion then does not blur the frame, no edit
-returns the input, and every pixel where the mask is zero keeps its bits.
+``difference`` adds only what the edit changed, ``frame + (edit - reconstruction) * mask``: a weak inversion then
+does not blur the frame, and no edit returns the input. ``replace`` blends the edited crop itself over the frame,
+as StylePortraitVideo does. Either way every pixel where the mask is zero keeps its bits.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class VideoConfig:
     """How edited clips are written."""
 
     codec: str
-    """FFmpeg's name of the encoder, e.g. ``libx264``."""
+    """One of ``h264``, ``hevc``, ``vp9`` and ``ffv1``."""
     crf: int
     """Constant rate factor of the encoder: smaller is larger and better."""
 

@@ -10,8 +10,18 @@ import torch
 
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest, EditSet, load_directions
-from modules.model_folder import load_model
-from services.directions import FOLDER, METRICS, DirectionSettings, Instruments, draw_single, load_instruments
+from modules.model_folder import load_model, weights_sha256
+from services.directions import (
+    EVALUATION,
+    FOLDER,
+    METRICS,
+    DirectionSettings,
+    Instruments,
+    draw_single,
+    evaluation_of,
+    load_instruments,
+)
+from services.registry.gate import Evaluation
 from services.settings import load_params
 
 
@@ -65,3 +75,16 @@ def test_a_rendered_edit_moves_what_it_names_by_its_unit(
     assert np.isfinite(change).all()
     assert (change > 0).all()
     assert change.mean() / per_unit / (up - down) == pytest.approx(1, abs=0.35)
+
+
+def test_the_gate_reads_what_was_measured() -> None:
+    """Slopes as distances from 1, and the least identity, taken at the strength at or above the usual one."""
+    settings = load_params().section("directions", DirectionSettings)
+    edits = {name: {"slope": 1.0, "identity": {"-1": 0.2, "100": 0.9}} for name in settings.edits}
+    edits["age"] = {"slope": 0.7, "identity": {"-20": 0.1, "10": 0.2, "20": 0.6, "30": 0.3}}
+    edits["yaw"] = {"slope": 1.25, "identity": {"15": 0.8}}
+    found = evaluation_of({"edits": edits}, FOLDER, settings)
+    assert found.metrics == pytest.approx({"age_slope_error": 0.3, "yaw_slope_error": 0.25, "identity": 0.6})
+    assert found.model_sha256 == weights_sha256(load_model(FOLDER).tensors)
+    shipped = Evaluation.from_json(EVALUATION.read_text())
+    assert (shipped.model_sha256, shipped.data_hash) == (found.model_sha256, found.data_hash)

@@ -132,7 +132,7 @@ def test_frames_are_read_by_their_numbers(short: Path) -> None:
     assert not np.array_equal(everything[1], everything[4])
 
 
-def test_the_demo_has_its_own_state_and_a_fast_precision(tmp_path: Path) -> None:
+def test_the_demo_has_its_own_state_and_the_precision_asked_for(tmp_path: Path) -> None:
     params = demo_params([], {"STYLEREEL_STATE": "elsewhere", "STYLEREEL_TRACKING_URI": "https://x"}, tmp_path)
     assert params.runtime.state == tmp_path and params.runtime.tracking().startswith("sqlite:///")
     assert demo_params([], {"STYLEREEL_PRECISION": "float32"}, tmp_path).runtime.precision == "float32"

@@ -145,3 +145,12 @@ def test_shapes_are_checked() -> None:
         composite(frame, reconstruction, edit, mask, np.eye(3), 1.5)
     with pytest.raises(ValueError, match="crop_to_frame"):
         to_frame(mask, np.eye(2), 5, 5)
+
+
+def test_what_is_replaced_is_covered_wider_than_what_is_changed() -> None:
+    region = np.zeros((100, 100), np.float32)
+    region[40:60, 40:60] = 1.0
+    config = CompositeConfig(grow=0.0, grow_replaced=0.1, feather=0.0, border=0.0)
+    assert np.array_equal(feathered_mask(region, config) > 0.5, region > 0.5)
+    replaced = feathered_mask(region, config, "replace") > 0.5
+    assert replaced[30:70, 45:55].all() and not replaced[:29].any()
