@@ -24,7 +24,7 @@ from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_en
 from modules.generators import load_generator
 from modules.generators.mobile import MobileStyleGAN
 from modules.lit.frame_encoder import FrozenParts, ImageLoss
-from modules.losses.face import FaceLoss
+from modules.losses.face import FaceLoss, IdentityLoss
 from modules.losses.perceptual import load_lpips
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
 from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
@@ -168,6 +168,8 @@ def _losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]:
         face = FaceLoss(load_face_judge(params.section("face_judge", FaceJudgeConfig)))
         losses["landmark_features"] = lambda images, target: face(images, face.target(target)).landmark
         losses["mesh"] = lambda images, target: face(images, face.target(target)).mesh
+    if "identity" in names:
+        losses["identity"] = IdentityLoss(load_identity())
     return losses
 
 

@@ -68,7 +68,8 @@ class _Layer(nn.Module):
             pad, merged = weight.shape[-1] // 2, x.reshape(1, -1, height, width)
             x = F.conv2d(merged, modulated.flatten(0, 1), padding=pad, groups=n).reshape(n, -1, height, width)
             x = x + bias[:, None, None]
-        return x if noise is None else x + noise.to(x.dtype)
+        # In place: no gradient looks at what a convolution gave, and fresh memory costs more than the sum.
+        return x if noise is None else x.add_(noise.to(x.dtype))
 
 
 class MobileStyleGAN(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.perception.face_judge import FaceJudge
+from modules.perception.identity import IdentityNet
 from modules.perception.mesh import FaceMesh
 
 
@@ -55,6 +56,27 @@ class FaceLoss(nn.Module):
             raise ValueError(f"{len(images)} images but {len(target.points)} targets")
         ours = self.target(images)
         return FaceDistances(_norm(ours.features - target.features), _norm(ours.points - target.points))
+
+
+class IdentityLoss(nn.Module):
+    """One minus the cosine of two faces' embeddings, ``(N,)`` in [0, 2]: beyond the paper, as e4e and pSp have it.
+
+    ``forward(images, target)`` takes two batches of FFHQ crops ``(N, 3, H, W)`` RGB in [-1, 1]; only the first
+    carries gradients.
+    """
+
+    def __init__(self, net: IdentityNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        """Distance of each image to its target; see the class."""
+        if images.shape != target.shape:
+            raise ValueError(f"images {tuple(images.shape)} and target {tuple(target.shape)} differ")
+        with torch.no_grad():
+            theirs = self.net.embed(target)
+        distance: Tensor = 1 - (self.net.embed(images) * theirs).sum(1)
+        return distance
 
 
 def _norm(difference: Tensor) -> Tensor:

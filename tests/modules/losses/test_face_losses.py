@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from modules.assets import asset_path
-from modules.losses.face import UNIT, FaceLoss
+from modules.losses.face import UNIT, FaceLoss, IdentityLoss
+from modules.perception.identity import load_identity
 from modules.perception.mesh import load_face_mesh
 
 
@@ -58,3 +59,21 @@ def test_a_step_against_the_gradient_comes_nearer(loss, images):
 def test_targets_of_other_images_are_refused(loss, images):
     with pytest.raises(ValueError, match="targets"):
         loss(images, loss.target(images[:1]))
+
+
+def test_identity_distance_is_one_minus_the_cosine_and_pulls_the_image_alone(images):
+    net = load_identity()
+    loss = IdentityLoss(net)
+    start, target = images[:1].clone().requires_grad_(), images[1:].clone().requires_grad_()
+    distance = loss(start, target)
+    a, b = (net.embed(x).detach().numpy()[0] for x in (images[:1], images[1:]))
+    assert distance.item() == pytest.approx(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
+    slope, none = torch.autograd.grad(distance.sum(), [start, target], allow_unused=True)
+    assert none is None
+    with torch.no_grad():
+        assert loss(start - 0.02 * slope.sign(), target).item() < 0.95 * distance.item()
+
+
+def test_identity_of_one_and_two_images_is_refused(images):
+    with pytest.raises(ValueError, match="differ"):
+        IdentityLoss(load_identity())(images, images[:1])
