@@ -177,15 +177,15 @@ def import_(
 @app.command()
 def train(
     stage: Annotated[
-        Literal["prepare", "samples", "encoder", "directions"],
-        typer.Argument(help="Align the videos, render samples, train the encoder, or learn the edits."),
+        Literal["fetch", "prepare", "samples", "encoder", "directions"],
+        typer.Argument(help="Fetch parts, align the videos, render samples, train the encoder, learn the edits."),
     ],
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
     """Run one stage of the training by itself; 'dvc repro' runs those whose inputs changed, in order.
 
-    Each goes on where it was stopped. Example:
+    Each is a run in MLflow, named after the stage, and goes on where it was stopped. Example:
 
         stylereel train encoder --set frame_encoder.trainer.precision=32-true
     """
@@ -199,10 +199,10 @@ def train(
             meter = meters.setdefault(stage, Meter(stage, total, report, never))
             meter.advance(done - meter.done)
 
-        if stage in ("prepare", "samples"):
-            from services.stages import make_samples, prepare
+        if stage in ("fetch", "prepare", "samples"):
+            from services.stages import fetch_parts, make_samples, prepare
 
-            (prepare if stage == "prepare" else make_samples)(params, tell)
+            {"fetch": fetch_parts, "prepare": prepare, "samples": make_samples}[stage](params, tell)
         elif stage == "encoder":
             from services.stages import train_frame_encoder
 

@@ -37,16 +37,22 @@ from services.evaluation_edits import (
     Render,
     as_markdown,
     measure_edits,
+    numbers_of,
     slopes_between,
     summarise,
 )
 from services.registry.gate import Evaluation, utc_now
+from services.registry.tracking import Run
+from services.runs import stage_run
 from services.settings import ROOT, Params
+from services.sheets import edits_sheet
 
 FOLDER = ROOT / "assets" / "directions"
 SAMPLES, LABELS = ROOT / "build" / "samples", ROOT / "build" / "labels"
 METRICS = "metrics.json"
 EVALUATION = ROOT / "metrics" / "directions.evaluation.json"
+SHOWN = 3
+"""Codes on which the run's sheet shows every edit."""
 _COVARIANCE_CODES = 8_000
 """Codes of one z each, from which the covariance of W is taken; mapping them takes seconds."""
 
@@ -135,6 +141,11 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     """
     settings = params.section("directions", DirectionSettings)
     tools = load_instruments(settings, params.runtime.torch_device())
+    with stage_run("directions", params, {"generator": tools.generator.sha256}) as run:
+        return _learn(settings, tools, run, say)
+
+
+def _learn(settings: DirectionSettings, tools: Instruments, run: Run, say: Say) -> Path:
     labels = label_samples(
         SAMPLES, LABELS, tools.judge, settings.samples,
         judged_by="face-api age, mediapipe mesh",
@@ -152,6 +163,11 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     EVALUATION.parent.mkdir(exist_ok=True)
     EVALUATION.write_text(evaluation.to_json())
     say("\n".join(as_markdown(summary)))
+    run.log_metrics({**numbers_of(summary), **evaluation.metrics})
+    run.log_file(folder / METRICS)
+    run.log_model(folder)
+    shown = draw_single(tools.generator, SHOWN, settings.calibration_seed + 1, settings.truncation)
+    run.log_image("edits", edits_sheet(shown, edits, tools.render))
     return folder
 
 

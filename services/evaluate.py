@@ -8,9 +8,18 @@ from pathlib import Path
 from datamodules.clips import read_prepared
 from datamodules.people import Split
 from datamodules.types import BadInputError
-from services.evaluation import EvaluationConfig, Optimise, Rows, evaluate_frame_encoder
+from services.evaluation import EvaluationConfig, Optimise, Rows, See, evaluate_frame_encoder
 from services.evaluation_frames import HeldOutFrames, held_out_frames
-from services.evaluation_report import BLOCK, markdown, replace_block, write_evaluation
+from services.evaluation_report import (
+    BLOCK,
+    CLIPS_TABLE,
+    GATE,
+    METRICS,
+    markdown,
+    metrics_of,
+    replace_block,
+    write_evaluation,
+)
 from services.pipeline.models import SHIPPED_ENCODER, Judges
 from services.pipeline.options import PipelineConfig
 from services.pipeline.progress import Cancelled, Report, never, silent
@@ -18,7 +27,9 @@ from services.registry.connection import RegistryConfig
 from services.registry.gate import Evaluation
 from services.registry.promote import ModelRegistry, ReEvaluate
 from services.registry.store import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion
+from services.runs import stage_run
 from services.settings import ROOT, Params
+from services.sheets import Shown
 
 NAME = "stylereel-frame-encoder"
 CLIPS = ROOT / "build" / "clips"
@@ -53,10 +64,19 @@ def evaluate(
     """Measure, write the files and, where asked for, the table. Raises ``BadInputError``."""
     folder = encoder_folder(params, options.encoder)
     frames = _frames(params, options.clips, options.split)
-    evaluation, rows = evaluate_folder(params, folder, frames, options.optimise, report, cancelled)
-    write_evaluation(options.metrics, evaluation, rows, frames)
-    if options.table:
-        replace_block(RESULTS, BLOCK, markdown(evaluation, rows, frames, options.command))
+    fixed = frames.spread(params.section("evaluation", EvaluationConfig).optimised_frames)
+    looked = Shown(frames, fixed)
+    with stage_run("evaluate", params, {"command": options.command, "data": frames.data_hash}) as run:
+        evaluation, rows = evaluate_folder(params, folder, frames, options.optimise, report, cancelled, looked.see)
+        write_evaluation(options.metrics, evaluation, rows, frames)
+        if options.table:
+            replace_block(RESULTS, BLOCK, markdown(evaluation, rows, frames, options.command))
+        run.log_params({"encoder": evaluation.model_sha256, "generator": evaluation.generator_sha256})
+        run.log_metrics(metrics_of(rows, frames))
+        for name in (METRICS, CLIPS_TABLE, GATE):
+            run.log_file(options.metrics / name)
+        labels = {row.name: row.label for row in (rows.fixed or rows.all_frames)[1:]}
+        run.log_image("reconstructions", looked.sheet(labels))
     return evaluation, rows, frames
 
 
@@ -67,6 +87,7 @@ def evaluate_folder(
     optimise: bool,
     report: Report = silent,
     cancelled: Cancelled = never,
+    see: See = lambda row, indices, shown: None,
 ) -> tuple[Evaluation, Rows]:
     """Measure the encoder in a model folder on ``frames``; the judges and the generator are loaded for it."""
     from modules.encoders.vit import load_frame_encoder
@@ -84,7 +105,7 @@ def evaluate_folder(
     refine = params.section("pipeline", PipelineConfig).refine
     longer = Optimise(refine, lambda net: load_lpips(net, device), runtime.state / "evaluation")
     return evaluate_frame_encoder(
-        encoder, generator, frames, judges, config, longer if optimise else None, device, report, cancelled
+        encoder, generator, frames, judges, config, longer if optimise else None, device, report, cancelled, see
     )
 
 

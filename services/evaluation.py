@@ -64,6 +64,8 @@ class FrameEncoderNet(Protocol):
 
 Codes = Callable[[Sequence[int]], Tensor]
 """Numbers of frames to their codes ``(n, num_ws, w_dim)``."""
+See = Callable[[str, Sequence[int], Tensor], None]
+"""``see(row, indices, shown)`` is handed what is rendered, a row's frames ``(n, 3, 256, 256)`` batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def evaluate_frame_encoder(
     device: str = "cpu",
     report: Report = silent,
     cancelled: Cancelled = never,
+    see: See = lambda row, indices, shown: None,
 ) -> tuple[Evaluation, Rows]:
     """Measure ``encoder`` on ``frames``, from the generator's full output shrunk to 256 px.
 
@@ -138,7 +141,7 @@ def evaluate_frame_encoder(
     take long. Raises ``CancelledError`` when asked to stop; optimised frames are kept.
     """
     run = _Run(encoder, generator, frames, FrameMeter(frames, judges, device, config.batch), config,
-               device, report, cancelled)  # fmt: skip
+               device, report, cancelled, see)  # fmt: skip
     everything = range(len(frames))
     rows = (
         run.measured("mean_face", "mean face", everything, run.mean_codes),
@@ -180,7 +183,9 @@ class _Run:
         device: str,
         report: Report,
         cancelled: Cancelled,
+        see: See,
     ) -> None:
+        self.see = see
         self.encoder, self.generator, self.frames, self.meter = encoder, generator, frames, meter
         self.config, self.device, self.report, self.cancelled = config, device, report, cancelled
         self.encoder_sha256 = weights_sha256(encoder.state_dict())
@@ -209,6 +214,7 @@ class _Run:
         for some in _batches(indices, self.config.batch):
             with torch.no_grad():
                 shown = self.generator.synthesize(codes(some), resolution=SIDE)
+            self.see(name, some, shown)
             parts.append(self.meter.measure(some, shown))
             progress.advance(len(some))
         return make_row(name, label, indices, joined(parts), self.frames)

@@ -123,6 +123,12 @@ def summarise(
     return {"codes": len(readings.start.identity), "edits": table}
 
 
+def numbers_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run keeps of a summary, by edit: slope and its spread, identity by strength, cross-effects."""
+    kept = ("slope", "slope_spread", "identity", "cross_effects")
+    return {name: {part: entry[part] for part in kept} for name, entry in summary["edits"].items()}
+
+
 def as_markdown(summary: Mapping[str, Any]) -> list[str]:
     """The summary as two tables, one line each item."""
     edits = summary["edits"]

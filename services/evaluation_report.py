@@ -18,7 +18,7 @@ from services.evaluation_measure import HIGHER_IS_BETTER, means
 from services.registry.gate import Evaluation
 
 METRICS = "frame_encoder.json"
-CLIPS = "frame_encoder_clips.csv"
+CLIPS_TABLE = "frame_encoder_clips.csv"
 GATE = "frame_encoder.evaluation.json"
 BLOCK = "frame-encoder"
 
@@ -37,20 +37,11 @@ _COLUMNS = (
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, rows: Rows, frames: HeldOutFrames) -> None:
-    """Write ``METRICS`` (for DVC's metrics), ``CLIPS`` (for its plots) and ``GATE`` into ``folder``."""
+    """Write ``METRICS`` (for DVC's metrics), ``CLIPS_TABLE`` (for its plots) and ``GATE`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / METRICS, json.dumps(metrics_of(rows, frames), indent=2, allow_nan=False) + "\n")
-    _write(folder / CLIPS, clips_csv(rows, frames))
+    _write(folder / CLIPS_TABLE, clips_csv(rows, frames))
     _write(folder / GATE, evaluation.to_json() + "\n")
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """The gate's file of ``write_evaluation``; raises ``BadInputError`` where there is none."""
-    try:
-        text = (folder / GATE).read_text()
-    except OSError as error:
-        raise BadInputError(f"{folder} holds no evaluation: run 'stylereel evaluate'") from error
-    return Evaluation.from_json(text)
 
 
 def metrics_of(rows: Rows, frames: HeldOutFrames) -> dict[str, object]:

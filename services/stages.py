@@ -1,10 +1,11 @@
-"""The stages of ``dvc.yaml`` before the evaluation: prepare, samples and encoder."""
+"""The stages fetch, prepare, samples and encoder of ``dvc.yaml``."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.alignment import SmoothingConfig
-from datamodules.clips import ClipsConfig, FindLandmarks, Prepared, find_videos, prepare_clips
+from datamodules.clips import INDEX, ClipsConfig, FindLandmarks, Prepared, find_videos, prepare_clips
 from datamodules.face_video import FaceDataset, FaceVideoConfig, FaceVideoDataModule
 from datamodules.people import PeopleConfig
 from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_samples
 from datamodules.types import BadInputError, Frames, Landmarks
 from datamodules.video import ShotConfig
-from modules.assets import asset_path, manifest
+from modules.assets import asset_path, fetch, manifest
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, w_statistics
 from modules.generators import load_generator
 from modules.generators.mobile import MobileStyleGAN
@@ -29,18 +30,32 @@ from modules.losses.perceptual import load_lpips
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
 from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
 from modules.perception.identity import load_identity
-from services.registry.connection import RegistryConfig
-from services.registry.tracking import start_run
+from modules.sheet import Image
+from services.runs import stage_run
 from services.settings import ROOT, Params
+from services.sheets import clips_sheet, pairs_sheet, samples_sheet
 from services.training import FrameEncoderSettings, fit_frame_encoder
 
 CLIPS, SAMPLES, RUNS = (ROOT / "build" / name for name in ("clips", "samples", "runs"))
 FRAME_ENCODER = ROOT / "assets" / "frame-encoder"
 REGISTRY_CLIPS = ("clips", "franck")
+RUN_ID = "run_id"
+"""File beside the checkpoints of a training: the run in MLflow that a later start goes on with."""
 W_SAMPLES = 20_000
 """Draws behind the mean and the spread of W that the encoder's head counts in."""
 
 Report = Callable[[int, int, str], None]
+
+
+def fetch_parts(params: Params, report: Report = lambda done, total, what: None) -> None:
+    """Fetch and verify every pretrained part and clip that is not in the cache yet."""
+    assets = manifest()
+    with stage_run("fetch", params, {"assets": {name: asset.sha256 for name, asset in assets.items()}}) as run:
+        for done, name in enumerate(assets, start=1):
+            fetch(name)
+            report(done, len(assets), name)
+        sizes = [file.bytes for asset in assets.values() for file in asset.files.values()]
+        run.log_metrics({"assets": len(assets), "bytes": sum(sizes)})
 
 
 def prepare(params: Params, report: Report = lambda done, total, what: None) -> Prepared:
@@ -66,12 +81,22 @@ def prepare(params: Params, report: Report = lambda done, total, what: None) -> 
         with torch.no_grad():
             return identity.embed(crops.to(device)).cpu()
 
-    return prepare_clips(
-        videos, CLIPS, new_tracker, embed, params.section("clips", ClipsConfig),
-        params.section("smoothing", SmoothingConfig), params.section("shots", ShotConfig),
-        params.section("people", PeopleConfig), [ROOT / images for images in params.data.images],
-        made_by=manifest()["mediapipe"].sha256, progress=report,
-    )  # fmt: skip
+    with stage_run("prepare", params) as run:
+        prepared = prepare_clips(
+            videos, CLIPS, new_tracker, embed, params.section("clips", ClipsConfig),
+            params.section("smoothing", SmoothingConfig), params.section("shots", ShotConfig),
+            params.section("people", PeopleConfig), [ROOT / images for images in params.data.images],
+            made_by=manifest()["mediapipe"].sha256, progress=report,
+        )  # fmt: skip
+        run.log_metrics({
+            "clips": len(prepared.clips),
+            "persons": len({clip.person for clip in prepared.clips if clip.person >= 0}),
+            "frames": sum(clip.frames for clip in prepared.clips),
+            "left_out": len(prepared.left_out),
+        })  # fmt: skip
+        run.log_file(CLIPS / INDEX)
+        run.log_image("clips", clips_sheet(prepared))
+    return prepared
 
 
 def make_samples(params: Params, report: Report = lambda done, total, what: None) -> list[Path]:
@@ -82,13 +107,25 @@ def make_samples(params: Params, report: Report = lambda done, total, what: None
     def draw(n: int, seed: int) -> Tensor:
         return draw_codes(generator.map, n, seed, config, generator.z_dim, device)
 
+    rendered, seconds = 0, 0.0
+
     def render(ws: Tensor) -> Tensor:
-        return generator.synthesize(ws.to(device), resolution=config.resolution)
+        nonlocal rendered, seconds
+        started = time.perf_counter()
+        images = generator.synthesize(ws.to(device), resolution=config.resolution).cpu()
+        rendered, seconds = rendered + len(ws), seconds + time.perf_counter() - started
+        return images
 
     def progress(done: int, total: int) -> None:
         report(done, total, "samples")
 
-    return write_samples(SAMPLES, draw, render, config, progress, {"generator": generator.sha256})
+    with stage_run("samples", params, {"generator": generator.sha256}) as run:
+        paths = write_samples(SAMPLES, draw, render, config, progress, {"generator": generator.sha256})
+        run.log_metrics({"count": config.count, "rendered": rendered})
+        if rendered:  # a run that found every shard done has no speed
+            run.log_metrics({"images_per_second": rendered / seconds})
+        run.log_image("samples", samples_sheet(SampleDataset(SAMPLES, config.count)))
+    return paths
 
 
 def train_frame_encoder(params: Params) -> Path:
@@ -104,9 +141,18 @@ def train_frame_encoder(params: Params) -> Path:
     run_folder = RUNS / f"frame-encoder-{fingerprint}"
     needed = {name for phase in settings.training.phases for name in phase.weights}
     parts = FrozenParts(generator, _losses(params, needed))
-    with start_run("frame-encoder", {"frame_encoder": settings}, *_tracking(params)) as run:
+    known = run_folder / RUN_ID
+    run_id = known.read_text() if known.is_file() else None
+    more = {"generator": generator.sha256, "data": data.prepared.data_hash("train"), "samples": len(samples)}
+    with stage_run("encoder", params, more, run_id) as run:
+        run_folder.mkdir(parents=True, exist_ok=True)
+        known.write_text(run.run_id)
+
+        def show(step: int, inputs: list[Image], reconstructions: list[Image]) -> None:
+            run.log_image("validation", pairs_sheet(inputs, reconstructions), step)
+
         trained = fit_frame_encoder(
-            encoder, parts, samples, _Images(train), held_out, settings, run_folder, run.lightning_logger()
+            encoder, parts, samples, _Images(train), held_out, settings, run_folder, run.lightning_logger(), show
         )
         card = _card(settings, data.prepared, len(samples), generator.sha256)
         folder = save_frame_encoder(
@@ -176,10 +222,6 @@ def _losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]:
 def _spread(faces: FaceDataset, settings: FrameEncoderSettings) -> Tensor:
     count = min(len(faces), settings.trainer.validation_frames)
     return torch.stack([faces[i * len(faces) // count].images for i in range(count)])
-
-
-def _tracking(params: Params) -> tuple[str, RegistryConfig]:
-    return params.runtime.tracking(), params.section("registry", RegistryConfig)
 
 
 def _fingerprint(settings: FrameEncoderSettings, prepared: Prepared, samples: SampleDataset) -> str:

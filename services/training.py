@@ -17,6 +17,7 @@ from datamodules.mixture import BatchMixture, BatchPlan, Frames, SofteningConfig
 from datamodules.samples import SampleDataset
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
 from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, LitFrameEncoder
+from modules.lit.reconstructions import Reconstructions, Show
 from services.settings import computes_bfloat16
 
 
@@ -71,10 +72,12 @@ def fit_frame_encoder(
     settings: FrameEncoderSettings,
     run_folder: Path,
     logger: Logger | bool = False,
+    show: Show = lambda step, inputs, reconstructions: None,
 ) -> FrameEncoder:
     """Train from the last checkpoint in ``run_folder``, or from the start; returns the averaged encoder.
 
-    ``held_out`` are validation crops ``(N, 3, r, r)`` in [-1, 1].
+    ``held_out`` are validation crops ``(N, 3, r, r)`` in [-1, 1]; ``show`` is handed them and their
+    reconstructions at every validation.
     """
     trainer_config, plan = settings.trainer, settings.training
     last = run_folder / "last.ckpt"
@@ -99,7 +102,11 @@ def fit_frame_encoder(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=plan.gradient_clip,
-        callbacks=[checkpoints, EMAWeightAveraging(decay=plan.ema_decay, use_buffers=False)],
+        callbacks=[
+            checkpoints,
+            EMAWeightAveraging(decay=plan.ema_decay, use_buffers=False),
+            Reconstructions(show),
+        ],
         logger=logger,
         log_every_n_steps=10,
         default_root_dir=run_folder,

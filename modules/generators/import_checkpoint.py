@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import PIL.Image
 import torch
-from PIL import Image
-from torch import Tensor
 
 from datamodules.types import BadInputError
 from modules.generators.checkpoints import Checkpoint, read_checkpoint
 from modules.generators.load import build, save_generator
 from modules.generators.protocol import Generator
 from modules.ops import shrink
+from modules.sheet import Image, draw_grid, to_picture
 
 _TILE = 256
 _COLUMNS = 4
@@ -75,7 +75,7 @@ def import_checkpoint(file: Path, folder: Path, samples: int = 8) -> ImportRepor
     picture = _samples(generator, samples)
     save_generator(generator, folder, _card(file, found, generator))
     sheet = folder.with_name(f"{folder.name}-samples.png")
-    Image.fromarray(picture).save(sheet)
+    PIL.Image.fromarray(picture).save(sheet)
     return ImportReport(
         source=file,
         folder=folder,
@@ -106,24 +106,16 @@ def _split(found: Checkpoint) -> tuple[dict[str, tuple[int, ...]], dict[str, tup
 
 
 @torch.no_grad()
-def _samples(generator: Generator, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _samples(generator: Generator, count: int) -> Image:
     side = min(_TILE, generator.resolution)
-    columns = min(_COLUMNS, count)
-    sheet = np.full((-(-count // columns) * side, columns * side, 3), 255, np.uint8)
     z = torch.from_numpy(np.random.RandomState(0).standard_normal((count, generator.z_dim)).astype(np.float32))
+    pictures = []
     for i in range(count):
         image = shrink(generator.synthesize(generator.map(z[i : i + 1], _PSI)), side)
         if not bool(torch.isfinite(image).all()):
             raise BadInputError("the generator's images are not finite numbers; the checkpoint is damaged")
-        top, left = i // columns * side, i % columns * side
-        sheet[top : top + side, left : left + side] = _bytes(image[0])
-    return sheet
-
-
-def _bytes(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-    array = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    return array
+        pictures.append(to_picture(image[0]))
+    return draw_grid(pictures, side, _COLUMNS)
 
 
 def _card(file: Path, found: Checkpoint, generator: Generator) -> str:

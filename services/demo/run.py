@@ -25,7 +25,7 @@ from services.demo.lifecycle import EVALUATIONS, promote_shipped
 from services.demo.measure import Places, frames_at, measure_edit, measure_reconstruction, places
 from services.demo.options import DemoConfig
 from services.demo.report import finite, markdown
-from services.demo.sheet import draw_sheet
+from services.demo.sheet import draw_demo
 from services.directions import DirectionSettings
 from services.evaluate import METRICS_FOLDER
 from services.media import write_image
@@ -209,7 +209,7 @@ class Demo:
             for stem, path in clips.items():
                 rows[stem] = (_note(numbers, stem), frames_at(path, at.numbers))
             times = [number / float(self.info.rate) for number in at.numbers]
-            write_image(target, draw_sheet(rows, at.matrices, at.size, times))
+            write_image(target, draw_demo(rows, at.matrices, at.size, times))
             return {}
 
         made = {stem: file_sha256(path) for stem, path in clips.items()}

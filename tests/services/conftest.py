@@ -39,6 +39,12 @@ def tracking_uri(tmp_path: Path, empty_database: Path) -> str:
 
 
 @pytest.fixture
+def unsent(tmp_path: Path) -> Path:
+    """Where runs put what the registry cannot take."""
+    return tmp_path / "unsent"
+
+
+@pytest.fixture
 def registry(tmp_path: Path, tracking_uri: str, registry_config: RegistryConfig) -> ModelRegistry:
     return ModelRegistry(tracking_uri, tmp_path / "cache", registry_config)
 

@@ -18,6 +18,7 @@ from modules.generators.codes_file import read_codes, save_codes
 from modules.generators.import_checkpoint import import_checkpoint
 from modules.generators.load import save_generator
 from modules.model_folder import load_model
+from modules.sheet import GAP
 
 SMALL = (STYLEGAN2, "stylegan3-t-64-small", "stylegan3-r-64-small")
 
@@ -89,7 +90,7 @@ def test_an_import_reports_what_it_took_and_what_it_left(tmp_path: Path) -> None
     assert load_model(report.folder).config["kind"] == "generator"
     torch.testing.assert_close(generator.w_mean, mean)
     sheet = np.asarray(Image.open(report.sheet))
-    assert sheet.shape == (128, 256, 3)
+    assert sheet.shape == (2 * 64 + GAP, 4 * 64 + 3 * GAP, 3)
     assert sheet[:64, :64].std() > 10
     assert (sheet[64:, 64:] == 255).all()
     for part in ("e4e", report.sha256, "encoder's: 1"):

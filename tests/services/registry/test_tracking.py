@@ -1,4 +1,5 @@
 import hashlib
+import math
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,17 @@ class Section:
 
 
 def test_a_run_holds_parameters_curves_images_and_files(
-    registry: ModelRegistry, tracking_uri: str, registry_config: RegistryConfig, tmp_path: Path
+    registry: ModelRegistry, tracking_uri: str, registry_config: RegistryConfig, unsent: Path, tmp_path: Path
 ) -> None:
     image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
     (tmp_path / "table.csv").write_text("a,b\n")
     many = {f"p{i:03}": i for i in range(150)}  # more than one request takes
-    with start_run("train", {"encoder": Section(1e-4, (1, 2)), **many}, tracking_uri, registry_config) as run:
+    with start_run(
+        "train", {"encoder": Section(1e-4, (1, 2)), **many}, tracking_uri, registry_config, unsent
+    ) as run:
         run.log_metrics({"loss": 2.0, "psnr": 10.0}, step=0)
         run.log_metrics({"loss": 1.0}, step=7)
-        run.log_curve("rate", [0.1, 0.2, 0.3], first_step=5)
+        run.log_metrics({"rate": {"slow": 0.1, "fast": float("nan")}})
         run.log_image("sheet", image, step=7)
         run.log_file(tmp_path / "table.csv", "tables")
     with registry.connection.reach() as client:
@@ -39,11 +42,8 @@ def test_a_run_holds_parameters_curves_images_and_files(
         assert kept.data.params["encoder.layers"] == "(1, 2)"
         assert len(kept.data.params) == 152
         assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "loss")] == [(0, 2.0), (7, 1.0)]
-        assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "rate")] == [
-            (5, 0.1),
-            (6, 0.2),
-            (7, 0.3),
-        ]
+        assert kept.data.metrics["rate.slow"] == 0.1
+        assert math.isnan(kept.data.metrics["rate.fast"])
         stored = client.download_artifacts(run.run_id, "images/sheet-0000007.png", str(tmp_path))
         assert np.array_equal(np.asarray(Image.open(stored)), image)
         assert [f.path for f in client.list_artifacts(run.run_id, "tables")] == ["tables/table.csv"]
@@ -58,13 +58,14 @@ def test_a_run_that_breaks_off_says_so_and_goes_on(
     registry: ModelRegistry,
     tracking_uri: str,
     registry_config: RegistryConfig,
+    unsent: Path,
 ) -> None:
-    with pytest.raises(error), start_run("train", {"steps": 10}, tracking_uri, registry_config) as run:
+    with pytest.raises(error), start_run("train", {"steps": 10}, tracking_uri, registry_config, unsent) as run:
         raise error
     with registry.connection.reach() as client:
         assert client.get_run(run.run_id).info.status == state
     more = {"steps": 20, "new": 1}
-    with start_run("train", more, tracking_uri, registry_config, run_id=run.run_id) as again:
+    with start_run("train", more, tracking_uri, registry_config, unsent, run_id=run.run_id) as again:
         assert again.run_id == run.run_id
     with registry.connection.reach() as client:
         kept = client.get_run(run.run_id)
@@ -73,10 +74,15 @@ def test_a_run_that_breaks_off_says_so_and_goes_on(
 
 
 def test_the_model_of_a_run_is_registered(
-    registry: ModelRegistry, tracking_uri: str, registry_config: RegistryConfig, toy_model, evaluation
+    registry: ModelRegistry,
+    tracking_uri: str,
+    registry_config: RegistryConfig,
+    unsent: Path,
+    toy_model,
+    evaluation,
 ) -> None:
     first, last = toy_model(1), toy_model(2)
-    with start_run("train", {}, tracking_uri, registry_config) as run:
+    with start_run("train", {}, tracking_uri, registry_config, unsent) as run:
         run.log_model(first)
         run.log_model(last)
     made = registry.register_run(run.run_id, "stylereel-directions", evaluation(last, 12.0))
@@ -85,11 +91,12 @@ def test_the_model_of_a_run_is_registered(
 
 
 def test_lightning_writes_to_the_same_run(
-    registry: ModelRegistry, tracking_uri: str, registry_config: RegistryConfig
+    registry: ModelRegistry, tracking_uri: str, registry_config: RegistryConfig, unsent: Path
 ) -> None:
-    with start_run("train", {}, tracking_uri, registry_config) as run:
+    with start_run("train", {}, tracking_uri, registry_config, unsent) as run:
         logger = run.lightning_logger()
         logger.log_metrics({"loss": 3.0}, step=4)
+        logger.save()
         logger.finalize("success")
     with registry.connection.reach() as client:
         [point] = client.get_metric_history(run.run_id, "loss")

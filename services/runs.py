@@ -1,0 +1,45 @@
+"""A stage of ``dvc.yaml`` as one run in MLflow, with the sections of ``params.yaml`` that the stage depends on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from services.registry.connection import RegistryConfig
+from services.registry.tracking import Run, SilentRun, start_run
+from services.settings import ROOT, Params
+
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""Where launchers of several processes tell each its number."""
+
+
+@contextmanager
+def stage_run(
+    stage: str, params: Params, more: Mapping[str, Any] | None = None, run_id: str | None = None
+) -> Iterator[Run]:
+    """Open the run of a stage, named after it; its ``seconds`` are logged where it succeeds.
+
+    ``more`` are further parameters; ``run_id`` is a run to go on with. Only the first process of a training with
+    several devices opens one. Raises ``RegistryUnavailableError`` before anything is computed.
+    """
+    if next((os.environ[name] for name in _RANKS if name in os.environ), "0") != "0":
+        yield SilentRun()
+        return
+    runtime = params.runtime
+    registry = params.section("registry", RegistryConfig)
+    given = {**{name: params.raw[name] for name in sections_of(stage)}, **(more or {})}
+    started = time.monotonic()
+    with start_run(stage, given, runtime.tracking(), registry, runtime.state / "unsent", run_id=run_id) as run:
+        yield run
+        run.log_metrics({"seconds": time.monotonic() - started})
+
+
+def sections_of(stage: str) -> list[str]:
+    """The sections of ``params.yaml`` that ``dvc.yaml`` names for a stage."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return list(stages[stage].get("params", []))
