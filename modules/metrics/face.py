@@ -22,8 +22,7 @@ def identity_similarity(net: IdentityNet, images: Tensor, target: Tensor) -> Ten
 
 def landmark_error(points: Tensor, target: Tensor) -> Tensor:
     """Mean distance per face of two ``(N, 68, 2)`` in pixels: ``(N,)`` pixels."""
-    if points.shape != target.shape or points.ndim != 3 or points.shape[1:] != (68, 2):
-        raise ValueError(f"two (N, 68, 2) are needed, got {tuple(points.shape)} and {tuple(target.shape)}")
+    _check(points, target)
     distance: Tensor = torch.linalg.vector_norm(points - target, dim=-1)
     return distance.mean(1)
 
@@ -33,6 +32,16 @@ def landmark_error_percent(points: Tensor, target: Tensor) -> Tensor:
     eyes = target[:, 36:42].mean(1) - target[:, 42:48].mean(1)
     apart: Tensor = torch.linalg.vector_norm(eyes, dim=-1)
     return 100 * landmark_error(points, target) / apart
+
+
+def landmark_mse(points: Tensor, target: Tensor) -> Tensor:
+    """LM (FrEN/ViEN, section 4.2) per face of two ``(N, 68, 2)`` in pixels: ``(N,)`` square pixels.
+
+    The mean over the points and over x and y, as a mean squared error is; in pixels of whatever size the images
+    have.
+    """
+    _check(points, target)
+    return (points - target).square().mean((1, 2))
 
 
 class IdentitySimilarity(MeanPerImage):
@@ -64,3 +73,23 @@ class LandmarkError(MeanPerImage):
         """Count N pairs of ``(N, 3, H, W)`` FFHQ crops in [-1, 1]."""
         ours, theirs = (landmarks_68(self.mesh(x).points) for x in (images, target))
         self.add((landmark_error_percent if self.unit == "percent" else landmark_error)(ours, theirs))
+
+
+class LandmarkMse(MeanPerImage):
+    """LM: mean squared error of landmarks over images, in square pixels of the images."""
+
+    higher_is_better = False
+
+    def __init__(self, mesh: FaceMesh, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mesh = mesh
+
+    @torch.no_grad()
+    def update(self, images: Tensor, target: Tensor) -> None:
+        """Count N pairs of ``(N, 3, H, W)`` FFHQ crops in [-1, 1]."""
+        self.add(landmark_mse(*(landmarks_68(self.mesh(x).points) for x in (images, target))))
+
+
+def _check(points: Tensor, target: Tensor) -> None:
+    if points.shape != target.shape or points.ndim != 3 or points.shape[1:] != (68, 2):
+        raise ValueError(f"two (N, 68, 2) are needed, got {tuple(points.shape)} and {tuple(target.shape)}")

@@ -4,14 +4,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import mean_squared_error
 
 from modules.assets import asset_path
 from modules.metrics.face import (
     IdentitySimilarity,
     LandmarkError,
+    LandmarkMse,
     identity_similarity,
     landmark_error,
     landmark_error_percent,
+    landmark_mse,
 )
 from modules.perception.identity import load_identity
 
@@ -58,3 +61,16 @@ def test_landmark_metric_sees_a_shift(identity, images):
         assert metric.higher_is_better is False
     assert pixels.compute().item() == pytest.approx(4, abs=1)
     assert 2 < percent.compute().item() < 10
+
+
+def test_lm_is_the_mean_squared_error_of_coordinates(identity, images):
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 3, 68, 2))
+    expected = mean_squared_error(a.reshape(3, -1).T, b.reshape(3, -1).T, multioutput="raw_values")
+    np.testing.assert_allclose(landmark_mse(torch.from_numpy(a), torch.from_numpy(b)), expected)
+    with pytest.raises(ValueError, match="68"):
+        landmark_mse(torch.zeros(1, 5, 2), torch.zeros(1, 5, 2))
+    metric = LandmarkMse(identity.mesh)
+    metric.update(images.roll(4, 3), images)
+    assert metric.compute().item() == pytest.approx(8, abs=3)  # 4 px along x, none along y
+    assert metric.higher_is_better is False
