@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from datamodules.types import BadInputError
+from services.registry.artifacts import artifacts_of, set_right
 from services.registry.errors import NoSuchVersionError, RegistryUnavailableError
 
 SQLITE = "sqlite:///"
@@ -75,7 +77,7 @@ class Connection:
             if error.error_code in _BAD_INPUT:
                 raise BadInputError(message) from error
             raise self._unavailable(message) from error
-        except (requests.RequestException, SQLAlchemyError) as error:
+        except (requests.RequestException, SQLAlchemyError, sqlite3.Error) as error:
             raise self._unavailable(" ".join(str(error).split())) from error
 
     def experiment_id(self) -> str:
@@ -91,9 +93,7 @@ class Connection:
 
     def _artifacts(self) -> str | None:
         """Beside an SQLite file; a server on the network knows its own place."""
-        if self.database is None:
-            return None
-        return (self.database.resolve().parent / f"{self.database.stem}-artifacts").as_uri()
+        return None if self.database is None else artifacts_of(self.database).as_uri()
 
     def _connect(self) -> MlflowClient:
         with self._lock:
@@ -107,6 +107,8 @@ class Connection:
                 with self._exclusive():  # two processes must not both create the tables
                     client = MlflowClient(self.uri, registry_uri=self.uri)
                     client.search_registered_models(max_results=1)
+                    if self.database is not None:
+                        set_right(self.database)
                 self._client = client
             return self._client
 
