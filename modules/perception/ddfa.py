@@ -83,13 +83,6 @@ class FaceModel:
     """``(3 V, 40)``."""
     expression: Tensor
     """``(3 V, 10)``."""
-    keypoints: Tensor
-    """``(204,)`` places in the above of the usual 68 points' x, y, z."""
-
-    def at_keypoints(self) -> FaceModel:
-        """The model of the usual 68 points alone."""
-        rows = self.keypoints
-        return FaceModel(self.mean[rows], self.shape[rows], self.expression[rows], torch.arange(len(rows)))
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def load_face_model() -> FaceModel:
 
     mean = (read("u_shp.npy") + read("u_exp.npy")).flatten().float()
     shape, expression = read("w_shp_sim.npy").float(), read("w_exp_sim.npy").float()
-    return FaceModel(mean, shape, expression, read("keypoints_sim.npy").long())
+    return FaceModel(mean, shape, expression)
 
 
 class DenseFace(nn.Module):

@@ -288,11 +288,6 @@ def load_face_finder(config: DetectionConfig, device: str | torch.device = "cpu"
     return FaceFinder(FaceDetector(config), load_face_mesh(device))
 
 
-def find_faces(frames: Frames, finder: FaceFinder) -> list[list[FaceObservation]]:
-    """All faces of ``(T, H, W, 3)`` uint8 RGB frames, for each frame largest first."""
-    return finder.find(frames)
-
-
 def to_landmarks(faces: Sequence[FaceObservation | None]) -> Landmarks:
     """The 68 points per frame, NaN with score 0 where there is no face."""
     points = np.full((len(faces), 68, 2), np.nan, np.float32)

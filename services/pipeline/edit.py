@@ -90,14 +90,6 @@ def edit_image(
     return EditedImage(image, tuple(inversions), tuple(w for i in inversions for w in i.warnings))
 
 
-def reconstruct(inversion: Inversion, models: Models) -> Image:
-    """The crop ``(S, S, 3)`` uint8 that the codes show, at the size that the face has in the image."""
-    size = crop_synthesis_size(inversion.crop_to_frame, inversion.size, models, EditOptions())
-    with torch.no_grad():
-        shown = models.generator.synthesize(inversion.ws.to(models.device), resolution=size)
-    return to_pixels(to_arrays(shown)[0])
-
-
 def crop_synthesis_size(matrix: NDArray[np.float64], size: int, models: Models, options: EditOptions) -> int:
     """Side of the synthesis for crops ``(..., 3, 3)`` of side ``size``: follows the largest one in the frame."""
     if options.preview:

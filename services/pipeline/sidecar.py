@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from services.version import version
 
@@ -65,17 +64,6 @@ def write_sidecar(
     finally:
         part.unlink(missing_ok=True)
     return path
-
-
-def read_sidecar(path: Path) -> dict[str, Any]:
-    """The content of a sidecar; raises ``BadInputError`` where it is none."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise BadInputError(f"cannot read the sidecar {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise BadInputError(f"{path} is not a sidecar that stylereel wrote")
-    return content
 
 
 def plain(value: Any) -> Any:

@@ -14,7 +14,6 @@ from modules.perception.detection import (
     DetectionConfig,
     FaceBox,
     FaceTracker,
-    find_faces,
     load_face_finder,
     to_landmarks,
 )
@@ -59,7 +58,7 @@ def eye_distance(points: np.ndarray) -> float:
 
 
 def test_points_agree_with_the_detectors_own(finder, portrait, group):
-    faces = [*find_faces(portrait[None], finder)[0], *find_faces(group[None], finder)[0]]
+    faces = [*finder.find(portrait[None])[0], *finder.find(group[None])[0]]
     assert len(faces) == 6
     for face in faces:
         mine = np.stack([face.landmarks[36:42].mean(0), face.landmarks[42:48].mean(0), face.landmarks[30]])
@@ -69,7 +68,7 @@ def test_points_agree_with_the_detectors_own(finder, portrait, group):
 
 
 def test_group_is_five_faces_largest_first(finder, group):
-    sides = [face.box.side for face in find_faces(group[None], finder)[0]]
+    sides = [face.box.side for face in finder.find(group[None])[0]]
     assert len(sides) == 5 and sides == sorted(sides, reverse=True)
 
 
@@ -77,7 +76,7 @@ def test_group_is_five_faces_largest_first(finder, group):
 def test_a_turned_picture_turns_the_points(finder, portrait, angle):
     height, width = portrait.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 0.8)
-    straight, turned = find_faces(np.stack([portrait, cv2.warpAffine(portrait, turn, (width, height))]), finder)
+    straight, turned = finder.find(np.stack([portrait, cv2.warpAffine(portrait, turn, (width, height))]))
     expected = straight[0].landmarks @ turn[:, :2].T + turn[:, 2]
     error = np.linalg.norm(turned[0].landmarks - expected, axis=1).mean() / eye_distance(expected)
     assert error < 0.05
@@ -86,12 +85,12 @@ def test_a_turned_picture_turns_the_points(finder, portrait, angle):
 @pytest.mark.parametrize("scale", [0.08, 0.3, 3.0])
 def test_faces_of_other_sizes(finder, portrait, scale):
     """From 20 px to 4K; a face of 8 % of its size leaves the mesh little to see."""
-    straight = find_faces(portrait[None], finder)[0][0]
+    straight = finder.find(portrait[None])[0][0]
     size = tuple(round(n * scale) for n in portrait.shape[1::-1])
     resized = cv2.resize(portrait, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     canvas = np.full((max(size[1], 200), max(size[0], 200), 3), 127, np.uint8)
     canvas[: size[1], : size[0]] = resized
-    found = find_faces(canvas[None], finder)[0]
+    found = finder.find(canvas[None])[0]
     assert len(found) == 1
     expected = (straight.landmarks + 0.5) * np.array(size) / portrait.shape[1::-1] - 0.5
     error = np.linalg.norm(found[0].landmarks - expected, axis=1).mean() / eye_distance(expected)
@@ -114,7 +113,7 @@ def test_no_face_is_an_empty_list(finder):
         frames = np.stack(
             [f.to_ndarray(format="rgb24") for _, f in zip(range(2), clip.decode(video=0), strict=False)]
         )
-    assert find_faces(frames, finder) == [[], []]
+    assert finder.find(frames) == [[], []]
     landmarks = to_landmarks([None, None])
     assert not landmarks.valid.any() and np.isnan(landmarks.points).all()
 
@@ -122,7 +121,7 @@ def test_no_face_is_an_empty_list(finder):
 def test_tracker_stays_with_the_face_it_was_given(finder, group):
     """Sizes that change place must not swap faces: the frame is squeezed so that another becomes the largest."""
     tracker = FaceTracker(finder, pick=2)
-    chosen = find_faces(group[None], finder)[0][2]
+    chosen = finder.find(group[None])[0][2]
     followed = tracker.follow(np.stack([group, np.roll(group, 5, axis=1)])) + tracker.follow(group[None])
     landmarks = to_landmarks(followed)
     assert landmarks.valid.all()

@@ -119,11 +119,11 @@ def test_a_run_that_failed_is_told_as_failed(away: Away) -> None:
 
 
 def test_what_waits_for_another_registry_stays(
-    away: Away, registry_config: RegistryConfig, tmp_path: Path
+    away: Away, registry_config: RegistryConfig, empty_database: Path, tmp_path: Path
 ) -> None:
     with away.start() as run:
         away.go()
-    other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
+    other = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'other.db')}"
     with start_run("train", {}, other, registry_config, away.unsent) as elsewhere:
         assert elsewhere.run_id != run.run_id
     assert len(away.waiting()) == 1
