@@ -19,7 +19,7 @@ from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.composite import Image
 from services.pipeline.edit import edit_image, to_arrays, to_pixels
 from services.pipeline.invert import Inversion, invert_image
-from services.pipeline.models import SHIPPED_DIRECTIONS, Models, load_models
+from services.pipeline.models import SHIPPED_DIRECTIONS, Models, fitting, load_models
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Meter, Report, never
 from services.pipeline.sidecar import plain, write_sidecar
@@ -40,9 +40,11 @@ def edit_file(
     options: EditOptions,
     chosen: Chosen,
     report: Report,
+    beside: Sequence[Path] = (),
 ) -> tuple[str, ...]:
     """Edit a video, an image or codes, write the result and its sidecar; returns the warnings.
 
+    ``beside`` are folders of edits that join those of ``chosen``.
     Codes give the edited faces alone, as no frame is there to paste them into. Raises ``BadInputError``.
     """
     _check_paths(source, target)
@@ -51,7 +53,7 @@ def edit_file(
         raise BadInputError(f"{source.name} gives an image: the output's name must end in {', '.join(STILLS)}")
     if still and (options.start is not None or options.end is not None or options.preview):
         raise BadInputError(f"{source.name} is no video; start, end and preview are for videos")
-    models = _models(params, chosen)
+    models = load_models(params, *chosen, beside)
     models.edits.check(requests)
     result: object = {}
     warnings: tuple[str, ...] = ()
@@ -78,7 +80,7 @@ def invert_file(
     if target.suffix.lower() != ".safetensors":
         raise BadInputError(f"codes are written as .safetensors; {target.name} has another ending")
     still = _is_image(source)
-    models = _models(params, chosen)
+    models = load_models(params, *chosen)
     result: object
     if still:
         inversion = invert_image(read_image(source, params.runtime.max_pixels), models, options, report)
@@ -102,19 +104,25 @@ def invert_file(
     return metrics, warnings
 
 
-def known_edits(params: Params, directions: Path | None, generator: str | None) -> list[EditDescription]:
-    """What can be edited; nothing is loaded but the directions, unless a generator is named."""
-    folder = directions or SHIPPED_DIRECTIONS
-    if not folder.is_dir():
-        if directions is not None:
-            raise BadInputError(f"{directions} is not a model folder of directions")
-        return []
+def known_edits(params: Params, directions: Sequence[Path], generator: str | None) -> list[EditDescription]:
+    """What can be edited; nothing is loaded but the edits, unless a generator is named."""
     from modules.editing.directions import load_directions
     from modules.generators import load_generator
     from modules.model_folder import load_model
 
-    made_for = load_generator(generator).sha256 if generator else load_model(folder).config.get("generator_sha256")
-    return load_directions(folder, str(made_for)).describe()
+    missing = [folder for folder in directions if not folder.is_dir()]
+    if missing:
+        raise BadInputError(f"{missing[0]} is not a model folder of directions")
+    shipped = [SHIPPED_DIRECTIONS] if SHIPPED_DIRECTIONS.is_dir() else []
+    if not [*directions, *shipped]:
+        return []
+    first = load_model([*directions, *shipped][0]).config.get("generator_sha256")
+    made_for = load_generator(generator).sha256 if generator else str(first)
+    base = fitting(SHIPPED_DIRECTIONS, made_for)
+    rows: dict[str, EditDescription] = {}
+    for folder in [*([base] if base else []), *directions]:
+        rows |= {row.name: row for row in load_directions(folder, made_for).describe()}
+    return list(rows.values())
 
 
 def write_image(path: Path, image: Image) -> None:
@@ -146,11 +154,6 @@ def _edit_codes(source: Path, requests: Sequence[EditRequest], models: Models, r
 
 def _about(inversion: Inversion) -> dict[str, object]:
     return {"metrics": inversion.metrics, "crop_to_frame": inversion.crop_to_frame, "size": inversion.size}
-
-
-def _models(params: Params, chosen: Chosen) -> Models:
-    encoder, directions, generator = chosen
-    return load_models(params, encoder, directions, generator)
 
 
 def _numbers(models: Models) -> dict[str, object]:

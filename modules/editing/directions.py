@@ -1,4 +1,4 @@
-"""Linear edits in W and W+: what is asked for, what is known, and how it is applied, saved and loaded."""
+"""Edits in W and W+ in proportion to a strength: what is asked, what is known, how it is applied and kept."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from datamodules.types import BadInputError
 from modules.model_folder import load_model, require_generator, save_model
 
 KIND = "directions"
+_MATRIX = ".matrix"
+"""Joins the name of an edit in the folder's tensors, where the edit has a matrix."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class EditDescription:
 
 @dataclass(frozen=True)
 class Direction:
-    """A change of the codes that is proportional to the strength."""
+    """A change of the codes that is proportional to the strength: the same for all, or affine in the codes."""
 
     name: str
     unit: str
@@ -54,11 +56,21 @@ class Direction:
     """Largest strength, in the unit; at least 0."""
     generator_sha256: str
     """Digest of the generator whose codes the direction moves."""
+    matrix: Tensor | None = None
+    """``(num_ws, w_dim, w_dim)``: each row times its matrix is a further change per unit (Latent-Transformer)."""
 
     def __post_init__(self) -> None:
         if self.vector.ndim != 2 or not torch.isfinite(self.vector).all():
             raise ValueError(
                 f"direction {self.name} must be finite and (num_ws, w_dim), got {tuple(self.vector.shape)}"
+            )
+        rows, w_dim = self.vector.shape
+        if self.matrix is not None and (
+            self.matrix.shape != (rows, w_dim, w_dim) or not torch.isfinite(self.matrix).all()
+        ):
+            raise ValueError(
+                f"the matrix of {self.name} must be finite and {(rows, w_dim, w_dim)}, "
+                f"got {tuple(self.matrix.shape)}"
             )
         if not (math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower <= 0.0 <= self.upper):
             raise ValueError(f"bounds of {self.name} must be finite and enclose 0, got {self.lower}..{self.upper}")
@@ -72,7 +84,10 @@ class Direction:
         self.check(strength)
         if ws.ndim != 3 or ws.shape[1:] != self.vector.shape:
             raise ValueError(f"{self.name} moves codes (N, *{tuple(self.vector.shape)}), got {tuple(ws.shape)}")
-        return ws + strength * self.vector.to(ws)
+        change = self.vector.to(ws)
+        if self.matrix is not None:
+            change = change + torch.einsum("nrc,rdc->nrd", ws, self.matrix.to(ws))
+        return ws + strength * change
 
     def check(self, strength: float) -> None:
         """Raise ``BadInputError`` for a strength that is not finite or out of bounds."""
@@ -160,7 +175,9 @@ def save_directions(folder: Path, edits: EditSet, card: str) -> Path:
     table = [{"name": d.name, "unit": d.unit, "lower": d.lower, "upper": d.upper} for d in edits.describe()]
     sha256 = next(iter(edits.values())).generator_sha256
     config = {"kind": KIND, "generator_sha256": sha256, "directions": table}
-    return save_model(folder, config, {name: direction.vector for name, direction in edits.items()}, card)
+    tensors = {name: direction.vector for name, direction in edits.items()}
+    tensors |= {f"{name}{_MATRIX}": d.matrix for name, d in edits.items() if d.matrix is not None}
+    return save_model(folder, config, tensors, card)
 
 
 def load_directions(folder: Path, generator_sha256: str) -> EditSet:
@@ -180,6 +197,7 @@ def load_directions(folder: Path, generator_sha256: str) -> EditSet:
                 lower=float(row["lower"]),
                 upper=float(row["upper"]),
                 generator_sha256=generator_sha256,
+                matrix=None if (found := model.tensors.get(row["name"] + _MATRIX)) is None else found.float(),
             )
             for row in model.config["directions"]
         )

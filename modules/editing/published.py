@@ -20,6 +20,7 @@ from modules.generators.restricted_pickle import PickledArray
 from modules.generators.rows import published_rows, row_map
 from modules.generators.torch_archive import read_archive
 
+_NUMPY = b"\x93NUMPY"
 _PCA_KEYS = {"mean", "comp", "std"}
 
 
@@ -73,7 +74,7 @@ def read_direction(path: Path, generator: Generator) -> Tensor:
     lengths differ (STIT's are 0.2 to 1.0), so they are divided out. Raises ``BadInputError`` for a file that
     is of no known format, holds pickled objects, or does not fit the generator.
     """
-    values = _read_numpy(path) if path.suffix == ".npy" else _read_torch(path)
+    values = _read_numpy(path) if is_numpy(path) else _read_torch(path)
     if isinstance(values, dict):
         if values.keys() >= _PCA_KEYS:
             raise BadInputError(
@@ -123,6 +124,15 @@ def read_ganspace(path: Path, w_dim: int) -> GanspaceBasis:
             f"{path} holds NaN, infinity or a deviation that is not positive; fetch the file again"
         )
     return GanspaceBasis(mean.reshape(w_dim), components.reshape(count, w_dim), deviations.reshape(count))
+
+
+def is_numpy(path: Path) -> bool:
+    """Whether a file is a NumPy array, by its first bytes; raises ``BadInputError``."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_NUMPY)) == _NUMPY
+    except OSError as error:
+        raise BadInputError(f"cannot read {path} ({error.strerror}); check the path") from error
 
 
 def _read_numpy(path: Path) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from datamodules.alignment import SmoothingConfig
 from datamodules.types import BadInputError, Frames
 from datamodules.video import ShotConfig
-from modules.editing.directions import EditSet, load_directions
+from modules.editing.directions import Direction, EditSet, load_directions
 from modules.generators.protocol import Generator
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import (
@@ -159,13 +160,18 @@ class Models:
 
 
 def load_models(
-    params: Params, encoder: Path | None = None, directions: Path | None = None, generator: str | None = None
+    params: Params,
+    encoder: Path | None = None,
+    directions: Path | None = None,
+    generator: str | None = None,
+    beside: Sequence[Path] = (),
 ) -> Models:
     """Load the generator, the encoder and the edits on the device of ``params.runtime``.
 
     ``encoder`` and ``directions`` are model folders, by default the ones shipped in ``assets/`` where they are
-    there; ``generator`` is what ``load_generator`` takes. Raises ``BadInputError`` for models of another
-    generator.
+    there and belong to the generator; ``generator`` is what ``load_generator`` takes. ``beside`` are further
+    folders of edits; of two edits of one name the later folder's is taken. Raises ``BadInputError`` for models
+    of another generator.
     """
     from modules.generators import load_generator
 
@@ -178,17 +184,28 @@ def load_models(
         made.compute_dtype = torch.bfloat16
     versions = {"stylereel-generator": made.sha256}
     network: Encoder | None = None
-    if encoder is not None or SHIPPED_ENCODER.is_dir():
-        network, versions["stylereel-frame-encoder"] = load_encoder(encoder or SHIPPED_ENCODER, made, device)
-    edits = EditSet([])
-    if directions is not None or SHIPPED_DIRECTIONS.is_dir():
-        folder = directions or SHIPPED_DIRECTIONS
-        edits = load_directions(folder, made.sha256)
-        versions["stylereel-directions"] = weights_sha256(load_model(folder).tensors)
+    encoder = encoder or fitting(SHIPPED_ENCODER, made.sha256)
+    if encoder is not None:
+        network, versions["stylereel-frame-encoder"] = load_encoder(encoder, made, device)
+    directions = directions or fitting(SHIPPED_DIRECTIONS, made.sha256)
+    edits: dict[str, Direction] = {}
+    if directions is not None:
+        edits |= load_directions(directions, made.sha256)
+        versions["stylereel-directions"] = weights_sha256(load_model(directions).tensors)
+    for number, folder in enumerate(beside, 1):
+        edits |= load_directions(folder, made.sha256)
+        versions[f"directions {number}: {folder.name}"] = weights_sha256(load_model(folder).tensors)
     judges = Judges(params.section("detection", DetectionConfig), config.refine.lpips_net, device)
     smoothing = params.section("smoothing", SmoothingConfig)
     shots = params.section("shots", ShotConfig)
-    return Models(made, network, edits, judges, config, smoothing, shots, device, versions)
+    return Models(made, network, EditSet(edits.values()), judges, config, smoothing, shots, device, versions)
+
+
+def fitting(shipped: Path, generator_sha256: str) -> Path | None:
+    """A shipped model folder where it is there and belongs to the generator, None otherwise."""
+    if not shipped.is_dir():
+        return None
+    return shipped if load_model(shipped).config.get("generator_sha256") == generator_sha256 else None
 
 
 def load_encoder(folder: Path, generator: Generator, device: str) -> tuple[Encoder, str]:
