@@ -152,8 +152,13 @@ class FaceVideoDataModule(lightning.LightningDataModule):
 
 def runs(frame: NDArray[np.int64], shot: NDArray[np.int32], length: int, hop: int) -> list[int]:
     """Rows at which ``length`` consecutive frames of one shot begin, ``hop`` apart within each stretch."""
-    breaks = np.flatnonzero((np.diff(frame) != 1) | (np.diff(shot) != 0)) + 1
     starts: list[int] = []
-    for first, last in pairwise([0, *breaks.tolist(), len(frame)]):
+    for first, last in unbroken(frame, shot):
         starts += range(first, last - length + 1, hop)
     return starts
+
+
+def unbroken(frame: NDArray[np.int64], shot: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """Rows ``[first, last)`` of each stretch of consecutive frames of one shot."""
+    breaks = np.flatnonzero((np.diff(frame) != 1) | (np.diff(shot) != 0)) + 1
+    return list(pairwise([0, *breaks.tolist(), len(frame)]))

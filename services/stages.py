@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,23 +18,20 @@ from datamodules.clips import INDEX, ClipsConfig, FindLandmarks, Prepared, find_
 from datamodules.face_video import FaceDataset, FaceVideoConfig, FaceVideoDataModule
 from datamodules.people import PeopleConfig
 from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_samples
-from datamodules.types import BadInputError, Frames, Landmarks
+from datamodules.types import Frames, Landmarks
 from datamodules.video import ShotConfig
 from modules.assets import asset_path, fetch, manifest
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, w_statistics
-from modules.generators import load_generator
 from modules.generators.mobile import MobileStyleGAN
-from modules.lit.frame_encoder import FrozenParts, ImageLoss
-from modules.losses.face import FaceLoss, IdentityLoss
-from modules.losses.perceptual import load_lpips
+from modules.lit.frame_encoder import FrozenParts
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
-from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
 from modules.perception.identity import load_identity
 from modules.sheet import Image
 from services.runs import stage_run
 from services.settings import ROOT, Params
 from services.sheets import clips_sheet, pairs_sheet, samples_sheet
 from services.training import FrameEncoderSettings, fit_frame_encoder
+from services.training_parts import OF_FACES, face_seen, image_losses, training_generator
 
 CLIPS, SAMPLES, RUNS = (ROOT / "build" / name for name in ("clips", "samples", "runs"))
 FRAME_ENCODER = ROOT / "assets" / "frame-encoder"
@@ -101,7 +98,7 @@ def prepare(params: Params, report: Report = lambda done, total, what: None) -> 
 
 def make_samples(params: Params, report: Report = lambda done, total, what: None) -> list[Path]:
     """Render ``samples.count`` pairs of codes and images into ``build/samples``; whole shards are kept."""
-    config, generator = params.section("samples", SamplesConfig), _generator(params)
+    config, generator = params.section("samples", SamplesConfig), training_generator(params)
     device = params.runtime.torch_device()
 
     def draw(n: int, seed: int) -> Tensor:
@@ -131,7 +128,7 @@ def make_samples(params: Params, report: Report = lambda done, total, what: None
 def train_frame_encoder(params: Params) -> Path:
     """Train FrEN, or go on from its last checkpoint, and write it to ``assets/frame-encoder``."""
     settings = params.section("frame_encoder", FrameEncoderSettings)
-    generator, samples = _generator(params), SampleDataset(SAMPLES)
+    generator, samples = training_generator(params), SampleDataset(SAMPLES)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     train = data.dataset("train") if data.prepared.of("train") else None
     held_out = _spread(data.dataset("val" if data.prepared.of("val") else "test"), settings)
@@ -140,7 +137,7 @@ def train_frame_encoder(params: Params) -> Path:
     fingerprint = _fingerprint(settings, data.prepared, samples)
     run_folder = RUNS / f"frame-encoder-{fingerprint}"
     needed = {name for phase in settings.training.phases for name in phase.weights}
-    parts = FrozenParts(generator, _losses(params, needed))
+    parts = FrozenParts(generator, image_losses(params, needed), face_seen(params), OF_FACES)
     known = run_folder / RUN_ID
     run_id = known.read_text() if known.is_file() else None
     more = {"generator": generator.sha256, "data": data.prepared.data_hash("train"), "samples": len(samples)}
@@ -152,7 +149,7 @@ def train_frame_encoder(params: Params) -> Path:
             run.log_image("validation", pairs_sheet(inputs, reconstructions), step)
 
         trained = fit_frame_encoder(
-            encoder, parts, samples, _Images(train), held_out, settings, run_folder, run.lightning_logger(), show
+            encoder, parts, samples, Crops(train), held_out, settings, run_folder, run.lightning_logger(), show
         )
         card = _card(settings, data.prepared, len(samples), generator.sha256)
         folder = save_frame_encoder(
@@ -173,7 +170,7 @@ def first_encoder(
     return encoder, dataclasses.replace(settings, network=encoder.config, training=training)
 
 
-class _Images(Dataset[Tensor]):
+class Crops(Dataset[Tensor]):
     """Training crops alone; empty where there are no training persons."""
 
     def __init__(self, faces: FaceDataset | None) -> None:
@@ -188,35 +185,11 @@ class _Images(Dataset[Tensor]):
         return self.faces[index].images
 
 
-def _generator(params: Params) -> MobileStyleGAN:
-    generator = load_generator(device=params.runtime.torch_device())
-    if not isinstance(generator, MobileStyleGAN):
-        raise BadInputError("the frame encoder trains on MobileStyleGAN; choose that generator")
-    if params.runtime.bfloat16():
-        generator.compute_dtype = torch.bfloat16
-    return generator
-
-
 def _w_statistics(generator: MobileStyleGAN) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         z = torch.randn(W_SAMPLES, generator.z_dim, generator=random).to(generator.w_mean.device)
         return w_statistics(torch.cat([generator.map(part)[:, 0] for part in torch.split(z, 2000)]).cpu())
-
-
-def _losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]:
-    losses: dict[str, ImageLoss] = {}
-    if "lpips_vgg" in names:
-        losses["lpips_vgg"] = load_lpips("vgg")
-    if "lpips_alex" in names:
-        losses["lpips_alex"] = load_lpips("alex")
-    if {"landmark_features", "mesh"} & set(names):
-        face = FaceLoss(load_face_judge(params.section("face_judge", FaceJudgeConfig)))
-        losses["landmark_features"] = lambda images, target: face(images, face.target(target)).landmark
-        losses["mesh"] = lambda images, target: face(images, face.target(target)).mesh
-    if "identity" in names:
-        losses["identity"] = IdentityLoss(load_identity())
-    return losses
 
 
 def _spread(faces: FaceDataset, settings: FrameEncoderSettings) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,14 +12,20 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from datamodules.mixture import BatchMixture, BatchPlan, Frames, SofteningConfig
+from datamodules.episodes import EpisodeBatches, EpisodePlan, Stretch
+from datamodules.mixture import Batch, BatchMixture, BatchPlan, Frames, SofteningConfig
 from datamodules.samples import SampleDataset
+from modules.encoders.video_vit import VideoEncoderConfig, VideoTransformer
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
 from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, LitFrameEncoder
 from modules.lit.reconstructions import Reconstructions, Show
+from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining, VideoParts
 from services.settings import computes_bfloat16
+
+LAST = "last.ckpt"
+"""The checkpoint that a training goes on from."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,22 @@ class FrameEncoderSettings:
     """Model folder of an encoder to go on from, e.g. ``assets/frame-encoder``; empty begins anew."""
 
 
+@dataclass(frozen=True)
+class VideoEncoderSettings:
+    """Section ``video_encoder``: everything that the trained ViEN follows from, beside its FrEN."""
+
+    frame_encoder: str
+    """Model folder of the FrEN that encodes first frames and that ViEN starts from."""
+    network: VideoEncoderConfig
+    """Shape of what ViEN has beside FrEN's transformer."""
+    training: VideoEncoderTraining
+    """What it learns, in which order."""
+    trainer: TrainerConfig
+    """Where and how often; ``validation_frames`` is the length of the held-out sequences."""
+    validation_clips: int
+    """Held-out sequences, one per clip."""
+
+
 def fit_frame_encoder(
     encoder: FrameEncoder,
     frozen: FrozenParts,
@@ -79,26 +102,79 @@ def fit_frame_encoder(
     ``held_out`` are validation crops ``(N, 3, r, r)`` in [-1, 1]; ``show`` is handed them and their
     reconstructions at every validation.
     """
-    trainer_config, plan = settings.trainer, settings.training
-    last = run_folder / "last.ckpt"
-    step = _step_of(last)
-    if step == 0 and plan.linear_start:
+    config, plan = settings.trainer, settings.training
+    if plan.linear_start and not _step_of(run_folder / LAST):
         start = [samples[i] for i in range(min(plan.linear_start, len(samples)))]
         thumbnails = torch.cat([encoder.thumbnails(sample.image[None]) for sample in start])
         encoder.start_linear(thumbnails, torch.stack([sample.ws for sample in start]), plan.linear_ridge)
     lit = LitFrameEncoder(encoder, plan, frozen)
+    plans = [_plan(phase.steps, phase.batch_size, phase.sample_share) for phase in plan.phases]
+
+    def batches(step: int, rank: int) -> BatchMixture:
+        return BatchMixture(samples, frames, plans, settings.softening, config.seed, first_step=step, rank=rank)
+
+    validation = DataLoader(_Validation(held_out[: config.validation_frames]), batch_size=4)
+    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show)
+    return lit.encoder.eval()
+
+
+def fit_video_encoder(
+    encoder: VideoTransformer,
+    frozen: VideoParts,
+    clips: Sequence[Sequence[Stretch]],
+    held_out: Tensor,
+    settings: VideoEncoderSettings,
+    run_folder: Path,
+    logger: Logger | bool = False,
+    show: Show = lambda step, inputs, reconstructions: None,
+) -> VideoTransformer:
+    """Like ``fit_frame_encoder``, for ViEN: on episodes of ``clips``; ``held_out`` are ``(N, T, 3, r, r)``."""
+    config, plan = settings.trainer, settings.training
+    lit = LitVideoEncoder(encoder, plan, frozen)
+    plans = [
+        EpisodePlan(phase.steps, phase.episodes, phase.length, max(1, phase.rendered), phase.long_memory)
+        for phase in plan.phases
+    ]
+
+    def batches(step: int, rank: int) -> EpisodeBatches:
+        return EpisodeBatches(clips, plans, config.seed, first_step=step, rank=rank)
+
+    validation = DataLoader(_Sequences(held_out), batch_size=1)
+    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show)
+    return lit.encoder.eval()
+
+
+def fit_in_phases(
+    lit: L.LightningModule,
+    plan: FrameEncoderTraining | VideoEncoderTraining,
+    config: TrainerConfig,
+    batches: Callable[[int, int], IterableDataset[Batch]],
+    validation: DataLoader[Batch],
+    run_folder: Path,
+    logger: Logger | bool,
+    show: Show,
+) -> None:
+    """Train ``lit`` from the last checkpoint in ``run_folder``, or from the start, to the averaged weights.
+
+    ``batches(first_step, rank)`` are those that are left. A training that is done is read, not repeated.
+    """
+    last = run_folder / LAST
+    step = _step_of(last)
+    if step >= plan.ends[-1]:
+        lit.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        return
     checkpoints = ModelCheckpoint(
         dirpath=run_folder, filename="step", save_last=True, save_top_k=0,
-        every_n_train_steps=trainer_config.checkpoint_every, enable_version_counter=False,
+        every_n_train_steps=config.checkpoint_every, enable_version_counter=False,
     )  # fmt: skip
     trainer = L.Trainer(
         accelerator="auto",
-        devices=trainer_config.devices,
-        strategy="auto" if str(trainer_config.devices) in ("1", "auto") else "ddp",
-        precision=trainer_config.lightning_precision(),
+        devices=config.devices,
+        strategy="auto" if str(config.devices) in ("1", "auto") else "ddp",
+        precision=config.lightning_precision(),
         max_steps=plan.ends[-1],
         max_epochs=-1,
-        val_check_interval=trainer_config.validate_every,
+        val_check_interval=config.validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=plan.gradient_clip,
@@ -113,18 +189,61 @@ def fit_frame_encoder(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    mixture = BatchMixture(
-        samples, frames, [_plan(phase.steps, phase.batch_size, phase.sample_share) for phase in plan.phases],
-        settings.softening, trainer_config.seed, first_step=step, rank=trainer.global_rank,
-    )  # fmt: skip
-    loader = DataLoader(mixture, batch_size=None, num_workers=trainer_config.workers)
-    validation = DataLoader(_Validation(held_out[: trainer_config.validation_frames]), batch_size=4)
-    if step >= plan.ends[-1]:
+    loader = DataLoader(batches(step, trainer.global_rank), batch_size=None, num_workers=config.workers)
+    trainer.fit(lit, loader, validation, ckpt_path=str(last) if step else None, weights_only=True)
+    trainer.save_checkpoint(last)
+
+
+def fit_steps(
+    lit: L.LightningModule,
+    steps: int,
+    batches: Callable[[int], IterableDataset[Batch]],
+    checkpoint_every: int,
+    run_folder: Path,
+    logger: Logger | bool = False,
+    gradient_clip: float | None = None,
+) -> None:
+    """Train ``lit`` for ``steps``, from the last checkpoint in ``run_folder`` or the start; 0 steps do nothing.
+
+    ``batches(first_step)`` gives what is left to train on. A training that is done is read, not repeated.
+    """
+    last = run_folder / LAST
+    step = _step_of(last)
+    if step >= steps > 0:
         lit.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
-    else:
-        trainer.fit(lit, loader, validation, ckpt_path=str(last) if step else None, weights_only=True)
+    elif steps:
+        checkpoints = ModelCheckpoint(
+            dirpath=run_folder, filename="step", save_last=True, save_top_k=0,
+            every_n_train_steps=checkpoint_every, enable_version_counter=False,
+        )  # fmt: skip
+        trainer = L.Trainer(
+            accelerator="auto",
+            devices=1,
+            max_steps=steps,
+            max_epochs=-1,
+            gradient_clip_val=gradient_clip,
+            callbacks=[checkpoints],
+            logger=logger,
+            log_every_n_steps=10,
+            default_root_dir=run_folder,
+            enable_model_summary=False,
+        )
+        loader = DataLoader(batches(step), batch_size=None)
+        trainer.fit(lit, loader, ckpt_path=str(last) if step else None, weights_only=True)
         trainer.save_checkpoint(last)
-    return lit.encoder.eval()
+
+
+class _Sequences(Dataset[dict[str, Tensor]]):
+    """Held-out sequences, and the last frame of each as what its reconstruction is shown beside."""
+
+    def __init__(self, frames: Tensor) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"frames": self.frames[index], "targets": self.frames[index, -1]}
 
 
 class _Validation(Dataset[dict[str, Tensor]]):

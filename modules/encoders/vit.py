@@ -97,13 +97,21 @@ class FrameEncoder(nn.Module):
 
     def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
         """FFHQ crops ``(N, 3, image_size, image_size)`` in [-1, 1] to ``ws`` ``(N, num_ws, w_dim)``; no state."""
+        return self.codes(self.blocks(self.tokens(frames))[:, 0]), None
+
+    def tokens(self, frames: Tensor) -> Tensor:
+        """Frames ``(N, 3, S, S)`` to what enters the blocks: class token, then patches, ``(N, 1 + P, width)``."""
         size = self.config.image_size
         if frames.ndim != 4 or frames.shape[1:] != (3, size, size):
             raise ValueError(f"frames must be (N, 3, {size}, {size}), got {tuple(frames.shape)}")
         patches = self.project(self.stem(frames)).flatten(2).transpose(1, 2) + self.positions
-        tokens = torch.cat([self.class_token(self.thumbnails(frames))[:, None], patches], dim=1)
-        answer = self.head(self.blocks(tokens)[:, 0]).float()
-        return self.w_mean + answer.unflatten(1, (self.num_ws, self.w_dim)) @ self.w_basis, None
+        return torch.cat([self.class_token(self.thumbnails(frames))[:, None], patches], dim=1)
+
+    def codes(self, token: Tensor) -> Tensor:
+        """What the head reads from a token ``(N, width)``: ``(N, num_ws, w_dim)``."""
+        answer = self.head(token).float().unflatten(1, (self.num_ws, self.w_dim))
+        codes: Tensor = self.w_mean + answer @ self.w_basis
+        return codes
 
     def thumbnails(self, frames: Tensor) -> Tensor:
         """``(N, 3, H, W)`` to ``(N, 3 * thumbnail²)``, averaged."""

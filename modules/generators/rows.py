@@ -1,7 +1,8 @@
-"""Rows of ``ws`` between generators: codes and edits made for StyleGAN2 fit other generators of its W."""
+"""Rows of ``ws``: which are coarse, and which of one generator are which of another's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from datamodules.types import BadInputError
@@ -36,6 +37,27 @@ def row_map(rows: int, generator: HasRows) -> tuple[int, ...]:
     raise BadInputError(
         f"{rows} rows of codes do not fit a generator of {generator.num_ws}; use what was made for this generator"
     )
+
+
+def coarse_rows(layers: Sequence[StyleLayer], up_to: int) -> int:
+    """How many leading rows of ``ws`` modulate feature maps of ``up_to`` pixels or smaller.
+
+    A style modulates what comes into its layer. With 32 px these are 8 of StyleGAN2's 18 rows, as in FrEN and
+    ViEN (section 3.2), and 8 of MobileStyleGAN's 16. StyleGAN3's canvases are larger than their sampling by a
+    margin, so sizes are rounded down to powers of two. Raises ``BadInputError`` where none or all are coarse.
+    """
+    incoming, coarse, rows = layers[0].resolution, set[int](), {layer.ws_index for layer in layers}
+    for layer in layers:
+        size = layer.resolution if layer.to_rgb else incoming
+        if 2 ** (size.bit_length() - 1) <= up_to:
+            coarse.add(layer.ws_index)
+        incoming = incoming if layer.to_rgb else layer.resolution
+    if not coarse or coarse == rows or coarse != set(range(len(coarse))):
+        raise BadInputError(
+            f"{len(coarse)} of {len(rows)} rows feed layers up to {up_to} px; choose another size, so that "
+            "there are coarse rows and fine ones"
+        )
+    return len(coarse)
 
 
 def _lacks_two(generator: HasRows) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,12 @@ from torch import Tensor
 
 from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
+from modules.lit.phases import Phased
 
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
 """(reconstruction, target), both ``(N, 3, H, W)`` in [-1, 1], to ``(N,)``."""
+Seen = Callable[[Tensor, Tensor], Tensor]
+"""The same to ``(N,)`` bool: whether the face judges can be believed in both images."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class FrameEncoderTraining:
+class FrameEncoderTraining(Phased[Phase]):
     """How FrEN is trained."""
 
     phases: tuple[Phase, ...]
@@ -64,42 +67,47 @@ class FrameEncoderTraining:
     warmup_steps: int
     """Steps over which each phase's learning rate rises from 0."""
 
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """The step at which each phase ends."""
-        totals, end = [], 0
-        for phase in self.phases:
-            end += phase.steps
-            totals.append(end)
-        return tuple(totals)
-
-    def at(self, step: int) -> tuple[int, Phase]:
-        """Index of the phase that trains step ``step`` (from 0), and the phase; the last one after the end."""
-        for index, end in enumerate(self.ends):
-            if step < end:
-                return index, self.phases[index]
-        return len(self.phases) - 1, self.phases[-1]
-
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, flat, then a cosine over the last half of each phase down to a tenth."""
-        index, phase = self.at(step)
-        into = step - (self.ends[index] - phase.steps)
-        rise = min(1.0, (into + 1) / max(1, self.warmup_steps))
-        late = max(0.0, min(1.0, 2.0 * into / phase.steps - 1.0))
-        fall = 0.1 + 0.9 * 0.5 * (1.0 + float(torch.cos(torch.tensor(late * torch.pi))))
-        return phase.learning_rate * rise * fall
-
 
 class FrozenParts:
     """Networks that judge or render and are not trained: kept out of checkpoints and of the averaged copy."""
 
-    def __init__(self, generator: Generator, losses: Mapping[str, ImageLoss]) -> None:
-        """``losses`` by the names that ``Phase.weights`` gives them."""
+    def __init__(
+        self,
+        generator: Generator,
+        losses: Mapping[str, ImageLoss],
+        seen: Seen | None = None,
+        of_faces: Collection[str] = (),
+    ) -> None:
+        """``losses`` by the names that ``Phase.weights`` gives them.
+
+        ``seen`` says where the judge behind the losses named in ``of_faces`` sees a face; without it, everywhere.
+        """
         self.generator, self.losses = generator, dict(losses)
+        self.seen, self.of_faces = seen, frozenset(of_faces)
 
     def render(self, ws: Tensor, size: int) -> Tensor:
         """The generator's own output, down-sampled: ``(N, num_ws, w_dim)`` to ``(N, 3, size, size)``."""
         return self.generator.synthesize(ws.float(), resolution=size).float()
+
+    def image_losses(
+        self, names: Collection[str], reconstruction: Tensor, target: Tensor
+    ) -> tuple[dict[str, Tensor], int]:
+        """The mean of each named loss over N images, and how many of them the face judge failed on.
+
+        Those have no part in the losses of faces (a judge that sees no face gives any number); where it fails on
+        all, these losses are 0.
+        """
+        trusted, failed = torch.ones(len(target), dtype=torch.bool, device=target.device), 0
+        if self.seen is not None and self.of_faces & set(names):
+            with torch.no_grad():
+                trusted = self.seen(reconstruction, target)
+            failed = int((~trusted).sum())
+        found = {}
+        for name in names:
+            loss = rms_distance if name == "l2" else self.losses[name]
+            distances = loss(reconstruction, target)
+            found[name] = trusted_mean(distances, trusted) if name in self.of_faces else distances.mean()
+        return found, failed
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenParts:
         return self
@@ -110,6 +118,12 @@ class FrozenParts:
         for part in parts:
             if isinstance(part, torch.nn.Module):
                 part.to(device)
+
+
+def trusted_mean(distances: Tensor, trusted: Tensor) -> Tensor:
+    """Mean of ``(N,)`` distances over those that ``trusted`` ``(N,)`` names, 0 where it names none."""
+    kept = torch.where(trusted, distances, torch.zeros_like(distances))
+    return kept.sum() / trusted.sum().clamp_min(1)
 
 
 def rms_distance(reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -131,11 +145,13 @@ class LitFrameEncoder(L.LightningModule):
     """FrEN in training.
 
     Batches are dicts of ``images`` and ``targets`` ``(N, 3, 256, 256)`` and the known ``ws`` of the first M.
+    ``judge_failures`` counts, since the start or the resumption, the rendered images whose face was not seen.
     """
 
     def __init__(self, encoder: FrameEncoder, training: FrameEncoderTraining, frozen: FrozenParts) -> None:
         super().__init__()
         self.encoder, self.training_plan, self.frozen = encoder, training, frozen
+        self.judge_failures = 0
         for phase in training.phases:
             unknown = set(phase.weights) - {"codes", "l2"} - set(frozen.losses)
             if unknown:
@@ -156,10 +172,10 @@ class LitFrameEncoder(L.LightningModule):
             # Real frames are the last of the batch, so these are taken before samples are.
             target = batch["targets"][-phase.rendered :]
             reconstruction = self.frozen.render(ws[-phase.rendered :], target.shape[-1])
-            for name in phase.weights:
-                if name != "codes":
-                    loss = rms_distance if name == "l2" else self.frozen.losses[name]
-                    found[name] = loss(reconstruction, target).mean()
+            names = [name for name in phase.weights if name != "codes"]
+            seen, failed = self.frozen.image_losses(names, reconstruction, target)
+            found.update(seen)
+            self.judge_failures += failed
         return found
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -169,6 +185,7 @@ class LitFrameEncoder(L.LightningModule):
         total = torch.stack([phase.weights[name] * value for name, value in found.items()]).sum()
         self.log_dict({f"train/{name}": value for name, value in found.items()}, batch_size=len(batch["images"]))
         self.log("train/total", total, prog_bar=True, batch_size=len(batch["images"]))
+        self.log("train/judge_failures", float(self.judge_failures))
         return total
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

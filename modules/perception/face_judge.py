@@ -27,6 +27,8 @@ class FaceJudgeConfig:
     """Path of 2DFAN4-11f355bf06.pth.tar; empty is torch's hub cache."""
     ddfa_weights: str
     """Folder of 3DDFA_V2's mb05_120x120.pth and param_mean_std_62d_120x120.pkl."""
+    min_score: float
+    """MediaPipe's score of a face, in [0, 1], below which losses do not believe what any judge says of it."""
 
 
 class FaceJudge(nn.Module):

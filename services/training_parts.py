@@ -1,0 +1,65 @@
+"""The frozen networks that trainings render and judge with, from ``params.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from datamodules.types import BadInputError
+from modules.generators import load_generator
+from modules.generators.mobile import MobileStyleGAN
+from modules.lit.frame_encoder import ImageLoss, Seen
+from modules.losses.face import FaceLoss, IdentityLoss
+from modules.losses.perceptual import load_lpips
+from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
+from modules.perception.identity import load_identity
+from modules.perception.mesh import FaceMesh, load_face_mesh
+from services.settings import Params
+
+OF_FACES = ("landmark_features", "mesh", "identity")
+"""Losses that are nothing where no face is seen."""
+
+
+def training_generator(params: Params) -> MobileStyleGAN:
+    """The generator that encoders are trained for, in the precision of ``params.runtime``."""
+    generator = load_generator(device=params.runtime.torch_device())
+    if not isinstance(generator, MobileStyleGAN):
+        raise BadInputError("the encoders train on MobileStyleGAN; choose that generator")
+    if params.runtime.bfloat16():
+        generator.compute_dtype = torch.bfloat16
+    return generator
+
+
+def image_losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]:
+    """The losses among ``names`` that a frozen network computes."""
+    losses: dict[str, ImageLoss] = {}
+    if "lpips_vgg" in names:
+        losses["lpips_vgg"] = load_lpips("vgg")
+    if "lpips_alex" in names:
+        losses["lpips_alex"] = load_lpips("alex")
+    if {"landmark_features", "mesh"} & set(names):
+        face = FaceLoss(load_face_judge(params.section("face_judge", FaceJudgeConfig)))
+        losses["landmark_features"] = lambda images, target: face(images, face.target(target)).landmark
+        losses["mesh"] = lambda images, target: face(images, face.target(target)).mesh
+    if "identity" in names:
+        losses["identity"] = IdentityLoss(load_identity())
+    return losses
+
+
+def face_seen(params: Params) -> Seen:
+    """Whether MediaPipe's mesh is sure enough of a face in both images (``face_judge.min_score``)."""
+    return seen_by(load_face_mesh(), params.section("face_judge", FaceJudgeConfig).min_score)
+
+
+def seen_by(mesh: FaceMesh, min_score: float) -> Seen:
+    """``seen(a, b)``, both ``(N, 3, H, W)``, says for each of N whether the mesh scores both at least so high."""
+
+    def seen(reconstruction: Tensor, target: Tensor) -> Tensor:
+        mesh.to(target.device)
+        with torch.no_grad():
+            scores: Tensor = mesh(torch.cat([reconstruction, target])).score
+        return (scores >= min_score).reshape(2, -1).all(dim=0)
+
+    return seen
