@@ -15,6 +15,7 @@ from services.assets_commands import assets_app, data_app
 from services.console import INTERRUPTED, bars, complain, seconds
 from services.demo.command import demo
 from services.evaluate_command import evaluate
+from services.import_command import import_
 from services.registry_commands import history, promote, register, rollback, status
 from services.settings import load_params
 
@@ -42,6 +43,7 @@ app.add_typer(assets_app, name="assets")
 app.add_typer(data_app, name="data")
 app.command()(demo)
 app.command()(evaluate)
+app.command(name="import")(import_)
 for _command in (register, promote, rollback, status, history):
     app.command()(_command)
 
@@ -55,7 +57,10 @@ Refine = Annotated[
 Start = Annotated[str | None, typer.Option(help="Where to begin, e.g. 2s or 1:30.")]
 End = Annotated[str | None, typer.Option(help="Where to end.")]
 EncoderFolder = Annotated[Path | None, typer.Option(help="Model folder of another encoder.")]
-EditsFolder = Annotated[Path | None, typer.Option("--directions", help="Model folder of other edits.")]
+EditsFolders = Annotated[
+    list[Path] | None,
+    typer.Option("--directions", help="Model folder of more edits, see 'stylereel import'; may be repeated."),
+]
 GeneratorSource = Annotated[
     str | None, typer.Option("--generator", help="A model folder (see 'stylereel import') or a checkpoint.")
 ]
@@ -84,7 +89,7 @@ def edit(
         Literal["auto", "face", "head"], typer.Option(help="What may change; auto is the head when it turns.")
     ] = "auto",
     encoder: EncoderFolder = None,
-    directions: EditsFolder = None,
+    directions: EditsFolders = None,
     generator: GeneratorSource = None,
     set_: Set = None,
     quiet: Quiet = False,
@@ -108,7 +113,8 @@ def edit(
     options = _options(face, refine, start, end, paste=paste, region=region, preview=preview)
     params = load_params(overrides=set_ or [])
     with bars(quiet) as report:
-        warnings = edit_file(source, target, requests, params, options, (encoder, directions, generator), report)
+        chosen = (encoder, None, generator)
+        warnings = edit_file(source, target, requests, params, options, chosen, report, directions or [])
     _tell(target, warnings)
 
 
@@ -145,33 +151,15 @@ def invert(
 
 
 @app.command()
-def edits(directions: EditsFolder = None, generator: GeneratorSource = None) -> None:
+def edits(directions: EditsFolders = None, generator: GeneratorSource = None) -> None:
     """List what can be edited: names, units, smallest and largest strength."""
     from services.media import known_edits
 
-    rows = known_edits(load_params(), directions, generator)
+    rows = known_edits(load_params(), directions or [], generator)
     if not rows:
         print("no edits: there is no assets/directions; 'dvc repro directions' makes one, --directions names one")
     for row in rows:
         print(f"{row.name:<14} {row.lower:+g} … {row.upper:+g} {row.unit}")
-
-
-@app.command(name="import")
-def import_(
-    file: Annotated[Path, typer.Argument(help="NVlabs .pkl, or rosinality, e4e, pSp, ReStyle, PTI .pt.")],
-    folder: Annotated[Path, typer.Argument(help="The model folder to write.")],
-) -> None:
-    """Convert a published generator to a model folder, without executing anything in it.
-
-    Example:
-
-        stylereel import ffhq.pkl models/ffhq
-
-        stylereel edit me.jpg out.png --generator models/ffhq --directions models/ffhq-edits --edit age=+10
-    """
-    from modules.generators.import_checkpoint import import_checkpoint
-
-    print(import_checkpoint(file, folder))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.types import BadInputError
+from modules.assets import asset_path
 from modules.perception.arcface import ArcFace, load_arcface
 from modules.perception.bisenet import BiSeNet
 from modules.perception.ddfa import (
@@ -149,7 +150,7 @@ def test_3ddfa_vertices_are_the_published_sums() -> None:
     mean, shape, expression = rng.standard_normal(15), rng.standard_normal((15, 40)), rng.standard_normal((15, 10))
     shift, scale, answer = rng.standard_normal(62), rng.uniform(0.5, 2, 62), rng.standard_normal((2, 62))
     parts = [torch.from_numpy(part).float() for part in (mean, shape, expression)]
-    model = FaceModel(*parts, torch.tensor([3, 4, 5, 12, 13, 14]))
+    model = FaceModel(*parts)
     net = Answer(torch.from_numpy(answer).float())
     inputs = (torch.from_numpy(shift).float(), torch.from_numpy(scale).float())
     dense = DenseFace(net, *inputs, model)  # type: ignore[arg-type]
@@ -166,15 +167,14 @@ def test_3ddfa_vertices_are_the_published_sums() -> None:
     np.testing.assert_allclose(net.seen.numpy(), (bytes_bgr - 127.5) / 128, atol=1e-5)
     # Twice the crop: pixel centres keep their place in the picture.
     torch.testing.assert_close(dense(torch.zeros(2, 3, 240, 240))[..., :2] + 0.5, 2 * (got[..., :2] + 0.5))
-    few = DenseFace(net, *inputs, model.at_keypoints())  # type: ignore[arg-type]
-    torch.testing.assert_close(few(faces), got[:, [1, 4]])
 
 
 def test_basel_face_is_a_face() -> None:
     model = load_face_model()
     assert model.shape.shape == (159645, 40)
     assert model.expression.shape == (159645, 10)
-    points = model.at_keypoints().mean.reshape(68, 3)
+    keypoints = np.load(asset_path("bfm", "keypoints_sim.npy"), allow_pickle=False).astype(np.int64)
+    points = model.mean[keypoints].reshape(68, 3)
     right_eye, left_eye, mouth, nose = (
         points[36:42].mean(0),
         points[42:48].mean(0),
@@ -188,7 +188,7 @@ def test_basel_face_is_a_face() -> None:
 
 def test_3ddfa_files_that_are_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="mb05_120x120"):
-        load_dense_face(tmp_path, FaceModel(*(torch.zeros(3) for _ in range(4))))
+        load_dense_face(tmp_path, FaceModel(*(torch.zeros(3) for _ in range(3))))
     torch.save({"mean": 1}, tmp_path / "mean.pkl")
     with pytest.raises(BadInputError, match="62 parameters"):
         read_mean_std(tmp_path / "mean.pkl")
@@ -242,7 +242,7 @@ def test_face_judge_takes_each_part_from_the_chosen_network() -> None:
     image = torch.from_numpy(fill_image("face", (1, 3, 256, 256)))
     mesh = load_face_mesh()
     fan = FaceAlignmentNet(Blobs(np.full((68, 2), 30.0)))
-    model = FaceModel(torch.zeros(15), torch.zeros(15, 40), torch.zeros(15, 10), torch.arange(3))
+    model = FaceModel(torch.zeros(15), torch.zeros(15, 40), torch.zeros(15, 10))
     dense = DenseFace(Answer(torch.zeros(1, 62)), torch.zeros(62), torch.ones(62), model)  # type: ignore[arg-type]
     ours, theirs = mesh(image), FaceJudge(fan, dense)(image)
     assert theirs.features.shape == (1, 68, 64, 64)
