@@ -14,7 +14,6 @@ _METRICS.mkdir()
 _DEFAULTS = {
     "OMP_NUM_THREADS": "2",
     "MKL_NUM_THREADS": "2",
-    "STYLEREEL_STATE": str(Path(_HOME.name) / "state"),
     "STYLEREEL_DEVICE": "cpu",
     "PROMETHEUS_MULTIPROC_DIR": str(_METRICS),  # without it BentoML's /metrics hangs
     "BENTOML_HOME": str(Path(_HOME.name) / "bentoml"),
@@ -26,6 +25,10 @@ _DEFAULTS = {
 }
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
+# Whatever the user has set: no test writes to a registry or a state that is not its own.
+os.environ["STYLEREEL_STATE"] = str(Path(_HOME.name) / "state")
+for _name in ("STYLEREEL_TRACKING_URI", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)
