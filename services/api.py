@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from services.memory import keep_freed_memory
 from services.serve import OVERRIDES
 from services.settings import Params, load_params
 
+keep_freed_memory()
 _PARAMS = load_params(overrides=json.loads(os.environ.get(OVERRIDES, "[]")))
 # Read by BentoML when it is imported: its home is ours, and nothing is reported to its makers.
 os.environ["BENTOML_HOME"] = str(_PARAMS.runtime.state / "bentoml")

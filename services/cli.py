@@ -15,6 +15,7 @@ from services.assets_commands import assets_app, data_app
 from services.console import INTERRUPTED, bars, complain, seconds
 from services.demo.command import demo
 from services.evaluate_command import evaluate
+from services.memory import keep_freed_memory
 from services.import_command import import_
 from services.registry_commands import history, promote, register, rollback, status
 from services.settings import load_params
@@ -222,6 +223,7 @@ def serve(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code; errors are one line on stderr."""
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

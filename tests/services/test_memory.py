@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from services.memory import MAPPED_FROM, keep_freed_memory
+from services.settings import ROOT
+
+BLOCK = 40 << 20
+ROUNDS = 20
+COUNT_FAULTS = f"""
+import resource
+from services.memory import keep_freed_memory
+kept = {{call}}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range({ROUNDS}):
+    bytearray({BLOCK})
+pages = {BLOCK} // resource.getpagesize()
+print(kept, (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / pages)
+"""
+
+
+def blocks_of_fresh_pages(call: str, **environment: str) -> tuple[str, float]:
+    """How many of the blocks that a new process filled and freed came as fresh pages from the system."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    run = subprocess.run(
+        [sys.executable, "-c", COUNT_FAULTS.format(call=call)],
+        cwd=ROOT, env=clean | environment, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    kept, blocks = run.stdout.split()
+    return kept, float(blocks)
+
+
+def test_what_was_freed_is_used_again() -> None:
+    assert blocks_of_fresh_pages("False")[1] > ROUNDS - 2
+    kept, blocks = blocks_of_fresh_pages("keep_freed_memory()")
+    assert kept == "True"
+    assert blocks < 3
+    assert BLOCK < MAPPED_FROM
+
+
+def test_a_choice_of_the_user_stands() -> None:
+    assert blocks_of_fresh_pages("keep_freed_memory()", MALLOC_MMAP_THRESHOLD_="1000000")[0] == "False"
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setattr(os, "confstr", lambda name: None)
+    assert keep_freed_memory() is False
