@@ -156,7 +156,7 @@ def edits(directions: EditsFolders = None, generator: GeneratorSource = None) ->
     """List what can be edited: names, units, smallest and largest strength."""
     from services.media import known_edits
 
-    rows = known_edits(load_params(), directions or [], generator)
+    rows = known_edits(directions or [], generator)
     if not rows:
         print("no edits: there is no assets/directions; 'dvc repro directions' makes one, --directions names one")
     for row in rows:

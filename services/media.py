@@ -104,7 +104,7 @@ def invert_file(
     return metrics, warnings
 
 
-def known_edits(params: Params, directions: Sequence[Path], generator: str | None) -> list[EditDescription]:
+def known_edits(directions: Sequence[Path], generator: str | None) -> list[EditDescription]:
     """What can be edited; nothing is loaded but the edits, unless a generator is named."""
     from modules.editing.directions import load_directions
     from modules.generators import load_generator
