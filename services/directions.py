@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from modules.editing.boundaries import (
     fit_classes,
     fit_regression,
     part,
+    symmetric_root,
     unmix,
 )
 from modules.editing.directions import Direction, EditSet, save_directions
@@ -29,10 +30,10 @@ from modules.generators import Generator, load_generator
 from modules.generators.mobile import MobileStyleGAN
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.identity import load_identity
-from services.attributes import NAMES, load_attribute_judge
+from services.attributes import NAMES, AttributeJudge, load_attribute_judge
+from services.directions_card import card
 from services.evaluation_edits import (
     Embed,
-    ImageJudge,
     Readings,
     Render,
     as_markdown,
@@ -41,14 +42,22 @@ from services.evaluation_edits import (
     slopes_between,
     summarise,
 )
+from services.evaluation_frames import spread
+from services.refinement import Goal, RefineSettings, encoded_codes, refine, render_pool
 from services.registry.gate import Evaluation, utc_now
 from services.registry.tracking import Run
 from services.runs import stage_run
 from services.settings import ROOT, Params
 from services.sheets import edits_sheet
 
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
 FOLDER = ROOT / "assets" / "directions"
 SAMPLES, LABELS = ROOT / "build" / "samples", ROOT / "build" / "labels"
+CLIPS, RUNS = ROOT / "build" / "clips", ROOT / "build" / "runs"
+FRAME_ENCODER = ROOT / "assets" / "frame-encoder"
+POOL = RUNS / "direction-codes.safetensors"
 METRICS = "metrics.json"
 EVALUATION = ROOT / "metrics" / "directions.evaluation.json"
 SHOWN = 3
@@ -107,8 +116,10 @@ class DirectionSettings:
     """Of these codes; the codes of the final measurement follow it."""
     calibration_rounds: int
     """Times that effects on others are measured and taken out."""
+    calibration_frames: int
+    """Frames of each training person's clip that join these codes once the directions were refined."""
     unmixed: float
-    """Share of the measured effects on others that is taken out, 0 to 1; 0 only sets units."""
+    """Share of the effects on others measured after refining that is taken out, 0 to 1; 0 only sets units."""
     measured_codes: int
     """Other codes, on which the shipped directions are measured."""
     truncation: float
@@ -121,6 +132,8 @@ class DirectionSettings:
     """Attributes that are fitted only so that edits can keep them."""
     edits: dict[str, EditSettings]
     """By name, in the order in which they are listed."""
+    refine: RefineSettings
+    """How the fitted directions go on learning through the judges."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +142,7 @@ class Instruments:
 
     generator: Generator
     render: Render
-    judge: ImageJudge
+    judge: AttributeJudge
     embed: Embed
 
 
@@ -153,11 +166,21 @@ def _learn(settings: DirectionSettings, tools: Instruments, run: Run, say: Say) 
     )  # fmt: skip
     pairs = AttributeDataset(SAMPLES, labels, NAMES)
     start, scores = fit_directions(pairs, tools.generator, settings)
-    edits = calibrate(start, tools, settings, say)
+    single = draw_single(
+        tools.generator, settings.calibration_codes, settings.calibration_seed, settings.truncation
+    )
+    edits = calibrate(start, single, tools, settings, 0.0, say)
+    refined_on = {"codes": 0, "encoded": 0}
+    if settings.refine.training.steps:
+        made, encoded = training_codes(pairs, tools.generator, settings)
+        refined_on = {"codes": len(made) + len(encoded), "encoded": len(encoded)}
+        edits = refine_on(torch.cat([made, encoded]), edits, tools, settings, run.lightning_logger(), say)
+        encoded = encoded_codes(FRAME_ENCODER, CLIPS, settings.calibration_frames, tools.generator.sha256)
+        edits = calibrate(edits, torch.cat([single, encoded]), tools, settings, settings.unmixed, say)
     asked = {name: edit.measured for name, edit in settings.edits.items()}
     readings = measure(edits, asked, tools, settings.calibration_seed + 1, settings.measured_codes, settings, say)
-    summary = {**_summary(readings, settings), "fit": scores, "samples": len(pairs)}
-    folder = save_directions(FOLDER, edits, _card(summary, tools.generator))
+    summary = {**_summary(readings, settings), "fit": scores, "samples": len(pairs), "refined_on": refined_on}
+    folder = save_directions(FOLDER, edits, card(summary, tools.generator.sha256))
     (folder / METRICS).write_text(json.dumps(_rounded(summary), indent=2) + "\n")
     evaluation = evaluation_of(summary, folder, settings)
     EVALUATION.parent.mkdir(exist_ok=True)
@@ -242,27 +265,61 @@ def fit_directions(
     return EditSet(directions), {name: boundary.score for name, boundary in fitted.items()}
 
 
-def calibrate(edits: EditSet, tools: Instruments, settings: DirectionSettings, say: Say) -> EditSet:
-    """Take out what each edit was measured to do to others, and make one unit of it one unit of its own."""
+def calibrate(
+    edits: EditSet, codes: Tensor, tools: Instruments, settings: DirectionSettings, unmixed: float, say: Say
+) -> EditSet:
+    """Make one unit of each edit one unit of its own attribute, as measured on ``codes`` ``(N, num_ws, w_dim)``.
+
+    ``unmixed`` is the share of what each was measured to do to the others that is taken out with it.
+    """
     names = list(edits)
     per_unit = np.array([settings.edits[name].per_unit for name in names])
-    held = np.array([[other in settings.edits[name].keeps for other in names] for name in names])
+    own = np.eye(len(names), dtype=bool)
     probes = {name: (-edit.probe, edit.probe) for name, edit in settings.edits.items()}
     for turn in range(settings.calibration_rounds):
-        readings = measure(
-            edits, probes, tools, settings.calibration_seed, settings.calibration_codes, settings, say
+        readings = measure_edits(
+            codes, edits, probes, tools.render, tools.judge, tools.embed, progress=_progress(say)
         )
         response = np.stack([slopes_between(readings, name, names) for name in names])
-        response = np.where(np.eye(len(names), dtype=bool), response, settings.unmixed * response)
+        response = np.where(own, response, unmixed * response)
         vectors = np.stack([edits[name].vector.double().numpy() for name in names])
-        mixed = unmix(vectors, response, per_unit, held)
+        mixed = unmix(vectors, response, per_unit, ~own)
         edits = EditSet(
             replace(edits[name], vector=torch.from_numpy(vector).float())
             for name, vector in zip(names, mixed, strict=True)
         )
-        own = ", ".join(f"{name} {response[k, k] / per_unit[k]:.2f}" for k, name in enumerate(names))
-        say(f"round {turn + 1}: slopes were {own}")
+        found = ", ".join(f"{name} {response[k, k] / per_unit[k]:.2f}" for k, name in enumerate(names))
+        say(f"round {turn + 1}: slopes were {found}")
     return edits
+
+
+def training_codes(
+    pairs: AttributeDataset, generator: Generator, settings: DirectionSettings
+) -> tuple[Tensor, Tensor]:
+    """What directions are refined on: made codes, of one z and mixed, and codes of training persons' frames."""
+    config = settings.refine
+    single = draw_single(generator, config.singles, config.seed, settings.truncation)
+    mixed = torch.stack([pairs[i][0] for i in spread(len(pairs), config.mixed)])
+    return torch.cat([single, mixed]), encoded_codes(FRAME_ENCODER, CLIPS, config.per_clip, generator.sha256)
+
+
+def refine_on(
+    codes: Tensor,
+    edits: EditSet,
+    tools: Instruments,
+    settings: DirectionSettings,
+    logger: Logger | bool,
+    say: Say,
+) -> EditSet:
+    """Refine on ``codes`` ``(N, num_ws, w_dim)``; renderings and checkpoints are kept in ``build/runs``."""
+    pool = render_pool(
+        codes, tools.render, POOL, f"{tools.generator.sha256} {settings.resolution}",
+        progress=lambda done, total: say(f"rendered {done} of {total} codes"),
+    )  # fmt: skip
+    goals = {name: Goal(edit.rows, edit.per_unit, edit.typical) for name, edit in settings.edits.items()}
+    root = symmetric_root(block_covariance(_single_codes(tools.generator), 1, settings.shrink))
+    say(f"refining on {len(codes)} codes")
+    return refine(edits, goals, pool, root, tools.render, tools.judge, tools.embed, settings.refine, RUNS, logger)
 
 
 def measure(
@@ -282,7 +339,7 @@ def measure(
         tools.render,
         tools.judge,
         tools.embed,
-        progress=lambda done, total: say(f"measured {done} of {total} edits"),
+        progress=_progress(say),
     )
 
 
@@ -291,6 +348,10 @@ def draw_single(generator: Generator, count: int, seed: int, truncation: float) 
     z = torch.randn(count, generator.z_dim, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         return generator.map(z.to(generator.w_mean.device), truncation).float().cpu()
+
+
+def _progress(say: Say) -> Callable[[int, int], None]:
+    return lambda done, total: say(f"measured {done} of {total} edits")
 
 
 def _single_codes(generator: Generator) -> NDArray[np.float64]:
@@ -322,44 +383,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(item) for item in value]
     return round(value, 4) if isinstance(value, float) else value
-
-
-def _card(summary: Mapping[str, Any], generator: Generator) -> str:
-    """Data, metrics, limits and licence."""
-    scores = ", ".join(f"{name} {score:.2f}" for name, score in summary["fit"].items())
-    return _CARD.format(
-        sha256=generator.sha256, samples=summary["samples"], scores=scores, tables="\n".join(as_markdown(summary))
-    )
-
-
-_CARD = """# Linear edits of a face
-
-Directions in W+ of the generator `{sha256}`.
-
-## Data
-
-{samples} pictures that this generator made itself, labelled by face-api's age and gender net and by MediaPipe's
-face mesh; no picture of a person. Boundaries were fitted with scikit-learn, parted from each other, and set to
-their units by measuring renderings (`stylereel train directions`).
-
-Held-out scores of the fits (share of variance; gender: right answers): {scores}.
-
-## Metrics
-
-On other generator samples, by the judges the edits were set with. A slope of 1 means that what was asked is what
-was got. In the second table a row is an edit at a usual strength; a cell says how far it moves an attribute, as a
-share of that attribute's own usual strength.
-
-{tables}
-
-## Limits
-
-The age net pulls to the middle on generated faces, so years are that net's years. The mesh follows blinks weakly,
-so eyes_open is a visible change, not a blink. What goes together in the generator's data (glasses and grey hair
-with age, make-up and hair with gender) moves along in part.
-
-## Licence
-
-Learned from random-face's MobileStyleGAN (Apache-2.0 as packaged), which was distilled from NVIDIA's FFHQ model,
-whose own terms are non-commercial.
-"""

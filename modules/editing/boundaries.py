@@ -121,6 +121,13 @@ def block_covariance(w: Array, groups: int, shrink: float) -> Array:
     return np.kron(np.eye(groups), (1 - shrink) * covariance + shrink * mean * np.eye(len(covariance)))
 
 
+def symmetric_root(covariance: Array) -> Array:
+    """``(D, D)``, symmetric, whose square is the covariance; what is below 0 by rounding counts as 0."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: Array = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    return root
+
+
 def unmix(directions: Array, response: Array, per_unit: Array, held: NDArray[np.bool_]) -> Array:
     """Recombine directions ``(K, ...)`` so that, to first order, each moves its own attribute only, by its unit.
 

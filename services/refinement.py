@@ -1,0 +1,169 @@
+"""Second half of the stage ``directions``: the fitted directions go on learning, on codes of three kinds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.clips import read_prepared
+from datamodules.edit_batches import EditBatches
+from datamodules.shards import Shard, metadata_of, save_shard, to_tensor
+from datamodules.types import Frames
+from modules.editing.directions import EditSet
+from modules.encoders.vit import load_frame_encoder
+from modules.lit.directions import DirectionTraining, LitDirections
+from modules.losses.edits import AttributeTerm, EditTerm, Embed, IdentityFloor
+from services.attributes import AttributeJudge
+from services.evaluation_edits import Progress, Render
+from services.evaluation_frames import held_out_frames
+from services.training import fit_steps
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+REMAKE = "stylereel train directions"
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Part ``refine`` of the section ``directions``."""
+
+    training: DirectionTraining
+    """How directions are learned; 0 steps leave them as they were fitted."""
+    singles: int
+    """Codes of one z each."""
+    mixed: int
+    """Codes of the samples, mixed between layers."""
+    per_clip: int
+    """Frames of each training person's clip whose codes the shipped encoder gives; 0 is none."""
+    tolerance: float
+    """Share of an attribute's usual strength from which its error counts as a distance, not as a square."""
+    identity: float
+    """Likeness to the unedited face that is enough."""
+    kept: dict[str, float]
+    """What no edit may move beside the edits' own attributes, and how much of it counts as one usual strength."""
+    checkpoint_every: int
+    """Steps between checkpoints."""
+    seed: int
+    """Of the batches."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Codes and what the generator makes of them."""
+
+    ws: Tensor
+    """``(M, num_ws, w_dim)`` float32."""
+    pictures: Frames
+    """``(M, r, r, 3)`` uint8."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What one edit is to do, in the judge's numbers."""
+
+    rows: tuple[int, int]
+    """Rows ``[first, last)`` of the codes that it moves."""
+    per_unit: float
+    """Change of its own attribute per unit."""
+    typical: float
+    """Usual strength."""
+
+
+def encoded_codes(encoder: Path, clips: Path, per_clip: int, generator_sha256: str) -> Tensor:
+    """``(M, num_ws, w_dim)``: an encoder's answers to frames of the persons in ``clips`` that are trained on.
+
+    None, ``(0,)``, where ``per_clip`` is 0 or all persons are held out. Raises ``BadInputError`` for folders that
+    are missing or damaged, and for an encoder of another generator.
+    """
+    prepared = read_prepared(clips) if per_clip else None
+    if prepared is None or not any(clip.person >= 0 for clip in prepared.of("train")):
+        return torch.empty(0)
+    frames = held_out_frames(prepared, per_clip, "train")
+    net = load_frame_encoder(encoder, generator_sha256)
+    with torch.no_grad():
+        return torch.cat([net(crop)[0] for crop in torch.split(to_tensor(frames.pixels), 1)]).float()
+
+
+def render_pool(ws: Tensor, render: Render, path: Path, made_from: str, progress: Progress) -> Pool:
+    """Pictures of codes, kept in ``path`` for as long as ``made_from`` and the codes stay the same."""
+    fingerprint = hashlib.sha256(ws.numpy().tobytes() + made_from.encode()).hexdigest()
+    if (metadata_of(path) or {}).get("fingerprint") != fingerprint:
+        pictures = []
+        with torch.no_grad():
+            for done, one in enumerate(torch.split(ws, 1), start=1):
+                pixels = render(one).clamp(-1, 1).mul(127.5).add(127.5).round().to(torch.uint8)
+                pictures.append(pixels.permute(0, 2, 3, 1).cpu().numpy())
+                progress(done, len(ws))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_shard(path, {"pictures": np.concatenate(pictures)}, [], {"fingerprint": fingerprint})
+    return Pool(ws, Shard(path, REMAKE).array("pictures"))
+
+
+def attribute_term(
+    judge: AttributeJudge, goals: Mapping[str, Goal], settings: RefineSettings
+) -> tuple[AttributeTerm, Tensor]:
+    """The term of all attributes, and ``(E, K)`` what one unit of each edit asks of them."""
+    names = (*goals, *settings.kept)
+    usual = [*(abs(goal.typical * goal.per_unit) for goal in goals.values()), *settings.kept.values()]
+
+    def measure(images: Tensor) -> Tensor:
+        found = judge.measure(images)
+        return torch.stack([found[name] for name in names], dim=1)
+
+    asked = torch.zeros(len(goals), len(names))
+    for k, goal in enumerate(goals.values()):
+        asked[k, k] = goal.per_unit
+    return AttributeTerm(measure, torch.tensor(usual) * settings.tolerance), asked
+
+
+def refine(
+    edits: EditSet,
+    goals: Mapping[str, Goal],
+    pool: Pool,
+    spread: NDArray[np.float64],
+    render: Render,
+    judge: AttributeJudge,
+    embed: Embed,
+    settings: RefineSettings,
+    runs: Path,
+    logger: Logger | bool = False,
+) -> EditSet:
+    """Train the directions on from where they are; goes on from the last checkpoint of the same run in ``runs``.
+
+    ``spread`` is a symmetric root of W's covariance. Units and bounds stay.
+    """
+    attributes, asked = attribute_term(judge, goals, settings)
+    terms: dict[str, EditTerm] = {
+        "attributes": attributes,
+        "identity": IdentityFloor(embed, settings.identity),
+    }
+    start = torch.stack([edits[name].vector for name in goals])
+    rows = [goal.rows for goal in goals.values()]
+    lit = LitDirections(
+        start, rows, torch.from_numpy(spread), asked, settings.training, render, terms
+    )  # fmt: skip
+    bounds = [(edits[name].lower, edits[name].upper) for name in goals]
+    plan = settings.training
+
+    def batches(first_step: int) -> EditBatches:
+        return EditBatches(
+            pool.ws, pool.pictures, bounds, plan.codes, plan.steps, settings.seed, plan.least_strength, first_step
+        )
+
+    said = json.dumps([asdict(settings), [asdict(goal) for goal in goals.values()], bounds])
+    made_of = b"".join(tensor.numpy().tobytes() for tensor in (start, pool.ws))
+    fingerprint = hashlib.sha256(said.encode() + made_of).hexdigest()[:12]
+    folder = runs / f"directions-{fingerprint}"
+    fit_steps(lit, plan.steps, batches, settings.checkpoint_every, folder, logger)
+    trained = lit.directions().detach().cpu()
+    return EditSet(replace(edits[name], vector=vector) for name, vector in zip(goals, trained, strict=True))

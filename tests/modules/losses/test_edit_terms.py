@@ -1,0 +1,68 @@
+"""Terms of an edit's loss against closed forms on pictures whose attributes are known functions of the pixels."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modules.losses.edits import AttributeTerm, Edited, IdentityFloor
+
+
+def measure(images: torch.Tensor) -> torch.Tensor:
+    """Means of the first two channels; no face where the third is dark."""
+    means = images.mean((2, 3))
+    return torch.where(means[:, 2:] > -0.5, means[:, :2], torch.nan)
+
+
+def flat(*colours: tuple[float, float, float]) -> torch.Tensor:
+    return torch.tensor(colours)[:, :, None, None].expand(-1, 3, 4, 4).clone()
+
+
+BEFORE = flat((0.1, 0.2, 0.0), (-0.2, 0.4, 0.0))
+
+
+def test_attributes_are_held_to_what_was_asked_of_their_own_code() -> None:
+    after = flat((0.4, 0.2, 0.0), (0.1, 0.4, 0.0), (-0.2, 0.9, 0.0)).requires_grad_()
+    asked = torch.tensor([[0.3, 0.0], [0.0, 0.0], [0.0, 0.1]])
+    edited = Edited(BEFORE, after, torch.tensor([0, 0, 1]), asked)
+    scales = torch.tensor([0.1, 0.2])
+    found = AttributeTerm(measure, scales)(edited)
+    left = np.array([[0.0, 0.0], [0.0, 0.2], [0.0, 0.4]]) / scales.numpy()
+    np.testing.assert_allclose(found.detach().numpy(), (np.sqrt(1 + left**2) - 1).sum(1), atol=1e-6)
+    (slope,) = torch.autograd.grad(found.sum(), after)
+    # d/dr (sqrt(1 + r^2) - 1) = r / sqrt(1 + r^2); each of 16 pixels moves the mean by 1/16.
+    expected = left / np.sqrt(1 + left**2) / scales.numpy() / 16
+    np.testing.assert_allclose(slope[:, :2, 0, 0].numpy(), expected, atol=1e-6)
+
+
+def test_what_is_not_seen_says_nothing_and_breaks_no_gradient() -> None:
+    after = flat((0.9, 0.9, -1.0), (0.3, 0.4, 0.0)).requires_grad_()
+    edited = Edited(BEFORE, after, torch.tensor([0, 1]), torch.zeros(2, 2))
+    found = AttributeTerm(measure, torch.ones(2))(edited)
+    assert found[0] == 0 and found[1] > 0
+    (slope,) = torch.autograd.grad(found.sum(), after)
+    assert slope.isfinite().all() and (slope[0] == 0).all()
+
+
+def test_attributes_that_were_not_asked_are_refused() -> None:
+    edited = Edited(BEFORE, BEFORE, torch.tensor([0, 1]), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="asked"):
+        AttributeTerm(measure, torch.ones(2))(edited)
+    with pytest.raises(ValueError, match="scales"):
+        AttributeTerm(measure, torch.ones(3))(Edited(BEFORE, BEFORE, torch.tensor([0, 1]), torch.zeros(2, 2)))
+
+
+def test_identity_counts_below_its_floor_alone_and_is_pulled_up() -> None:
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return F.normalize(images.mean((2, 3)), dim=1)
+
+    angles = torch.tensor([0.2, 1.3])
+    before = flat((1.0, 0.0, 0.0))
+    after = flat(*[(float(a.cos()), float(a.sin()), 0.0) for a in angles]).requires_grad_()
+    floor = IdentityFloor(embed, 0.6)
+    found = floor(Edited(before, after, torch.tensor([0, 0]), torch.zeros(2, 1)))
+    np.testing.assert_allclose(found.detach().numpy(), [0.0, 0.6 - np.cos(1.3)], atol=1e-6)
+    (slope,) = torch.autograd.grad(found.sum(), after)
+    assert (slope[0] == 0).all()
+    nearer = (after - 0.5 * slope / slope.abs().max()).detach()
+    assert floor(Edited(before, nearer, torch.tensor([0, 0]), torch.zeros(2, 1)))[1] < found[1]
