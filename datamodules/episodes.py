@@ -1,4 +1,4 @@
-"""Short runs of consecutive frames for encoders with a memory, each with a frame that lies further back.
+"""Short runs of consecutive frames for encoders with a memory, each with a frame that may lie further back.
 
 Batch ``k`` is a function of the seed and ``k`` alone: a resumed run goes on with the batches it would have had.
 """
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.nn import functional
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from datamodules.clips import REMAKE, Prepared
 from datamodules.face_video import unbroken
-from datamodules.mixture import Batch
+from datamodules.mixture import Batch, Frames
 from datamodules.people import Split
 from datamodules.shards import Shard, to_tensor
 from datamodules.types import BadInputError
@@ -35,10 +36,14 @@ class EpisodePlan:
     """Consecutive frames of them that are rendered."""
     long_memory: float
     """Share of the episodes whose earlier frame may lie anywhere before them in the shot; else it is the first."""
+    still_share: float
+    """Share of the episodes that a still image makes, unsteadily held: more persons than there are clips of."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.shown <= self.length or self.episodes < 1 or not 0.0 <= self.long_memory <= 1.0:
-            raise ValueError(f"an episode shows 1 to all of its frames, memory lies in [0, 1], got {self}")
+        if not 1 <= self.shown <= self.length or self.episodes < 1:
+            raise ValueError(f"an episode shows 1 to all of its frames, got {self}")
+        if not (0.0 <= self.long_memory <= 1.0 and 0.0 <= self.still_share <= 1.0):
+            raise ValueError(f"shares lie in [0, 1], got {self}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ def stretches(prepared: Prepared, split: Split, shortest: int) -> list[list[Stre
     """
     clips = []
     for clip in prepared.of(split):
+        if clip.person < 0:
+            continue
         shard = Shard(prepared.folder / clip.shard, REMAKE)
         parts = unbroken(shard.array("frame"), shard.array("shot"))
         found = [Stretch(shard, a, b) for a, b in parts if b - a >= shortest]
@@ -75,24 +82,69 @@ def stretches(prepared: Prepared, split: Split, shortest: int) -> list[list[Stre
     return clips
 
 
+@dataclass(frozen=True)
+class Unsteadiness:
+    """How a still image moves from frame to frame: a random walk, as if the alignment were unsure."""
+
+    shift: float
+    """Standard deviation of a step to the sides, as a share of the image's side."""
+    turn: float
+    """Standard deviation of a step of the angle, in degrees."""
+    zoom: float
+    """Standard deviation of a step of the logarithm of the size."""
+
+
+def unsteady(image: Tensor, length: int, how: Unsteadiness, random: np.random.Generator) -> Tensor:
+    """``(length, 3, S, S)``: ``(3, S, S)`` moved by a walk that begins at rest; edges are mirrored outwards."""
+    steps = random.standard_normal((length, 4)) * [how.shift, how.shift, np.radians(how.turn), how.zoom]
+    steps[0] = 0
+    x, y, turn, zoom = torch.from_numpy(steps.cumsum(0)).float().unbind(1)
+    size, cos, sin = torch.exp(zoom), torch.cos(turn), torch.sin(turn)
+    # From places in the frame to places in the image, both in [-1, 1].
+    rows = [torch.stack([size * cos, -size * sin, 2 * x], 1), torch.stack([size * sin, size * cos, 2 * y], 1)]
+    grid = functional.affine_grid(torch.stack(rows, 1), [length, *image.shape], align_corners=False)
+    whole = image.expand(length, -1, -1, -1)
+    return functional.grid_sample(whole, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+class Stills(Dataset[Tensor]):
+    """The still images of a split, ``(3, S, S)`` in [-1, 1] each; there may be none."""
+
+    def __init__(self, prepared: Prepared, split: Split) -> None:
+        images = [clip for clip in prepared.of(split) if clip.person < 0]
+        self._shards = [Shard(prepared.folder / clip.shard, REMAKE) for clip in images]
+        self._rows = [(shard, row) for shard in self._shards for row in range(len(shard))]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        shard, row = self._rows[index]
+        return to_tensor(shard.pixels(row))
+
+
 class EpisodeBatches(IterableDataset[Batch]):
     """Batches of ``frames`` ``(N, 2 + T, 3, S, S)`` in [-1, 1] and ``shown`` ``(N,)``.
 
     Frame 0 is the earlier one, whose fine codes are kept; frame 1 the one that the episode begins from; then its
     T frames, of which those from ``shown`` on are rendered. Half of the episodes are mirrored. Clips are drawn
-    alike, however long they are. Workers and processes share the batches as in ``BatchMixture``.
+    alike, however long they are; where there are no stills, clips take their share. Workers and processes share
+    the batches as in ``BatchMixture``.
     """
 
     def __init__(
         self,
         clips: Sequence[Sequence[Stretch]],
+        stills: Frames,
         plans: Sequence[EpisodePlan],
+        unsteadiness: Unsteadiness,
         seed: int,
         first_step: int = 0,
         rank: int = 0,
     ) -> None:
-        """``clips`` are those of ``stretches``, each long enough for every plan."""
+        """``clips`` are those of ``stretches``, each long enough for every plan; ``stills`` may be empty."""
         self.clips, self.plans = [list(clip) for clip in clips], tuple(plans)
+        self.stills, self.unsteadiness = stills, unsteadiness
         self.seed, self.first_step, self.rank = seed, first_step, rank
 
     def __iter__(self) -> Iterator[Batch]:
@@ -105,9 +157,18 @@ class EpisodeBatches(IterableDataset[Batch]):
     def batch(self, step: int, plan: EpisodePlan) -> Batch:
         """The batch of one step."""
         random = np.random.default_rng((self.seed, self.rank, step))
-        frames = torch.stack([self._episode(random, plan) for _ in range(plan.episodes)])
+        share = plan.still_share if len(self.stills) else 0.0
+        made = [random.random() < share for _ in range(plan.episodes)]
+        frames = torch.stack(
+            [self._held(random, plan) if still else self._episode(random, plan) for still in made]
+        )
         shown = random.integers(plan.length - plan.shown + 1, size=plan.episodes)
         return {"frames": frames, "shown": torch.from_numpy(shown)}
+
+    def _held(self, random: np.random.Generator, plan: EpisodePlan) -> Tensor:
+        image = self.stills[int(random.integers(len(self.stills)))]
+        image = image.flip(-1) if random.random() < 0.5 else image
+        return unsteady(image, plan.length + 2, self.unsteadiness, random)
 
     def _episode(self, random: np.random.Generator, plan: EpisodePlan) -> Tensor:
         clip = self.clips[int(random.integers(len(self.clips)))]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from datamodules.episodes import EpisodeBatches, EpisodePlan, Stretch
+from datamodules.episodes import EpisodeBatches, EpisodePlan, Stretch, Unsteadiness
 from datamodules.mixture import Batch, BatchMixture, BatchPlan, Frames, SofteningConfig
 from datamodules.samples import SampleDataset
 from modules.encoders.video_vit import VideoEncoderConfig, VideoTransformer
@@ -80,6 +82,8 @@ class VideoEncoderSettings:
     """Shape of what ViEN has beside FrEN's transformer."""
     training: VideoEncoderTraining
     """What it learns, in which order."""
+    unsteadiness: Unsteadiness
+    """How stills move."""
     trainer: TrainerConfig
     """Where and how often; ``validation_frames`` is the length of the held-out sequences."""
     validation_clips: int
@@ -122,22 +126,23 @@ def fit_video_encoder(
     encoder: VideoTransformer,
     frozen: VideoParts,
     clips: Sequence[Sequence[Stretch]],
+    stills: Frames,
     held_out: Tensor,
     settings: VideoEncoderSettings,
     run_folder: Path,
     logger: Logger | bool = False,
     show: Show = lambda step, inputs, reconstructions: None,
 ) -> VideoTransformer:
-    """Like ``fit_frame_encoder``, for ViEN: on episodes of ``clips``; ``held_out`` are ``(N, T, 3, r, r)``."""
+    """Like ``fit_frame_encoder``, for ViEN, on episodes; ``held_out`` are sequences ``(N, T, 3, r, r)``."""
     config, plan = settings.trainer, settings.training
     lit = LitVideoEncoder(encoder, plan, frozen)
     plans = [
-        EpisodePlan(phase.steps, phase.episodes, phase.length, max(1, phase.rendered), phase.long_memory)
-        for phase in plan.phases
+        EpisodePlan(p.steps, p.episodes, p.length, max(1, p.rendered), p.long_memory, p.still_share)
+        for p in plan.phases
     ]
 
     def batches(step: int, rank: int) -> EpisodeBatches:
-        return EpisodeBatches(clips, plans, config.seed, first_step=step, rank=rank)
+        return EpisodeBatches(clips, stills, plans, settings.unsteadiness, config.seed, step, rank)
 
     validation = DataLoader(_Sequences(held_out), batch_size=1)
     fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show)
@@ -190,7 +195,8 @@ def fit_in_phases(
         use_distributed_sampler=False,
     )
     loader = DataLoader(batches(step, trainer.global_rank), batch_size=None, num_workers=config.workers)
-    trainer.fit(lit, loader, validation, ckpt_path=str(last) if step else None, weights_only=True)
+    with _interruptible(trainer):
+        trainer.fit(lit, loader, validation, ckpt_path=str(last) if step else None, weights_only=True)
     trainer.save_checkpoint(last)
 
 
@@ -229,8 +235,22 @@ def fit_steps(
             enable_model_summary=False,
         )
         loader = DataLoader(batches(step), batch_size=None)
-        trainer.fit(lit, loader, ckpt_path=str(last) if step else None, weights_only=True)
+        with _interruptible(trainer):
+            trainer.fit(lit, loader, ckpt_path=str(last) if step else None, weights_only=True)
         trainer.save_checkpoint(last)
+
+
+@contextmanager
+def _interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """Ctrl-C as ``KeyboardInterrupt``: Lightning exits with 1 on it, as on a fault, and takes no further one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
 
 
 class _Sequences(Dataset[dict[str, Tensor]]):

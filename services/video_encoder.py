@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.clips import Prepared, read_prepared
-from datamodules.episodes import stretches
+from datamodules.episodes import Stills, stretches
 from datamodules.people import Split
 from modules.encoders.video_vit import save_video_encoder, start_from_frame_encoder
 from modules.encoders.vit import load_frame_encoder
@@ -58,7 +58,15 @@ def train_video_encoder(params: Params) -> Path:
             run.log_image("validation", pairs_sheet(inputs, reconstructions), step)
 
         trained = fit_video_encoder(
-            encoder, parts, clips, held_out, settings, run_folder, run.lightning_logger(), show
+            encoder,
+            parts,
+            clips,
+            Stills(prepared, "train"),
+            held_out,
+            settings,
+            run_folder,
+            run.lightning_logger(),
+            show,
         )
         card = _card(settings, prepared, coarse, generator.num_ws, generator.sha256, first_sha256)
         steps = {"steps": settings.training.ends[-1]}
@@ -96,12 +104,12 @@ def _card(
         f"rendered, learning rate {p.learning_rate}, {dict(p.weights)}"
         for p in settings.training.phases
     )
-    clips = ", ".join(clip.name for clip in prepared.of("train") if clip.person >= 0)
+    clips = ", ".join(clip.name for clip in prepared.of("train"))
     return (
         f"# ViEN\n\nPredicts the first {coarse} of {num_ws} codes of each frame from a 256 px FFHQ crop and from "
         "the codes of the frame before, and keeps the others. First frames are FrEN's.\n\n"
         f"Generator: {generator_sha256}\n\nFrame encoder: {first_sha256}\n\n## Trained\n\n{phases}\n\n"
-        f"On consecutive frames of: {clips}.\n\n"
+        f"On consecutive frames and stills of: {clips}.\n\n"
         "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
         "so are those of some of the training data. Not for telling people apart.\n"
     )

@@ -38,10 +38,12 @@ class VideoPhase:
     """Consecutive frames of each episode that are rendered for the image losses."""
     long_memory: float
     """Share of the episodes whose fine codes come from a frame anywhere before them, as after a long stream."""
+    still_share: float
+    """Share of the episodes that are made of still images."""
     smoothing: float
     """Standard deviation in frames of the Gaussian that steadies FrEN's codes for ``codes``; 0 is none."""
     learning_rate: float
-    """Of Ranger; the paper's is 1e-4."""
+    """Of Ranger, for what FrEN does not have; the paper's is 1e-4."""
     weights: Mapping[str, float]
     """Weight of each loss by its name: ``codes`` and ``change`` are explained in ``LitVideoEncoder``."""
 
@@ -62,6 +64,8 @@ class VideoEncoderTraining(Phased[VideoPhase]):
 
     phases: tuple[VideoPhase, ...]
     """In order."""
+    trunk_rate: float
+    """Learning rate of the transformer that comes from FrEN, as a share of the phase's."""
     ema_decay: float
     """Of the averaged weights, which are the ones that ship."""
     gradient_clip: float
@@ -186,7 +190,11 @@ class LitVideoEncoder(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Ranger, as in the paper, on the phases' learning rates."""
-        optimizer = Ranger(self.encoder.parameters(), lr=1.0)
+        trunk = list(self.encoder.trunk.parameters())
+        known = {id(parameter) for parameter in trunk}
+        fresh = [parameter for parameter in self.encoder.parameters() if id(parameter) not in known]
+        groups = [{"params": fresh, "lr": 1.0}, {"params": trunk, "lr": self.training_plan.trunk_rate}]
+        optimizer = Ranger(groups, lr=1.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.training_plan.learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
