@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from datamodules.types import BadInputError
+from modules.generators.protocol import Generator
 from modules.model_folder import load_model, require_generator, save_model
 
 KIND = "directions"
@@ -39,6 +42,58 @@ class EditDescription:
     """Smallest strength, in the unit."""
     upper: float
     """Largest strength, in the unit."""
+
+
+class Edit(Protocol):
+    """What every edit of a set says and does; most change the codes, some the styles that are made of them."""
+
+    @property
+    def name(self) -> str:
+        """What a user calls it."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What one step of the strength means."""
+        ...
+
+    @property
+    def lower(self) -> float:
+        """Smallest strength, at most 0."""
+        ...
+
+    @property
+    def upper(self) -> float:
+        """Largest strength, at least 0."""
+        ...
+
+    @property
+    def generator_sha256(self) -> str:
+        """Digest of the generator that the edit was made for."""
+        ...
+
+    @property
+    def whole_head(self) -> bool:
+        """Whether it changes hair and outline too, not the face alone."""
+        ...
+
+    @property
+    def replaces(self) -> bool:
+        """Whether what was there must not shine through where the edit is pasted."""
+        ...
+
+    @property
+    def in_styles(self) -> bool:
+        """Whether ``restyle`` does something."""
+        ...
+
+    def __call__(self, ws: Tensor, strength: float, seed: int = 0) -> Tensor:
+        """Moved codes ``(N, num_ws, w_dim)``; ``seed`` chooses where an edit has many outcomes."""
+        ...
+
+    def restyle(self, styles: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
+        """Moved styles, layer name to ``(N, channels)``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,13 +130,13 @@ class Direction:
         if not (math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower <= 0.0 <= self.upper):
             raise ValueError(f"bounds of {self.name} must be finite and enclose 0, got {self.lower}..{self.upper}")
 
-    def __call__(self, ws: Tensor, strength: float) -> Tensor:
-        """Move ``ws`` ``(N, num_ws, w_dim)`` by ``strength`` units; 0 returns equal codes.
+    def __call__(self, ws: Tensor, strength: float, seed: int = 0) -> Tensor:
+        """Move ``ws`` ``(N, num_ws, w_dim)`` by ``strength`` units; 0 returns equal codes. No seed changes it.
 
         Raises ``BadInputError`` for a strength that is not finite or out of bounds, and ``ValueError`` for
         codes of another shape.
         """
-        self.check(strength)
+        check_strength(self, strength)
         if ws.ndim != 3 or ws.shape[1:] != self.vector.shape:
             raise ValueError(f"{self.name} moves codes (N, *{tuple(self.vector.shape)}), got {tuple(ws.shape)}")
         change = self.vector.to(ws)
@@ -89,44 +144,64 @@ class Direction:
             change = change + torch.einsum("nrc,rdc->nrd", ws, self.matrix.to(ws))
         return ws + strength * change
 
-    def check(self, strength: float) -> None:
-        """Raise ``BadInputError`` for a strength that is not finite or out of bounds."""
-        if not math.isfinite(strength):
-            raise BadInputError(f"the strength of {self.name!r} must be a finite number, got {strength}")
-        if not self.lower <= strength <= self.upper:
-            raise BadInputError(
-                f"{self.name!r} goes from {self.lower:+g} to {self.upper:+g} {self.unit}, {strength:+g} was asked"
-            )
+    @property
+    def whole_head(self) -> bool:
+        """Hair that stays while the head turns tears."""
+        return self.unit == "degrees"
 
-    def describe(self) -> EditDescription:
-        """Name, unit and bounds, without the vector."""
-        return EditDescription(self.name, self.unit, self.lower, self.upper)
+    @property
+    def replaces(self) -> bool:
+        """A difference would leave the outline where it was, beside the turned one."""
+        return self.unit == "degrees"
+
+    @property
+    def in_styles(self) -> bool:
+        """It acts on the codes alone."""
+        return False
+
+    def restyle(self, styles: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
+        """The styles as they are."""
+        return dict(styles)
 
 
-class EditSet(Mapping[str, Direction]):
-    """The edits of one generator, by name."""
+def check_strength(edit: Edit, strength: float) -> None:
+    """Raise ``BadInputError`` for a strength that is not finite or out of the edit's bounds."""
+    if not math.isfinite(strength):
+        raise BadInputError(f"the strength of {edit.name!r} must be a finite number, got {strength}")
+    if not edit.lower <= strength <= edit.upper:
+        raise BadInputError(
+            f"{edit.name!r} goes from {edit.lower:+g} to {edit.upper:+g} {edit.unit}, {strength:+g} was asked"
+        )
 
-    def __init__(self, directions: Iterable[Direction]) -> None:
-        """Raises ``ValueError`` for two of one name, and for directions of different generators or shapes."""
-        listed = list(directions)
-        self._directions = {direction.name: direction for direction in listed}
-        if len(self._directions) != len(listed):
-            raise ValueError(f"two directions of one name among {[d.name for d in listed]}")
-        if len({(d.generator_sha256, d.vector.shape) for d in listed}) > 1:
-            raise ValueError("the directions of a set must belong to one generator")
 
-    def __getitem__(self, name: str) -> Direction:
-        return self._directions[name]
+E = TypeVar("E", bound=Edit, default=Direction, covariant=True)
+
+
+class EditSet(Mapping[str, E], Generic[E]):
+    """The edits of one generator, by name; without a parameter they are all directions."""
+
+    def __init__(self, edits: Iterable[E]) -> None:
+        """Raises ``ValueError`` for two of one name, and for edits of different generators or shapes."""
+        listed = list(edits)
+        self._edits = {edit.name: edit for edit in listed}
+        if len(self._edits) != len(listed):
+            raise ValueError(f"two edits of one name among {[edit.name for edit in listed]}")
+        shapes = {edit.vector.shape for edit in listed if isinstance(edit, Direction)}
+        if len({edit.generator_sha256 for edit in listed}) > 1 or len(shapes) > 1:
+            raise ValueError("the edits of a set must belong to one generator")
+
+    def __getitem__(self, name: str) -> E:
+        return self._edits[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._directions)
+        return iter(self._edits)
 
     def __len__(self) -> int:
-        return len(self._directions)
+        return len(self._edits)
 
     def describe(self) -> list[EditDescription]:
         """Names, units and bounds, in the order of the set."""
-        return [direction.describe() for direction in self._directions.values()]
+        return [EditDescription(edit.name, edit.unit, edit.lower, edit.upper) for edit in self._edits.values()]
 
     def check(self, requests: Sequence[EditRequest]) -> None:
         """Raise ``BadInputError`` for the first request that cannot be met.
@@ -135,23 +210,47 @@ class EditSet(Mapping[str, Direction]):
         """
         totals: dict[str, float] = {}
         for request in requests:
-            if request.name not in self._directions:
-                known = ", ".join(self._directions) or "none"
+            if request.name not in self._edits:
+                known = ", ".join(self._edits) or "none"
                 raise BadInputError(f"no edit {request.name!r}; known edits: {known}")
-            self._directions[request.name].check(request.strength)
+            edit = self._edits[request.name]
+            check_strength(edit, request.strength)
             totals[request.name] = totals.get(request.name, 0.0) + request.strength
-            self._directions[request.name].check(totals[request.name])
+            check_strength(edit, totals[request.name])
 
-    def apply(self, ws: Tensor, requests: Sequence[EditRequest]) -> Tensor:
-        """Apply the requests to ``ws`` ``(N, num_ws, w_dim)``, one after the other.
+    def apply(self, ws: Tensor, requests: Sequence[EditRequest], seed: int = 0) -> Tensor:
+        """Apply to ``ws`` ``(N, num_ws, w_dim)`` what the requests do to codes, one after the other.
 
-        Raises ``BadInputError`` before anything is computed: for an unknown edit (the known ones are in the
-        message), for NaN and infinity, and out of bounds (bounds and unit are in the message).
+        What acts on styles is left to ``synthesize``. Raises ``BadInputError`` before anything is computed: for an
+        unknown edit (the known ones are in the message), for NaN and infinity, and out of bounds (bounds and unit
+        are in the message).
         """
         self.check(requests)
         for request in requests:
-            ws = self._directions[request.name](ws, request.strength)
+            ws = self._edits[request.name](ws, request.strength, seed)
         return ws
+
+    def synthesize(
+        self,
+        generator: Generator,
+        ws: Tensor,
+        requests: Sequence[EditRequest],
+        seed: int = 0,
+        resolution: int | None = None,
+    ) -> Tensor:
+        """Images ``(N, 3, r, r)`` of the codes under the requests, codes edited first, then styles.
+
+        Raises as ``apply``. Where no edit acts on styles, or all of those at strength 0, this is
+        ``generator.synthesize`` of the edited codes, bit for bit.
+        """
+        moved = self.apply(ws, requests, seed)
+        restyling = [r for r in requests if r.strength and self._edits[r.name].in_styles]
+        if not restyling:
+            return generator.synthesize(moved, resolution=resolution)
+        styles = generator.styles(moved)
+        for request in restyling:
+            styles = self._edits[request.name].restyle(styles, request.strength)
+        return generator.synthesize_from_styles(styles, resolution=resolution)
 
 
 def parse_edit(text: str) -> EditRequest:

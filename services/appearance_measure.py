@@ -1,0 +1,199 @@
+"""What the appearance edits do: own effect, what else changes, what changes outside the region, who is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modules.editing.boundaries import slope
+from modules.editing.directions import EditRequest, EditSet
+from modules.perception.identity import IdentityNet
+from modules.perception.landmarks import landmarks_68
+from services.appearance import NAMES, AppearanceJudge, Look
+
+Array = NDArray[np.float64]
+Render = Callable[[Tensor, EditSet[Any], Sequence[EditRequest], int], Tensor]
+"""``render(ws, edits, requests, seed)`` gives pictures ``(N, 3, r, r)`` in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class EffectOf:
+    """An edit that is measured: which of ``NAMES`` it is meant to change, and where."""
+
+    measure: str
+    per_unit: float
+    """How much of the measure one unit is."""
+    region: str
+    typical: float
+    """Strength at which its effects on others are read."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Unedited pictures and what the judges say of them."""
+
+    pictures: Tensor
+    look: Look
+    embedding: Tensor
+    eyes: Tensor
+    """``(N,)`` distance of the outer corners of the eyes, in pixels."""
+
+    @classmethod
+    def of(cls, pictures: Tensor, judge: AppearanceJudge, identity: IdentityNet) -> Seen:
+        """Look at ``(N, 3, r, r)`` in [-1, 1]."""
+        with torch.no_grad():
+            look = judge(pictures)
+            points = landmarks_68(look.points)
+            return cls(pictures, look, identity.embed(pictures), (points[:, 36] - points[:, 45]).norm(dim=1))
+
+    def landmark_shift(self, other: Look) -> Array:
+        """``(N,)`` mean distance of the 68 points from these, in % of the distance of the eyes."""
+        apart = (landmarks_68(other.points) - landmarks_68(self.look.points)).norm(dim=2).mean(1)
+        shift: Array = (100 * apart / self.eyes).double().cpu().numpy()
+        return shift
+
+
+def measure_channels(
+    ws: Tensor,
+    edits: EditSet[Any],
+    effects: Mapping[str, EffectOf],
+    render: Render,
+    judge: AppearanceJudge,
+    identity: IdentityNet,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """By edit: slope and spread, identity, and the rest as plain numbers; on codes ``(N, num_ws, w_dim)``.
+
+    A slope is units got per unit asked, over the bounds and the typical strength. ``inside`` is the share of the
+    squared change that falls into the region as it was or became; ``outside_levels`` the root mean square of the
+    change elsewhere, of 255 levels. ``moves`` says how far each measure is moved at the typical strength, over its
+    standard deviation among the unedited pictures.
+    """
+    start = Seen.of(render(ws, edits, [], 0), judge, identity)
+    values = {name: start.look.measures[name].double().cpu().numpy() for name in NAMES}
+    table: dict[str, Any] = {}
+    for name, effect in effects.items():
+        edit = edits[name]
+        asked, got = [0.0], [values[effect.measure]]
+        entry: dict[str, Any] = {"identity": {}}
+        for strength in sorted({edit.lower, effect.typical, edit.upper} - {0.0}):
+            pictures = render(ws, edits, [EditRequest(name, strength)], 0)
+            with torch.no_grad():
+                look, embedding = judge(pictures), identity.embed(pictures)
+            asked.append(strength)
+            got.append(look.measures[effect.measure].double().cpu().numpy())
+            likeness = (embedding * start.embedding).sum(1).cpu().numpy()
+            entry["identity"][f"{strength:+g}"] = float(likeness.mean())
+            if strength == effect.typical:
+                region = torch.maximum(start.look.regions[effect.region], look.regions[effect.region])
+                entry |= _spill(pictures - start.pictures, region)
+                entry["landmark_shift"] = float(np.nanmean(start.landmark_shift(look)))
+                entry["moves"] = {
+                    other: float(np.nanmean(look.measures[other].double().cpu().numpy() - values[other]))
+                    / max(float(np.nanstd(values[other])), 1e-9)
+                    for other in NAMES
+                }
+        order = np.argsort(asked)
+        table_of = np.stack(got)[order] / effect.per_unit
+        per_code = np.array([slope(np.array(asked)[order], column) for column in table_of.T])
+        entry |= {"asked": [edit.lower, edit.upper], "typical": effect.typical}
+        entry |= {"slope": float(np.nanmean(per_code)), "slope_spread": float(np.nanstd(per_code))}
+        table[name] = entry
+        say(f"measured {name}: slope {entry['slope']:.2f}")
+    return table
+
+
+def measure_identity(
+    ws: Tensor,
+    people: Sequence[int],
+    edits: EditSet[Any],
+    name: str,
+    strengths: Sequence[float],
+    seeds: Sequence[int],
+    render: Render,
+    judge: AppearanceJudge,
+    identity: IdentityNet,
+    same_person: float,
+) -> dict[str, Any]:
+    """The random identity by strength: likeness to the unedited picture, and how far the landmarks move.
+
+    Each code is edited under each seed; ``people`` ``(N,)`` numbers the persons. ``hidden`` is the share of
+    pairs of person and seed whose mean likeness lies below ``same_person``; ``judge_noise`` is how far the
+    landmarks move where the picture is shifted by one pixel and the points are shifted back.
+    """
+    start = Seen.of(render(ws, edits, [], 0), judge, identity)
+    with torch.no_grad():
+        moved = judge(torch.roll(start.pictures, (1, 1), (2, 3)))
+    back = Look(moved.measures, moved.regions, moved.points - moved.points.new_tensor([1.0, 1.0, 0.0]))
+    table: dict[str, Any] = {"judge_noise": float(np.nanmean(start.landmark_shift(back))), "strengths": {}}
+    numbers = np.asarray(people)
+    for strength in strengths:
+        likeness, shifts, yaw = [], [], []
+        for seed in seeds:
+            pictures = render(ws, edits, [EditRequest(name, strength)], seed)
+            with torch.no_grad():
+                look = judge(pictures)
+                likeness.append((identity.embed(pictures) * start.embedding).sum(1).double().cpu().numpy())
+            shifts.append(start.landmark_shift(look))
+            yaw.append((look.measures["yaw"] - start.look.measures["yaw"]).abs().double().cpu().numpy())
+        by_person = np.array([[row[numbers == person].mean() for person in set(people)] for row in likeness])
+        table["strengths"][f"{strength:g}"] = {
+            "likeness": float(np.mean(likeness)),
+            "likeness_95th_percentile": float(np.percentile(by_person, 95)),
+            "hidden": float((by_person < same_person).mean()),
+            "landmark_shift": float(np.nanmean(shifts)),
+            "yaw_shift": float(np.nanmean(yaw)),
+        }
+    return table
+
+
+def channels_markdown(table: Mapping[str, Any]) -> list[str]:
+    """Two tables of ``measure_channels``, one line each item."""
+    lines = [
+        "| edit | asked | slope | spread | inside the region | elsewhere, levels of 255 | landmarks, % of eyes "
+        "| identity at the ends |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for name, entry in table.items():
+        low, high = entry["asked"]
+        ends = ", ".join(f"{s}: {v:.2f}" for s, v in entry["identity"].items() if float(s) in (low, high))
+        lines.append(
+            f"| {name} | {low:+g} to {high:+g} | {entry['slope']:.2f} | {entry['slope_spread']:.2f} "
+            f"| {100 * entry['inside']:.0f}% | {entry['outside_levels']:.1f} | {entry['landmark_shift']:.1f} "
+            f"| {ends} |"
+        )
+    lines += ["", "| edit \\ moves | " + " | ".join(NAMES) + " |", "|---" * (len(NAMES) + 1) + "|"]
+    for name, entry in table.items():
+        lines.append(f"| {name} | " + " | ".join(f"{entry['moves'][other]:+.2f}" for other in NAMES) + " |")
+    return lines
+
+
+def identity_markdown(table: Mapping[str, Any]) -> list[str]:
+    """The table of ``measure_identity``."""
+    lines = [
+        "| random_identity | likeness, mean | 95th percentile | hidden | landmarks, % of eyes | yaw, degrees |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for strength, row in table["strengths"].items():
+        lines.append(
+            f"| {strength} | {row['likeness']:.2f} | {row['likeness_95th_percentile']:.2f} "
+            f"| {100 * row['hidden']:.0f}% | {row['landmark_shift']:.1f} | {row['yaw_shift']:.1f} |"
+        )
+    noise = table["judge_noise"]
+    return [*lines, "", f"Landmarks of a picture shifted by one pixel, shifted back, move by {noise:.1f} %."]
+
+
+def _spill(change: Tensor, region: Tensor) -> dict[str, float]:
+    energy = change.square().sum(1, keepdim=True)
+    inside = (energy * region).sum((1, 2, 3)) / energy.sum((1, 2, 3)).clamp_min(1e-9)
+    elsewhere = (energy * (1 - region)).sum((1, 2, 3)) / (3 * (1 - region).sum((1, 2, 3))).clamp_min(1)
+    return {
+        "inside": float(inside.mean()),
+        "outside_levels": float(elsewhere.sqrt().mean() * 127.5),
+    }

@@ -1,0 +1,371 @@
+"""The stage ``stylespace``: find channels, combine and calibrate them, add the random identity, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from datamodules.types import BadInputError
+from modules.editing.channels import ChannelIndex, certainty, region_energy, sparse_combination, style_spread
+from modules.editing.directions import EditRequest, EditSet
+from modules.editing.random_identity import RandomIdentity, principal_directions
+from modules.editing.stylespace import ChannelEdit, save_stylespace
+from modules.generators import Generator, load_generator
+from modules.perception.appearance import REGIONS
+from modules.perception.identity import IdentityNet, load_identity
+from services.appearance import NAMES, AppearanceJudge, load_appearance_judge
+from services.appearance_measure import (
+    EffectOf,
+    channels_markdown,
+    identity_markdown,
+    measure_channels,
+    measure_identity,
+)
+from services.directions import draw_single
+from services.pipeline.models import HasPrecision
+from services.settings import ROOT, Params
+
+FOLDER = ROOT / "assets" / "stylespace"
+FOUND = ROOT / "build" / "stylespace" / "localisation.safetensors"
+METRICS = "metrics.json"
+
+Array = NDArray[np.float64]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ChannelEditSettings:
+    """One edit: what it changes, where, and what one unit of it is."""
+
+    unit: str
+    """What a user reads."""
+    measure: str
+    """One of ``appearance.NAMES``: what is raised."""
+    per_unit: float
+    """How much of the measure one unit is."""
+    region: str
+    """One of the regions: where the edit's channels have to act."""
+    keeps: tuple[str, ...]
+    """Measures that it must leave where they are."""
+    channels: int
+    """Channels that it may move."""
+    whole_head: bool
+    """Whether hair changes too, and what is pasted has to reach that far."""
+    lower: float
+    """Smallest strength offered."""
+    upper: float
+    """Largest strength offered."""
+    typical: float
+    """Strength at which its effects on others are read."""
+    probe: float
+    """It is set to its unit between minus and plus this strength."""
+
+
+@dataclass(frozen=True)
+class RandomIdentitySettings:
+    """The edit ``random_identity``."""
+
+    unit: str
+    """What a user reads."""
+    directions: int
+    """Principal directions of W that δw is drawn from."""
+    rows: tuple[float, ...]
+    """Share of δw for each row of the codes."""
+    per_unit: float
+    """How much of such a δw one unit is."""
+    upper: float
+    """Largest strength."""
+    measured: tuple[float, ...]
+    """Strengths at which it is measured."""
+    seeds: tuple[int, ...]
+    """Seeds that it is measured with."""
+    same_person: float
+    """Likeness from which two pictures count as one person's."""
+
+
+@dataclass(frozen=True)
+class StylespaceSettings:
+    """Section ``stylespace``."""
+
+    samples: int
+    """Generator samples on which channels are located."""
+    seed: int
+    """Of these samples; those of calibration and measurement follow it."""
+    truncation: float
+    """Psi of all these codes."""
+    spread_codes: int
+    """Codes over which a channel's standard deviation is taken."""
+    resolution: int
+    """Side of the pictures, in pixels."""
+    least_score: float
+    """Of the mesh, below which a picture shows no face."""
+    least_share: float
+    """Share of a channel's energy that must fall into the region."""
+    least_certainty: float
+    """How many standard errors a channel's effect on the measure must lie from 0."""
+    sigma_cost: float
+    """What moving a channel by its standard deviation costs, in the energy (sum over pixels, picture in [-1, 1])
+    that falls outside the region: keeps few channels from being moved far beyond what they ever are."""
+    calibration_codes: int
+    """Codes on which the units are set."""
+    calibration_rounds: int
+    """Times that slopes are measured and taken out."""
+    measured_codes: int
+    """Other codes, on which the finished edits are measured."""
+    random_identity: RandomIdentitySettings
+    """Another person from a seed."""
+    edits: dict[str, ChannelEditSettings]
+    """By name, in the order in which they are listed."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """What every channel does, in units of its own standard deviation."""
+
+    share: Array
+    """``(len(REGIONS), C)``: share of the energy that falls into the region."""
+    outside: Array
+    """``(len(REGIONS), C)``: mean energy that falls outside it."""
+    slopes: Array
+    """``(N, len(NAMES), C)``: slope of every measure on every sample."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What renders and judges."""
+
+    generator: Generator
+    judge: AppearanceJudge
+    identity: IdentityNet
+    device: str
+    resolution: int
+
+    def render(self, ws: Tensor, edits: EditSet[Any], requests: Sequence[EditRequest], seed: int = 0) -> Tensor:
+        """Pictures ``(N, 3, r, r)`` in [-1, 1] of codes, one at a time."""
+        with torch.no_grad():
+            pictures = [
+                edits.synthesize(self.generator, one.to(self.device), requests, seed, self.resolution)
+                for one in torch.split(ws, 1)
+            ]
+        return torch.cat(pictures).clamp(-1, 1)
+
+
+def load_tools(settings: StylespaceSettings, device: str) -> Tools:
+    """The default generator, in bfloat16 features, and the judges."""
+    generator = load_generator(device=device)
+    if isinstance(generator, HasPrecision):
+        generator.compute_dtype = torch.bfloat16
+    judge = load_appearance_judge(settings.least_score, device)
+    return Tools(generator, judge, load_identity(device, judge.mesh), device, settings.resolution)
+
+
+def locate(tools: Tools, settings: StylespaceSettings, say: Say, kept: Path = FOUND) -> Located:
+    """Energies and slopes of all channels; ``kept`` holds them, sample by sample, and is gone on with."""
+    index = ChannelIndex(tools.generator.layers)
+    _, spread = style_spread(
+        tools.generator, draw_single(tools.generator, settings.spread_codes, settings.seed, 1.0).to(tools.device)
+    )
+    ws = draw_single(tools.generator, settings.samples, settings.seed + 1, settings.truncation)
+    drawn = [tools.generator.sha256, settings.seed, settings.truncation, settings.resolution, *NAMES, *REGIONS]
+    key = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:12]
+    folder = kept.with_name(f"{kept.stem}-{key}")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, one in enumerate(torch.split(ws, 1)):
+        file = folder / f"{number:04}.safetensors"
+        if not file.is_file():
+            part = file.with_suffix(".part")
+            save_file(_locate_one(tools, index, one.to(tools.device), number), part)
+            part.replace(file)
+        rows.append(load_file(file))
+        say(f"located on {number + 1} of {len(ws)} samples")
+    seen = [row for row in rows if np.isfinite(row["slopes"]).all()]
+    if len(seen) < 2:
+        raise BadInputError("the samples show no faces; check the generator and stylespace.truncation")
+    inside, outside = (np.mean([row[name] for row in seen], axis=0) * spread**2 for name in ("inside", "outside"))
+    slopes = np.stack([row["slopes"] for row in seen]) * spread
+    return Located(inside / np.maximum(inside + outside, 1e-12), outside, slopes)
+
+
+def _locate_one(tools: Tools, index: ChannelIndex, ws: Tensor, number: int) -> dict[str, NDArray[np.float32]]:
+    with torch.no_grad():
+        row = index.joined(tools.generator.styles(ws))
+    styles = row.detach().requires_grad_()
+    picture = tools.generator.synthesize_from_styles(index.parted(styles), resolution=tools.resolution)
+    look = tools.judge(picture)
+    random = torch.Generator().manual_seed(number)
+    energies = region_energy(picture, styles, [look.regions[name] for name in REGIONS], random)
+    slopes = [torch.autograd.grad(look.measures[name].sum(), styles, retain_graph=True)[0][0] for name in NAMES]
+    values = {"inside": energies[0], "outside": energies[1], "slopes": torch.stack(slopes)}
+    return {name: value.float().cpu().numpy() for name, value in values.items()}
+
+
+def combine(located: Located, name: str, edit: ChannelEditSettings, spread: Array, tools: Tools,
+            settings: StylespaceSettings) -> ChannelEdit:  # fmt: skip
+    """The few most local channels that together raise the edit's measure, before calibration."""
+    region = REGIONS.index(edit.region)
+    wanted = [NAMES.index(measure) for measure in (edit.measure, *edit.keeps)]
+    slopes = located.slopes[:, wanted]
+    sure = certainty(slopes[:, 0]) >= settings.least_certainty
+    allowed = sure & (located.share[region] >= settings.least_share)
+    cost = located.outside[region] + settings.sigma_cost
+    try:
+        change = sparse_combination(slopes.mean(0), cost, allowed, edit.channels)
+    except ValueError as error:
+        raise BadInputError(f"no channels for {name!r}: {error}; lower stylespace.least_share") from error
+    index = ChannelIndex(tools.generator.layers)
+    chosen = np.flatnonzero(change)
+    chosen = chosen[np.argsort(-np.abs(change[chosen] * slopes.mean(0)[0, chosen]))]
+    amounts = torch.from_numpy(edit.per_unit * (change * spread)[chosen]).float()
+    channels = tuple(index.place(int(position)) for position in chosen)
+    sha256 = tools.generator.sha256
+    return ChannelEdit(name, edit.unit, channels, amounts, edit.lower, edit.upper, sha256, edit.whole_head)
+
+
+def calibrate(made: ChannelEdit, edit: ChannelEditSettings, tools: Tools, ws: Tensor, rounds: int) -> ChannelEdit:
+    """Scale the amounts so that one unit asked is one unit got, in the mean over codes ``(N, num_ws, w_dim)``.
+
+    Raises ``BadInputError`` where the edit does not move its measure.
+    """
+    for _ in range(rounds):
+        readings = []
+        for side in (-edit.probe, edit.probe):
+            look = tools.judge(tools.render(ws, EditSet([made]), [EditRequest(made.name, side)]))
+            readings.append(look.measures[edit.measure].double().cpu().numpy())
+        got = float(np.nanmean(readings[1] - readings[0])) / (2 * edit.probe * edit.per_unit)
+        if not got > 0.1:
+            raise BadInputError(f"{made.name!r} moves its measure by {got:.2f} of what is asked; it is no edit")
+        made = replace(made, amounts=made.amounts / got)
+    return made
+
+
+def random_identity(settings: RandomIdentitySettings, generator: Generator, codes: Tensor) -> RandomIdentity:
+    """The edit, from codes ``(N, num_ws, w_dim)`` of one z each."""
+    if len(settings.rows) != generator.num_ws:
+        raise BadInputError(
+            f"stylespace.random_identity.rows has {len(settings.rows)} numbers, "
+            f"the generator {generator.num_ws} rows"
+        )
+    basis = principal_directions(codes[:, 0].cpu(), settings.directions)
+    rows = settings.per_unit * torch.tensor(settings.rows)
+    return RandomIdentity("random_identity", settings.unit, basis, rows, settings.upper, generator.sha256)
+
+
+def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:
+    """Find the channels, set the units, measure, and write ``assets/stylespace``; returns the folder."""
+    settings = params.section("stylespace", StylespaceSettings)
+    tools = load_tools(settings, params.runtime.torch_device())
+    located = locate(tools, settings, say)
+    codes = draw_single(tools.generator, settings.spread_codes, settings.seed, 1.0).to(tools.device)
+    _, spread = style_spread(tools.generator, codes)
+    calibration = draw_single(tools.generator, settings.calibration_codes, settings.seed + 2, settings.truncation)
+    edits: list[ChannelEdit | RandomIdentity] = []
+    for name, edit in settings.edits.items():
+        made = combine(located, name, edit, spread, tools, settings)
+        made = calibrate(made, edit, tools, calibration, settings.calibration_rounds)
+        say(f"{name}: {', '.join(f'{layer} {number}' for layer, number in made.channels)}")
+        edits.append(made)
+    edits.append(random_identity(settings.random_identity, tools.generator, codes))
+    everything = EditSet(edits)
+    ws = draw_single(tools.generator, settings.measured_codes, settings.seed + 3, settings.truncation)
+    summary = measure_appearance(ws, range(len(ws)), everything, tools, settings, say)
+    card = _CARD.format(sha256=tools.generator.sha256, samples=len(located.slopes), codes=len(ws),
+                        channels="\n".join(_listed(edits)), tables="\n".join(as_markdown(summary)))  # fmt: skip
+    folder = save_stylespace(FOLDER, edits, card)
+    (folder / METRICS).write_text(json.dumps(rounded(summary), indent=2) + "\n")
+    say("\n".join(as_markdown(summary)))
+    return folder
+
+
+def measure_appearance(
+    ws: Tensor, people: Sequence[int], edits: EditSet[Any], tools: Tools, settings: StylespaceSettings, say: Say
+) -> dict[str, Any]:
+    """All edits on codes ``(N, num_ws, w_dim)`` of ``people`` ``(N,)``, as plain numbers."""
+    random = settings.random_identity
+    effects = {
+        name: EffectOf(edit.measure, edit.per_unit, edit.region, edit.typical)
+        for name, edit in settings.edits.items() if name in edits
+    }  # fmt: skip
+    judges = tools.render, tools.judge, tools.identity
+    return {
+        "codes": len(ws),
+        "channels": measure_channels(ws, edits, effects, *judges, say),
+        "random_identity": measure_identity(
+            ws, people, edits, "random_identity", random.measured, random.seeds, *judges, random.same_person
+        ),
+    }
+
+
+def as_markdown(summary: Mapping[str, Any]) -> list[str]:
+    """The summary's tables."""
+    channels, identity = summary["channels"], summary["random_identity"]
+    head = f"Measured on {summary['codes']} codes."
+    return [head, "", *channels_markdown(channels), "", *identity_markdown(identity)]
+
+
+def rounded(value: Any) -> Any:
+    """Plain numbers for a file that people read."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _listed(edits: Sequence[ChannelEdit | RandomIdentity]) -> list[str]:
+    return [
+        f"- {edit.name}: " + ", ".join(
+            f"{layer} {number} ({amount:+.2f})"
+            for (layer, number), amount in zip(edit.channels, edit.amounts.tolist(), strict=True)
+        )
+        for edit in edits if isinstance(edit, ChannelEdit)
+    ]  # fmt: skip
+
+
+_CARD = """# Appearance edits
+
+Channels of S space (StyleSpace) and a random identity, for the generator `{sha256}`.
+
+## Data
+
+{samples} pictures that this generator made itself, parsed by MediaPipe's selfie_multiclass, face mesh and iris
+net; no picture of a person. For every channel of every style layer the energy that it puts into and out of a
+region was estimated by backward passes from random pictures, and its slope on each measure by one backward pass
+each. Of the channels whose energy falls into the region, a few were combined so that they raise the measure for
+the least change elsewhere; units were set by measuring renderings (`stylereel train stylespace`).
+
+## Channels
+
+Layer, number and change per unit, the strongest first.
+
+{channels}
+
+## Metrics
+
+On {codes} other generator samples, by the judges the edits were set with. In the second table a row is an edit
+at a usual strength; a cell says how far it moves a measure, over that measure's spread among the unedited
+pictures. Hidden is the share of persons and seeds whose likeness to themselves falls below that of one person.
+
+{tables}
+
+## Limits
+
+What is local is so in the mean over faces: under a beard or glasses channels do something else. The random
+identity is not anonymity: whoever knows seed, strength and generator undoes it, hair and clothes stay, and so do
+voice and manner.
+
+## Licence
+
+Learned from random-face's MobileStyleGAN (Apache-2.0 as packaged), which was distilled from NVIDIA's FFHQ model,
+whose own terms are non-commercial.
+"""
