@@ -15,8 +15,8 @@ from services.assets_commands import assets_app, data_app
 from services.console import INTERRUPTED, bars, complain, seconds
 from services.demo.command import demo
 from services.evaluate_command import evaluate
-from services.memory import keep_freed_memory
 from services.import_command import import_
+from services.memory import keep_freed_memory
 from services.registry_commands import history, promote, register, rollback, status
 from services.settings import load_params
 
@@ -57,7 +57,9 @@ Refine = Annotated[
 ]
 Start = Annotated[str | None, typer.Option(help="Where to begin, e.g. 2s or 1:30.")]
 End = Annotated[str | None, typer.Option(help="Where to end.")]
-EncoderFolder = Annotated[Path | None, typer.Option(help="Model folder of another encoder.")]
+EncoderFolder = Annotated[
+    Path | None, typer.Option(help="Model folder of another encoder, or a pSp, e4e or ReStyle checkpoint.")
+]
 EditsFolders = Annotated[
     list[Path] | None,
     typer.Option("--directions", help="Model folder of more edits, see 'stylereel import'; may be repeated."),

@@ -55,6 +55,10 @@ def import_(
 
         stylereel edit me.jpg out.png --directions models/age --edit age=+10
 
+        stylereel import e4e_ffhq_encode.pt models/e4e
+
+        stylereel invert me.jpg me.safetensors --encoder e4e_ffhq_encode.pt --generator models/e4e
+
         stylereel import ffhq_pca.pt models/pca --component 10 --layers 7:8 --name hair
 
         stylereel import smile.npy models/edits --name grin --attribute smile --beside assets/directions
@@ -71,7 +75,10 @@ def import_(
             raise BadInputError(f"{file.name} holds no edit; the options are for edits, leave them out")
         from modules.generators.import_checkpoint import import_checkpoint
 
-        print(import_checkpoint(file, folder))
+        made = import_checkpoint(file, folder)
+        print(made)
+        if made.encoder:
+            print(f"its encoder is used from the file: --encoder {file} --generator {folder}")
         return
     from services.import_edit import EditChoice, import_edit
 

@@ -14,7 +14,7 @@ from modules.lit.frame_encoder import ImageLoss, Seen
 from modules.losses.face import FaceLoss, IdentityLoss
 from modules.losses.perceptual import load_lpips
 from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
-from modules.perception.identity import load_identity
+from modules.perception.identity_judge import IdentityJudgeConfig, load_identity_judge
 from modules.perception.mesh import FaceMesh, load_face_mesh
 from services.settings import Params
 
@@ -44,7 +44,9 @@ def image_losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]
         losses["landmark_features"] = lambda images, target: face(images, face.target(target)).landmark
         losses["mesh"] = lambda images, target: face(images, face.target(target)).mesh
     if "identity" in names:
-        losses["identity"] = IdentityLoss(load_identity())
+        losses["identity"] = IdentityLoss(
+            load_identity_judge(params.section("identity_loss", IdentityJudgeConfig))
+        )
     return losses
 
 

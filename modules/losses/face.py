@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from modules.perception.arcface import ArcFace
 from modules.perception.face_judge import FaceJudge
 from modules.perception.identity import IdentityNet
 from modules.perception.mesh import FaceMesh
@@ -65,7 +66,7 @@ class IdentityLoss(nn.Module):
     carries gradients.
     """
 
-    def __init__(self, net: IdentityNet) -> None:
+    def __init__(self, net: IdentityNet | ArcFace) -> None:
         super().__init__()
         self.net = net
 

@@ -15,6 +15,11 @@ CLASSES = (
     "background", "skin", "left_brow", "right_brow", "left_eye", "right_eye", "glasses", "left_ear", "right_ear",
     "earring", "nose", "mouth", "upper_lip", "lower_lip", "neck", "necklace", "cloth", "hair", "hat",
 )  # fmt: skip
+_FACE = (
+    "skin", "left_brow", "right_brow", "left_eye", "right_eye", "glasses",
+    "nose", "mouth", "upper_lip", "lower_lip",
+)  # fmt: skip
+_HEAD = (*_FACE, "left_ear", "right_ear", "earring", "hair", "hat")
 _INPUT = 512
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -153,6 +158,22 @@ class BiSeNet(nn.Module):
         logits = self((resized / 2 + 0.5 - mean) / std)
         logits = functional.interpolate(logits, size=images.shape[2:], mode="bilinear", antialias=True)
         return logits.softmax(dim=1)
+
+    def face_mask(self, images: Tensor, mesh_points: Tensor | None = None) -> Tensor:
+        """Soft mask ``(N, 1, H, W)`` in [0, 1] of the face with its glasses, as ``FaceParser.face_mask``.
+
+        The classes name eyes, brows, lips and nose themselves: the mesh's points have nothing to add.
+        """
+        del mesh_points
+        return self._sum(images, _FACE)
+
+    def head_mask(self, images: Tensor) -> Tensor:
+        """Soft mask ``(N, 1, H, W)`` in [0, 1] of the head: the face, ears, hair and what is worn there."""
+        return self._sum(images, _HEAD)
+
+    def _sum(self, images: Tensor, classes: tuple[str, ...]) -> Tensor:
+        chosen = [CLASSES.index(name) for name in classes]
+        return self.probabilities(images)[:, chosen].sum(1, keepdim=True).clamp(0, 1)
 
 
 def load_bisenet(weights: Path, device: str = "cpu") -> BiSeNet:

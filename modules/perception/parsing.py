@@ -16,6 +16,7 @@ from modules.perception.tflite import TfliteNet, read_tflite
 CLASSES = ("background", "hair", "body skin", "face skin", "clothes", "other")
 """In the order of the probabilities; glasses and jewellery are 'other', beards mostly 'face skin'."""
 _FACE = CLASSES.index("face skin")
+_HEAD = [CLASSES.index(name) for name in ("hair", "face skin", "other")]
 _FEATURES = (
     (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
     (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
@@ -63,6 +64,11 @@ class FaceParser(nn.Module):
         if mesh_points.shape != (len(images), 468, 3):
             raise ValueError(f"mesh points must be ({len(images)}, 468, 3), got {tuple(mesh_points.shape)}")
         return torch.maximum(mask, _filled(mesh_points, images.shape[2], images.shape[3]).to(mask))
+
+    def head_mask(self, images: Tensor) -> Tensor:
+        """Soft mask ``(N, 1, H, W)`` in [0, 1] of the head: face, hair, and what is worn there."""
+        mask: Tensor = self(images)[:, _HEAD].sum(1, keepdim=True)
+        return mask
 
 
 def load_face_parser(device: str | torch.device = "cpu", path: Path | None = None) -> FaceParser:

@@ -16,6 +16,7 @@ from datamodules.alignment import SmoothingConfig
 from datamodules.types import BadInputError, Frames
 from datamodules.video import ShotConfig
 from modules.editing.directions import Direction, EditSet, load_directions
+from modules.encoders.irse import load_encoder as load_published_encoder
 from modules.generators.protocol import Generator
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import (
@@ -26,20 +27,18 @@ from modules.perception.detection import (
     load_face_finder,
 )
 from modules.perception.mesh import FaceMesh
-from modules.perception.parsing import CLASSES
+from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
 from services.pipeline.options import PipelineConfig
+from services.pipeline.sidecar import file_sha256
 from services.settings import ROOT, Params
 
 if TYPE_CHECKING:
     from modules.losses.perceptual import PerceptualLoss
     from modules.perception.identity import IdentityNet
-    from modules.perception.parsing import FaceParser
 
 SHIPPED_ENCODER = ROOT / "assets" / "frame-encoder"
 SHIPPED_DIRECTIONS = ROOT / "assets" / "directions"
 PARSED_SIDE = 256
-HEAD = [CLASSES.index(name) for name in ("hair", "face skin", "other")]
-"""What belongs to the head among the parser's classes."""
 
 
 class Encoder(Protocol):
@@ -60,8 +59,16 @@ class HasPrecision(Protocol):
 class Judges:
     """The frozen networks that find, compare and cut out faces, each loaded when it is first needed."""
 
-    def __init__(self, detection: DetectionConfig, lpips_net: Literal["vgg", "alex"], device: str) -> None:
+    def __init__(
+        self,
+        detection: DetectionConfig,
+        lpips_net: Literal["vgg", "alex"],
+        device: str,
+        parsing: ParsingConfig | None = None,
+    ) -> None:
+        """``parsing`` is needed for ``region`` alone."""
         self._detection, self._lpips_net, self.device = detection, lpips_net, device
+        self._parsing = parsing or ParsingConfig("selfie", "")
 
     @cached_property
     def finder(self) -> FaceFinder:
@@ -87,11 +94,9 @@ class Judges:
         return load_identity(self.device, self.mesh)
 
     @cached_property
-    def parser(self) -> FaceParser:
+    def parser(self) -> RegionParser:
         """Which part of a crop is face, hair or background."""
-        from modules.perception.parsing import load_face_parser
-
-        return load_face_parser(self.device)
+        return load_region_parser(self._parsing, self.device)
 
     @cached_property
     def perceptual(self) -> PerceptualLoss:
@@ -125,7 +130,7 @@ class Judges:
         small = F.interpolate(images.float(), side, mode="bilinear", antialias=True)
         mask = self.parser.face_mask(small, self.mesh(small).points)
         if head:
-            mask = torch.maximum(mask, self.parser(small)[:, HEAD].sum(1, keepdim=True))
+            mask = torch.maximum(mask, self.parser.head_mask(small))
         return F.interpolate(mask, images.shape[-1], mode="bilinear", align_corners=False).clamp(0, 1)
 
 
@@ -169,9 +174,10 @@ def load_models(
     """Load the generator, the encoder and the edits on the device of ``params.runtime``.
 
     ``encoder`` and ``directions`` are model folders, by default the ones shipped in ``assets/`` where they are
-    there and belong to the generator; ``generator`` is what ``load_generator`` takes. ``beside`` are further
-    folders of edits; of two edits of one name the later folder's is taken. Raises ``BadInputError`` for models
-    of another generator.
+    there and belong to the generator; an ``encoder`` may be a pSp, e4e or ReStyle checkpoint too, which does not
+    say whose codes it gives: its rows have to fit. ``generator`` is what ``load_generator`` takes. ``beside`` are
+    further folders of edits; of two edits of one name the later folder's is taken. Raises ``BadInputError`` for
+    models of another generator.
     """
     from modules.generators import load_generator
 
@@ -185,7 +191,10 @@ def load_models(
     versions = {"stylereel-generator": made.sha256}
     network: Encoder | None = None
     encoder = encoder or fitting(SHIPPED_ENCODER, made.sha256)
-    if encoder is not None:
+    if encoder is not None and encoder.is_file():
+        network = load_published_encoder(encoder, made, config.restyle_steps, device)
+        versions[f"encoder {encoder.name}"] = file_sha256(encoder)
+    elif encoder is not None:
         network, versions["stylereel-frame-encoder"] = load_encoder(encoder, made, device)
     directions = directions or fitting(SHIPPED_DIRECTIONS, made.sha256)
     edits: dict[str, Direction] = {}
@@ -195,7 +204,8 @@ def load_models(
     for number, folder in enumerate(beside, 1):
         edits |= load_directions(folder, made.sha256)
         versions[f"directions {number}: {folder.name}"] = weights_sha256(load_model(folder).tensors)
-    judges = Judges(params.section("detection", DetectionConfig), config.refine.lpips_net, device)
+    parsing = params.section("parsing", ParsingConfig)
+    judges = Judges(params.section("detection", DetectionConfig), config.refine.lpips_net, device, parsing)
     smoothing = params.section("smoothing", SmoothingConfig)
     shots = params.section("shots", ShotConfig)
     return Models(made, network, EditSet(edits.values()), judges, config, smoothing, shots, device, versions)

@@ -61,6 +61,8 @@ class PipelineConfig:
     """Identity and landmark error of the reconstruction are measured on one frame in this many."""
     faces: FacesConfig
     """How faces are followed, held and faded."""
+    restyle_steps: int
+    """How often a ReStyle encoder looks at what it got so far; 5 were published."""
     refine: RefineConfig
     """How codes are optimised where that is asked for."""
     composite: CompositeConfig

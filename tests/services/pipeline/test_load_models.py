@@ -1,0 +1,57 @@
+"""Which models are loaded: what is shipped where it fits, and folders of edits beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from conformance_cases import FOLDER
+
+import services.pipeline.models
+from datamodules.types import BadInputError
+from modules.editing.directions import Direction, EditSet, save_directions
+from modules.model_folder import load_model, weights_sha256
+from services.pipeline.models import SHIPPED_DIRECTIONS, load_models
+from services.settings import load_params
+
+
+def test_folders_join_the_shipped_edits_and_the_later_one_wins(tmp_path: Path) -> None:
+    sha256 = str(load_model(SHIPPED_DIRECTIONS).config["generator_sha256"])
+    for folder, size in (("first", 1.0), ("second", 2.0)):
+        vector = torch.full((16, 512), size)
+        made = EditSet(Direction(name, "steps", vector, -1, 1, sha256) for name in ("beard", "age"))
+        save_directions(tmp_path / folder, made, "card")
+    models = load_models(load_params(), beside=[tmp_path / "first", tmp_path / "second"])
+    assert {"yaw", "smile", "beard"} <= set(models.edits)
+    assert models.edits["beard"].vector.unique().tolist() == [2.0]
+    assert models.edits["age"].unit == "steps"
+    assert models.versions["directions 1: first"] == weights_sha256(load_model(tmp_path / "first").tensors)
+    assert {"stylereel-directions", "directions 2: second"} <= set(models.versions)
+
+
+def test_what_is_shipped_is_left_out_for_another_generator(tmp_path: Path) -> None:
+    network = str(FOLDER / "stylegan2-64-small.pkl")
+    models = load_models(load_params(), generator=network)
+    assert models.encoder is None and not models.edits
+    assert list(models.versions) == ["stylereel-generator"]
+    with pytest.raises(BadInputError, match=models.generator.sha256):
+        load_models(load_params(), generator=network, beside=[SHIPPED_DIRECTIONS])
+
+
+def test_an_encoder_may_be_somebodys_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it answers is tested with the encoders; here, that the file reaches them and is named by its hash."""
+    asked: list[tuple[object, ...]] = []
+
+    def load(*words: object) -> str:
+        asked.append(words)
+        return "e4e"
+
+    monkeypatch.setattr(services.pipeline.models, "load_published_encoder", load)
+    file = tmp_path / "e4e.pt"
+    file.write_bytes(b"weights")
+    models = load_models(load_params(), encoder=file, generator=str(FOLDER / "stylegan2-64-small.pkl"))
+    assert models.encoder == "e4e"  # type: ignore[comparison-overlap]
+    assert asked == [(file, models.generator, 5, models.device)]
+    assert models.versions["encoder e4e.pt"] == hashlib.sha256(b"weights").hexdigest()
