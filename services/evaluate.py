@@ -8,6 +8,7 @@ from pathlib import Path
 from datamodules.clips import read_prepared
 from datamodules.people import Split
 from datamodules.types import BadInputError
+from services.evaluate_table import evaluate_table
 from services.evaluation import EvaluationConfig, Optimise, Rows, See, evaluate_frame_encoder
 from services.evaluation_frames import HeldOutFrames, held_out_frames
 from services.evaluation_report import (
@@ -20,6 +21,9 @@ from services.evaluation_report import (
     replace_block,
     write_evaluation,
 )
+from services.evaluation_table import BLOCK as VIDEO_BLOCK
+from services.evaluation_table import TABLE, write_table
+from services.evaluation_table import markdown as video_markdown
 from services.pipeline.models import SHIPPED_ENCODER, Judges
 from services.pipeline.options import PipelineConfig
 from services.pipeline.progress import Cancelled, Report, never, silent
@@ -51,7 +55,7 @@ class EvaluateOptions:
     optimise: bool = True
     """Whether the rows that take minutes per frame are measured too."""
     table: bool = False
-    """Whether the table in ``docs/results.md`` is replaced."""
+    """Whether Table 1 is measured too, on consecutive frames, and both tables in ``docs/results.md`` replaced."""
     metrics: Path = METRICS_FOLDER
     """Folder that the files are written to."""
     command: str = "stylereel evaluate"
@@ -60,8 +64,11 @@ class EvaluateOptions:
 
 def evaluate(
     params: Params, options: EvaluateOptions, report: Report = silent, cancelled: Cancelled = never
-) -> tuple[Evaluation, Rows, HeldOutFrames]:
-    """Measure, write the files and, where asked for, the table. Raises ``BadInputError``."""
+) -> str:
+    """Measure, write the files and, where asked for, Table 1 and both tables in the docs.
+
+    Returns what was measured as Markdown. Raises ``BadInputError``.
+    """
     folder = encoder_folder(params, options.encoder)
     frames = _frames(params, options.clips, options.split)
     fixed = frames.spread(params.section("evaluation", EvaluationConfig).optimised_frames)
@@ -69,15 +76,26 @@ def evaluate(
     with stage_run("evaluate", params, {"command": options.command, "data": frames.data_hash}) as run:
         evaluation, rows = evaluate_folder(params, folder, frames, options.optimise, report, cancelled, looked.see)
         write_evaluation(options.metrics, evaluation, rows, frames)
-        if options.table:
-            replace_block(RESULTS, BLOCK, markdown(evaluation, rows, frames, options.command))
+        text = markdown(evaluation, rows, frames, options.command)
         run.log_params({"encoder": evaluation.model_sha256, "generator": evaluation.generator_sha256})
         run.log_metrics(metrics_of(rows, frames))
         for name in (METRICS, CLIPS_TABLE, GATE):
             run.log_file(options.metrics / name)
         labels = {row.name: row.label for row in (rows.fixed or rows.all_frames)[1:]}
         run.log_image("reconstructions", looked.sheet(labels))
-    return evaluation, rows, frames
+        if options.table:
+            replace_block(RESULTS, BLOCK, text)
+            prepared = read_prepared(options.clips or CLIPS)
+            tables, notes = evaluate_table(
+                params, prepared, options.split, folder, options.optimise, report, cancelled
+            )
+            write_table(options.metrics, tables)
+            run.log_metrics({"video": tables[0].numbers()})
+            run.log_file(options.metrics / TABLE)
+            video = video_markdown(tables, options.command, notes)
+            replace_block(RESULTS, VIDEO_BLOCK, video)
+            text = f"{text}\n\n{video}"
+    return text
 
 
 def evaluate_folder(

@@ -16,7 +16,12 @@ def evaluate(
         str,
         typer.Option(help="A model folder, or champion, challenger, previous or a version; without, the shipped."),
     ] = "",
-    table: Annotated[bool, typer.Option("--table", help="Put the table into docs/results.md.")] = False,
+    table: Annotated[
+        bool,
+        typer.Option(
+            "--table", help="Measure Table 1 on consecutive frames too; both tables go into docs/results.md."
+        ),
+    ] = False,
     optimise: Annotated[
         bool, typer.Option(help="Measure the refined codes and the optimum too: minutes per frame on a CPU.")
     ] = False,
@@ -45,7 +50,6 @@ def evaluate(
     """
     from services.evaluate import METRICS_FOLDER, EvaluateOptions
     from services.evaluate import evaluate as measure
-    from services.evaluation_report import markdown
 
     words = ["stylereel evaluate"]
     words += [f"--encoder {encoder}"] if encoder else []
@@ -55,5 +59,4 @@ def evaluate(
     command = " ".join([*words, "--table"] if table else words)
     options = EvaluateOptions(encoder, clips, split, optimise, table, out or METRICS_FOLDER, command)
     with bars(quiet) as report:
-        evaluation, rows, frames = measure(load_params(overrides=set_ or []), options, report)
-    print(markdown(evaluation, rows, frames, command))
+        print(measure(load_params(overrides=set_ or []), options, report))

@@ -23,6 +23,7 @@ from services.evaluation_measure import (
     means,
 )
 from services.evaluation_optimise import Precision, optimised_codes
+from services.evaluation_video import VideoEvaluationConfig
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.refine import Perceptual, RefineConfig
 from services.registry.gate import Evaluation, utc_now
@@ -48,6 +49,8 @@ class EvaluationConfig:
     """Frames that are looked at together."""
     optimise_batch: int
     """Frames that are optimised together; a CPU is fastest with 1."""
+    video: VideoEvaluationConfig
+    """Table 1: the same on frames that follow each other."""
 
 
 class FrameEncoderNet(Protocol):
@@ -235,7 +238,7 @@ class _Run:
             self.frames, indices, start(indices), start_name, self.generator,
             optimise.perceptual(refine.lpips_net), refine, self.config.precision, optimise.folder,
             self.config.optimise_batch, progress.advance,
-        )  # fmt: skip
+        ).ws  # fmt: skip
         place = {index: number for number, index in enumerate(indices)}
         return self.measured(name, label, indices, lambda some: found[[place[i] for i in some]])
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.clips import REMAKE, Prepared
 from datamodules.people import Split
@@ -69,6 +71,46 @@ def held_out_frames(prepared: Prepared, per_clip: int, split: Split = "test") ->
     taken = f"{prepared.data_hash(split)} {split} {per_clip}"
     data_hash = hashlib.sha256(taken.encode()).hexdigest()
     return HeldOutFrames(np.stack(pixels), tuple(names), tuple(order[p] for p in people), data_hash)
+
+
+def consecutive_frames(
+    prepared: Prepared, per_clip: int, least: int, split: Split = "test"
+) -> tuple[HeldOutFrames, ...]:
+    """One stretch of each clip of a split: the first ``per_clip`` frames that follow each other in one shot.
+
+    Where there are not as many the longest stretch is taken; clips whose longest is shorter than ``least`` are
+    left out. All carry the hash of the whole. Raises ``BadInputError`` where no clip is left.
+    """
+    if per_clip < least:
+        raise BadInputError(f"at least {least} consecutive frames are needed, got {per_clip}")
+    taken = f"{prepared.data_hash(split)} {split} {per_clip} consecutive"
+    data_hash = hashlib.sha256(taken.encode()).hexdigest()
+    stretches = []
+    for clip in sorted((clip for clip in prepared.of(split) if clip.person >= 0), key=lambda clip: clip.sha256):
+        shard = Shard(prepared.folder / clip.shard, REMAKE)
+        rows = stretch(shard.array("frame"), shard.array("shot"), per_clip)
+        if len(rows) >= least:
+            pixels = np.stack([shard.pixels(row) for row in rows])
+            count = len(rows)
+            stretches.append(HeldOutFrames(pixels, (clip.name,) * count, (clip.person,) * count, data_hash))
+    if not stretches:
+        raise BadInputError(
+            f"{prepared.folder} has no {split} clip with {least} frames in a row; prepare longer clips"
+        )
+    return tuple(stretches)
+
+
+def stretch(frame: NDArray[np.int64], shot: NDArray[np.int32], count: int) -> range:
+    """Rows of the first ``count`` crops that follow each other in one shot, or of the longest run there is.
+
+    ``frame`` ``(N,)`` are the crops' frames in the video, ``shot`` ``(N,)`` their shots.
+    """
+    breaks = np.flatnonzero((np.diff(frame) != 1) | (np.diff(shot) != 0)) + 1
+    runs = list(pairwise([0, *breaks.tolist(), len(frame)]))
+    first, end = next(
+        (run for run in runs if run[1] - run[0] >= count), max(runs, key=lambda run: run[1] - run[0])
+    )
+    return range(first, min(end, first + count))
 
 
 def spread(total: int, count: int) -> list[int]:

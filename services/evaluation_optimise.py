@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +27,15 @@ from services.pipeline.refine import Perceptual, RefineConfig, refine
 Precision = Literal["float32", "bfloat16"]
 
 
+class Optimised(NamedTuple):
+    """Frames after optimisation."""
+
+    ws: Tensor
+    """``(n, num_ws, w_dim)``."""
+    seconds: tuple[float, ...]
+    """What each took where it was optimised; NaN for those kept before this was written down."""
+
+
 def optimised_codes(
     frames: HeldOutFrames,
     indices: Sequence[int],
@@ -38,8 +48,8 @@ def optimised_codes(
     folder: Path,
     batch: int = 1,
     advance: Callable[[int], None] = lambda frames: None,
-) -> Tensor:
-    """Codes ``(n, num_ws, w_dim)`` of the frames at ``indices``, each optimised for itself for ``config.steps``.
+) -> Optimised:
+    """Codes of the frames at ``indices``, each optimised for itself for ``config.steps``.
 
     ``start`` are the codes at the beginning; ``start_name`` names them for the cache: a model's hash, or ``mean``.
     Finished frames lie in ``folder`` and are read from there by whoever asks for the same again. ``advance`` is
@@ -52,19 +62,22 @@ def optimised_codes(
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**asdict(config), "precision": precision}
     paths = [folder / f"{_key(frames, i, start_name, generator.sha256, settings)}.safetensors" for i in indices]
-    codes = [_kept(path, start.shape[1:]) for path in paths]
-    advance(sum(code is not None for code in codes))
-    missing = [place for place, code in enumerate(codes) if code is None]
+    kept = [_kept(path, start.shape[1:]) for path in paths]
+    advance(sum(one is not None for one in kept))
+    missing = [place for place, one in enumerate(kept) if one is None]
     for first in range(0, len(missing), batch):
         places = missing[first : first + batch]
         targets = to_tensor(frames.pixels[[indices[place] for place in places]]).to(start.device)
+        began = time.perf_counter()
         with computing_in(generator, precision):
-            found = refine(start[places], targets, generator, perceptual, config, config.steps)
-        for place, ws in zip(places, found.ws.cpu(), strict=True):
-            _keep(paths[place], ws)
-            codes[place] = ws
+            found = refine(start[places], targets, generator, perceptual, config, config.steps).ws.cpu()
+        each = (time.perf_counter() - began) / len(places)
+        for place, ws in zip(places, found, strict=True):
+            _keep(paths[place], ws, each)
+            kept[place] = ws, each
         advance(len(places))
-    return torch.stack([code for code in codes if code is not None]).to(start.device)
+    codes, seconds = zip(*(one for one in kept if one is not None), strict=True)
+    return Optimised(torch.stack(codes).to(start.device), seconds)
 
 
 @contextmanager
@@ -87,21 +100,24 @@ def _key(frames: HeldOutFrames, index: int, start: str, generator: str, settings
     return digest.hexdigest()[:32]
 
 
-def _kept(path: Path, shape: torch.Size) -> Tensor | None:
-    """Codes that an earlier run left; None where there are none, or where they are damaged."""
+def _kept(path: Path, shape: torch.Size) -> tuple[Tensor, float] | None:
+    """Codes and seconds that an earlier run left; None where there are none, or where they are damaged."""
     if not path.is_file():
         return None
     try:
-        ws = load_file(path)["ws"]
+        found = load_file(path)
+        ws = found["ws"]
     except (OSError, KeyError, SafetensorError):
         return None
-    return ws if ws.shape == shape and bool(ws.isfinite().all()) else None
+    if ws.shape != shape or not bool(ws.isfinite().all()):
+        return None
+    return ws, float(found.get("seconds", torch.tensor(torch.nan)))
 
 
-def _keep(path: Path, ws: Tensor) -> None:
+def _keep(path: Path, ws: Tensor, seconds: float) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
-        save_file({"ws": ws.contiguous()}, part)
+        save_file({"ws": ws.contiguous(), "seconds": torch.tensor(seconds)}, part)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         raise BadInputError(f"cannot write {path} ({error}); free some space") from error

@@ -39,9 +39,9 @@ _COLUMNS = (
 def write_evaluation(folder: Path, evaluation: Evaluation, rows: Rows, frames: HeldOutFrames) -> None:
     """Write ``METRICS`` (for DVC's metrics), ``CLIPS_TABLE`` (for its plots) and ``GATE`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / METRICS, json.dumps(metrics_of(rows, frames), indent=2, allow_nan=False) + "\n")
-    _write(folder / CLIPS_TABLE, clips_csv(rows, frames))
-    _write(folder / GATE, evaluation.to_json() + "\n")
+    write_whole(folder / METRICS, json.dumps(metrics_of(rows, frames), indent=2, allow_nan=False) + "\n")
+    write_whole(folder / CLIPS_TABLE, clips_csv(rows, frames))
+    write_whole(folder / GATE, evaluation.to_json() + "\n")
 
 
 def metrics_of(rows: Rows, frames: HeldOutFrames) -> dict[str, object]:
@@ -120,7 +120,7 @@ def replace_block(file: Path, name: str, text: str) -> None:
     else:
         raise BadInputError(f"{file} must hold {begin} and {end} once each, in this order; correct it by hand")
     file.parent.mkdir(parents=True, exist_ok=True)
-    _write(file, whole)
+    write_whole(file, whole)
 
 
 def _table(rows: tuple[Row, ...]) -> list[str]:
@@ -141,7 +141,8 @@ def _plain(metrics: dict[str, float]) -> dict[str, float | str]:
     return {name: round(v, 5) if math.isfinite(v) else repr(v) for name, v in metrics.items()}
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all; raises ``BadInputError`` where that cannot be."""
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(text)

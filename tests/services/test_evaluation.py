@@ -170,7 +170,7 @@ def test_optimised_frames_are_kept_and_a_killed_run_goes_on(tmp_path: Path) -> N
     def optimise(advance=lambda n: None, config=refine, name="mean") -> Tensor:
         return optimised_codes(
             frames, [0, 1, 2], start, name, generator, ToyPerceptual(), config, "float32", tmp_path, 1, advance
-        )
+        ).ws
 
     done = 0
 
@@ -201,7 +201,7 @@ def test_a_damaged_kept_frame_is_made_anew(tmp_path: Path) -> None:
         return optimised_codes(
             frames, [0], torch.zeros(1, 1, 1), "mean", generator, ToyPerceptual(), replace(REFINE, steps=2),
             "float32", tmp_path,
-        )  # fmt: skip
+        ).ws  # fmt: skip
 
     codes = optimise()
     (kept,) = tmp_path.iterdir()

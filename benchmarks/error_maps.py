@@ -1,0 +1,67 @@
+"""Fig. 3 of FrEN/ViEN: the input, and of each encoder its frame and where its video jitters. Writes a picture.
+
+python benchmarks/error_maps.py [--clips 3] [--frames 15] [--out docs/error_maps.png]
+
+Each map is of the middle frame: its six neighbours laid onto it by the input's flow, differences added up; blue
+is none, red is --most or more. Under it the average, which is that frame's TC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from datamodules.clips import read_prepared
+from modules.metrics.temporal import REACH
+from modules.sheet import Row, draw_sheet, to_picture
+from services.evaluate_table import encoder_folders, encoder_rows, load_table_parts, shortened
+from services.evaluation_frames import spread
+from services.settings import ROOT, load_params
+from services.stages import CLIPS
+
+
+def coloured(errors: NDArray[np.float32], most: float) -> NDArray[np.uint8]:
+    """``(H, W)`` to ``(H, W, 3)`` RGB, with the average written below; places nobody shows are grey."""
+    scaled = (np.nan_to_num(errors) / most).clip(0, 1) * 255
+    picture = cv2.applyColorMap(scaled.astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1].copy()
+    picture[np.isnan(errors)] = 128
+    text = f"{np.nanmean(errors):.3f}"
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+        cv2.putText(picture, text, (8, picture.shape[0] - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.7, colour, thickness)
+    return picture
+
+
+def main() -> None:
+    """Draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=15, help="of each clip; the middle one is shown")
+    parser.add_argument("--most", type=float, default=0.6, help="error that is drawn in red")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "error_maps.png")
+    arguments = parser.parse_args()
+    parts = load_table_parts(load_params(), read_prepared(CLIPS))
+    sources, notes = encoder_rows(parts, encoder_folders(parts.config.video)[0])
+    meter, rows = parts.meter(1), []
+    for number in spread(len(parts.clips), arguments.clips):
+        clip = shortened(parts.clips[number], arguments.frames)
+        centre = len(clip) // 2
+        pictures = [clip.pixels[centre]]
+        for source in sources[1:]:
+            shown, maps = meter.error_maps(clip, source)
+            pictures += [to_picture(shown[centre]), coloured(maps[centre - REACH].numpy(), arguments.most)]
+        rows.append(Row(pictures))
+    titles = ["input", *(title for source in sources[1:] for title in (source.label, "its jitter"))]
+    sheet = draw_sheet(rows, 256, titles)
+    cv2.imwrite(str(arguments.out), sheet[..., ::-1])
+    print("\n".join([*notes, str(arguments.out)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What each loss of FrEN does: the same start, the same frames, the same few steps, one loss more each time.
+
+The lower part of Table 1 in FrEN/ViEN (section 4.3, Fig. 5). Trainings go on from their last checkpoint, and
+finished ones are taken from where they lie, so that it can be stopped at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
+from datamodules.samples import SampleDataset
+from datamodules.types import BadInputError
+from modules.encoders.vit import load_frame_encoder, save_frame_encoder
+from modules.generators.mobile import MobileStyleGAN
+from modules.lit.frame_encoder import FrozenParts, Phase
+from services.evaluate_table import load_table_parts, shortened
+from services.evaluation_table import VideoTable
+from services.evaluation_video import CodeSource, mean_face, streamed
+from services.pipeline.progress import Cancelled, Report, never, silent
+from services.settings import ROOT, Params
+from services.stages import CLIPS, RUNS, SAMPLES, Crops, first_encoder
+from services.training import FrameEncoderSettings, fit_frame_encoder
+from services.training_parts import OF_FACES, face_seen, image_losses, training_generator
+
+
+@dataclass(frozen=True)
+class AblationSettings:
+    """Section ``ablation``: FrEN trained with one loss more each time, otherwise equal."""
+
+    start_from: str
+    """Model folder that every training begins at; empty begins at the linear guess of ``frame_encoder``."""
+    steps: int
+    """Optimiser steps of each training."""
+    batch_size: int
+    """Real frames per step; all of them are rendered."""
+    learning_rate: float
+    """Of Ranger."""
+    ema_decay: float
+    """Of the averaged weights that are measured; few steps ask for a short memory."""
+    losses: Mapping[str, Mapping[str, float]]
+    """Label of a row to the weights of its losses."""
+    frames_per_clip: int
+    """Of the test clips that each is measured on, the first of ``evaluation.video``'s."""
+    judge_every: int
+    """As in ``evaluation.video``."""
+
+    def __post_init__(self) -> None:
+        if not self.losses or any(not weights for weights in self.losses.values()):
+            raise ValueError("each row needs at least one loss")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What came of it."""
+
+    table: VideoTable
+    """The mean face, the start where there is one, and a row per set of losses."""
+    notes: tuple[str, ...]
+    """Budget and cost, for people."""
+
+
+def ablate(params: Params, report: Report = silent, cancelled: Cancelled = never) -> Ablation:
+    """Train FrEN once per set of losses and measure each. Raises ``BadInputError``."""
+    settings = params.section("ablation", AblationSettings)
+    generator = training_generator(params)
+    folders = {label: train_with(params, settings, label, generator) for label in settings.losses}
+    data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
+    parts = load_table_parts(params, data.prepared)
+    clips = tuple(shortened(clip, min(len(clip), settings.frames_per_clip)) for clip in parts.clips)
+    rows: list[CodeSource] = [mean_face(parts.generator, parts.device)]
+    named = {"start": ROOT / settings.start_from} if settings.start_from else {}
+    for label, folder in (named | folders).items():
+        encoder = load_frame_encoder(folder, parts.generator.sha256).to(parts.device)
+        rows.append(streamed(label.lower().replace(" ", "_"), label, encoder, parts.device))
+    table = parts.table(clips, rows, settings.judge_every, report, cancelled)
+    budget = (
+        f"Each row: {settings.steps} steps of {settings.batch_size} real frames from "
+        f"{settings.start_from or 'the linear first guess'}, learning rate {settings.learning_rate:g}."
+    )
+    return Ablation(table, (budget,))
+
+
+def train_with(params: Params, settings: AblationSettings, label: str, generator: MobileStyleGAN) -> Path:
+    """Train with the losses of one row, or go on, or take what is there: its model folder."""
+    weights = settings.losses[label]
+    base = params.section("frame_encoder", FrameEncoderSettings)
+    phase = dataclasses.replace(
+        base.training.phases[-1], name=label, steps=settings.steps, batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate, sample_share=0.0, rendered=settings.batch_size, weights=weights,
+    )  # fmt: skip
+    whole = with_phase(dataclasses.replace(base, start_from=settings.start_from), phase, settings.ema_decay)
+    data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
+    what = [repr(whole), data.prepared.data_hash("train"), generator.sha256]
+    folder = RUNS / f"ablation-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
+    done = folder / "encoder"
+    if done.is_dir():
+        return done
+    if not data.prepared.of("train"):
+        raise BadInputError(f"{CLIPS} has no clip of a training person; prepare more videos")
+    torch.manual_seed(whole.trainer.seed)
+    encoder, whole = first_encoder(whole, generator)
+    parts = FrozenParts(generator, image_losses(params, weights.keys()), face_seen(params), OF_FACES)
+    faces = data.dataset("train")
+    held_out = torch.stack([faces[i * len(faces) // 4].images for i in range(4)])
+    trained = fit_frame_encoder(encoder, parts, SampleDataset(SAMPLES), Crops(faces), held_out, whole, folder)
+    card = (
+        f"# FrEN, {label}\n\nOne row of the loss ablation: {dict(weights)}, {settings.steps} steps. Not for use.\n"
+    )
+    return save_frame_encoder(done, trained, generator.sha256, card, {"steps": settings.steps})
+
+
+def with_phase(settings: FrameEncoderSettings, phase: Phase, ema_decay: float) -> FrameEncoderSettings:
+    """The same encoder, trained in this one phase, validated only at its end."""
+    training = dataclasses.replace(settings.training, phases=(phase,), ema_decay=ema_decay)
+    trainer = dataclasses.replace(settings.trainer, validate_every=phase.steps, validation_frames=4)
+    return dataclasses.replace(settings, training=training, trainer=trainer)
