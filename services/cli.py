@@ -168,7 +168,7 @@ def edits(directions: EditsFolders = None, generator: GeneratorSource = None) ->
 @app.command()
 def train(
     stage: Annotated[
-        Literal["fetch", "prepare", "samples", "encoder", "video-encoder", "directions"],
+        Literal["fetch", "prepare", "samples", "encoder", "video-encoder", "directions", "pose-editor"],
         typer.Argument(help="Fetch parts, align the videos, render samples, train the encoder, learn the edits."),
     ],
     set_: Set = None,
@@ -202,6 +202,10 @@ def train(
             from services.video_encoder import train_video_encoder
 
             print(train_video_encoder(params))
+        elif stage == "pose-editor":
+            from services.pose_editor import train_pose_editor
+
+            print(train_pose_editor(params, print))
         else:
             from services.directions import train_directions
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modules.editing.boundaries import slope
-from modules.editing.directions import EditRequest, EditSet
+from modules.editing.directions import Edit, EditRequest, EditSet
 from services.attributes import Measures
 
 Render = Callable[[Tensor], Tensor]
@@ -53,7 +53,7 @@ class Readings:
 
 def measure_edits(
     ws: Tensor,
-    edits: EditSet,
+    edits: EditSet[Edit],
     strengths: Mapping[str, Sequence[float]],
     render: Render,
     judge: ImageJudge,

@@ -105,6 +105,17 @@ def eyes_open(points: Tensor) -> Tensor:
     return torch.stack(ratios).mean(0)
 
 
+def brows_up(points: Tensor) -> Tensor:
+    """``(N,)`` height of the brows over the corners of the eyes, over the distance of the eyes; about 0.3 at rest.
+
+    Measured along the face's own vertical, so that pose does not enter.
+    """
+    down = _axes(points)[:, 1]
+    corners = [corner for pair in _EYE_WIDTHS for corner in pair]
+    lift: Tensor = ((points[:, corners].mean(1) - points[:, list(_BROWS)].mean(1)) * down).sum(-1)
+    return lift / eye_distance(points)
+
+
 def _axes(points: Tensor) -> Tensor:
     """``(N, 3, 3)``, rows: the face's own right-hand, downward and inward directions in the picture's axes."""
     _check(points)

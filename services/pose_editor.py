@@ -1,0 +1,405 @@
+"""The stage ``pose-editor``: fit the face model, solve the linear part, train, set the units, measure, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+
+from datamodules.clips import Prepared, read_prepared
+from datamodules.pose_batches import FramePairs, KeptSamples, Movements, PoseBatches, frame_pairs
+from datamodules.samples import SampleDataset
+from modules.editing.expression import QUANTITIES, fit_expressions
+from modules.editing.pose import (
+    PoseEditor,
+    PoseEditorConfig,
+    PoseEditSettings,
+    load_pose_editor,
+    pose_edits,
+    request,
+    save_pose_editor,
+)
+from modules.encoders.vit import FrameEncoder, load_frame_encoder
+from modules.lit.frame_encoder import FrozenParts
+from modules.lit.pose_editor import LitPoseEditor, PoseEditorTraining
+from modules.losses.edits import EditTerm, IdentityFloor
+from modules.losses.pose import AskedMesh
+from modules.model_folder import load_model, weights_sha256
+from modules.perception.face_shape import FaceBasis, FaceParameters, difference, fit_face_basis
+from modules.perception.identity import load_identity
+from modules.perception.mesh import FaceMesh, load_face_mesh
+from modules.perception.second_judges import SecondJudges
+from services.attributes import SecondAttributeJudge
+from services.evaluation_edits import Embed, Render, as_markdown, measure_edits, slopes_between, summarise
+from services.evaluation_frames import held_out_frames, spread
+from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
+from services.pose_evaluation import PoseJudge, drift, drift_table, evaluation_of, judge_noise, second_judge
+from services.refinement import encoded_codes, render_pool
+from services.registry.gate import Evaluation
+from services.runs import stage_run
+from services.settings import ROOT, Params
+from services.stages import CLIPS, FRAME_ENCODER, RUNS, SAMPLES
+from services.training import fit_steps
+from services.training_parts import image_losses, training_generator
+
+FOLDER = ROOT / "assets" / "pose-editor"
+MESHES, POOL = ROOT / "build" / "meshes", ROOT / "build" / "pose" / "pool.safetensors"
+METRICS = "metrics.json"
+EVALUATION = ROOT / "metrics" / "pose_editor.evaluation.json"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PoseEditorSettings:
+    """Section ``pose_editor``."""
+
+    identity_components: int
+    """Of the face model, alpha."""
+    expression_components: int
+    """Of the face model, beta."""
+    expression_ridge: float
+    """Of the components that go with a named expression, relative to its variance."""
+    linear_ridge: float
+    """Of the linear part, relative to the variance of the face model's parameters."""
+    least_score: float
+    """Of the mesh, below which a picture shows no face."""
+    seconds: float
+    """Between the two frames of a pair; the paper's 10 frames are a third of a second."""
+    network: PoseEditorConfig
+    """Shape of the MLP."""
+    training: PoseEditorTraining
+    """What it learns."""
+    active: float
+    """Probability with which an edit has a part in what is asked of a code in training."""
+    encoded_per_clip: int
+    """Frames of each training person's clip whose codes join the samples."""
+    mesh_pixels: float
+    """Error of the asked mesh from which it counts as a distance, not as a square."""
+    named_units: float
+    """The same of the named expressions, in units of their edits."""
+    identity: float
+    """Likeness to the unmoved face that is enough in training."""
+    checkpoint_every: int
+    """Steps between checkpoints."""
+    seed: int
+    """Of initial weights and batches."""
+    calibration_codes: int
+    """Codes of training persons' frames on which units are set; 0 leaves them as they are."""
+    calibration_rounds: int
+    """Times that units are set anew from what was measured."""
+    measured_per_clip: int
+    """Frames of each test person's clip on which the editor is measured."""
+    resolution: int
+    """Side of the pictures that are measured, in pixels."""
+    edits: dict[str, PoseEditSettings]
+    """What is offered, by the names of ``modules.editing.pose``."""
+
+
+@dataclass(frozen=True)
+class FaceModel:
+    """What the editor's input is told in."""
+
+    basis: FaceBasis
+    expressions: Tensor
+    """``(4, E)``, see ``expression.fit_expressions``."""
+
+
+@dataclass(frozen=True)
+class PoseTools:
+    """What renders and judges."""
+
+    render: Render
+    mesh: FaceMesh
+    embed: Embed
+
+
+def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
+    """Train the editor, or go on from its last checkpoint, and write it to ``assets/pose-editor``; returns that.
+
+    Beside weights and card the folder holds ``metrics.json``; the evaluation that the gate reads goes to
+    ``metrics/``. Raises ``BadInputError`` where clips or samples are missing.
+    """
+    settings = params.section("pose_editor", PoseEditorSettings)
+    generator, prepared = training_generator(params), read_prepared(CLIPS)
+    encoder = load_frame_encoder(FRAME_ENCODER, generator.sha256)
+    mesh, identity = load_face_mesh(params.runtime.torch_device()), load_identity()
+    tools = PoseTools(lambda ws: generator.synthesize(ws, resolution=settings.resolution), mesh, identity.embed)
+    clips = clip_meshes(
+        prepared, "train", mesh, MESHES, lambda done, total: say(f"meshes of {done} of {total} clips")
+    )
+    shards = sample_meshes(
+        sorted(SAMPLES.glob("samples-*.safetensors")), mesh, MESHES,
+        lambda done, total: say(f"meshes of {done} of {total} shards"),
+    )  # fmt: skip
+    samples = SampleDataset(SAMPLES)
+    model = fit_face_model(clips, shards, settings)
+    torch.manual_seed(settings.seed)
+    editor = solved_editor(model, shards, encoder, settings)
+    encoded = encoded_codes(FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256)
+    sources: list[SampleDataset | KeptSamples] = [samples]
+    if len(encoded):
+        made_from = f"{generator.sha256} {settings.resolution}"
+        pool = render_pool(encoded, tools.render, POOL, made_from, _every(50, "codes rendered", say))
+        sources.append(KeptSamples(pool.ws, pool.pictures))
+    lit = LitPoseEditor(
+        editor, encoder, settings.training,
+        FrozenParts(generator, image_losses(params, settings.training.weights)),
+        asked_terms(model, tools, settings),
+    )  # fmt: skip
+    batches = pose_batches(clips, sources, model, settings)
+    run_folder = RUNS / f"pose-editor-{_fingerprint(settings, prepared, encoder, len(samples))}"
+    with stage_run("pose-editor", params, {"generator": generator.sha256}) as run:
+        fit(lit, batches, settings, run_folder, run.lightning_logger())
+        editor = lit.editor.eval().requires_grad_(False)
+        gains = calibrate(editor, model, tools, samples, encoded, generator.sha256, settings, say)
+        # Written once to be measured as it will be loaded, and again with what was measured in its card.
+        made = (editor, model.basis, model.expressions, settings.edits, gains, generator.sha256)
+        save_pose_editor(FOLDER, *made, "# Pose and expression editor, not measured yet\n")
+        lines, evaluation = evaluate_pose_editor(prepared, encoder, tools, generator.sha256, settings, say)
+        trained_on = sorted({clip.name for clip in prepared.of("train") if clip.person >= 0})
+        card = _CARD.format(
+            sha256=generator.sha256, samples=len(samples), clips=", ".join(trained_on) or "none",
+            steps=settings.training.steps, tables="\n".join(lines),
+        )  # fmt: skip
+        folder = save_pose_editor(FOLDER, *made, card)
+        (folder / METRICS).write_text(json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True) + "\n")
+        EVALUATION.parent.mkdir(exist_ok=True)
+        EVALUATION.write_text(evaluation.to_json())
+        run.log_metrics(dict(evaluation.metrics))
+        run.log_model(folder)
+    say("\n".join(lines))
+    return folder
+
+
+def fit_face_model(
+    clips: Sequence[ShardMeshes], samples: Sequence[ShardMeshes], settings: PoseEditorSettings
+) -> FaceModel:
+    """The face model of the training persons' clips and the samples, each of which is a person of its own."""
+    points, people = [], []
+    for meshes in clips:
+        seen = torch.from_numpy(meshes.score >= settings.least_score)
+        points.append(meshes.points[seen])
+        people.append(torch.full((int(seen.sum()),), meshes.person))
+    filmed = torch.cat(points) if points else torch.empty(0, 468, 3)
+    who = torch.cat(people) if people else torch.empty(0, dtype=torch.long)
+    drawn = torch.cat([m.points[torch.from_numpy(m.score >= settings.least_score)] for m in samples])
+    everyone = torch.cat([who, -1 - torch.arange(len(drawn))])
+    basis = fit_face_basis(
+        torch.cat([filmed, drawn]), everyone, torch.arange(len(everyone)) < len(filmed),
+        (settings.identity_components, settings.expression_components),
+    )  # fmt: skip
+    return FaceModel(basis, fit_expressions(basis, filmed, who, settings.expression_ridge))
+
+
+def solved_editor(
+    model: FaceModel, samples: Sequence[ShardMeshes], encoder: FrameEncoder, settings: PoseEditorSettings
+) -> PoseEditor:
+    """An editor whose linear part is solved from the samples' codes, and whose MLP answers 0 yet."""
+    seen = [torch.from_numpy(meshes.score >= settings.least_score) for meshes in samples]
+    points = torch.cat([meshes.points[kept] for meshes, kept in zip(samples, seen, strict=True)])
+    codes = [torch.from_numpy(meshes.shard.array("ws"))[kept] for meshes, kept in zip(samples, seen, strict=True)]
+    found = model.basis.parameters(points)
+    neutral = FaceParameters(
+        torch.zeros_like(found.identity), torch.zeros_like(found.expression),
+        torch.eye(3).expand(len(points), 3, 3), torch.zeros_like(found.translation),
+    )  # fmt: skip
+    change = difference(neutral, found)
+    editor = PoseEditor(settings.network, encoder.num_ws, change.std(0), encoder.w_basis)
+    editor.solve(change, torch.cat(codes), settings.linear_ridge)
+    return editor
+
+
+def asked_terms(model: FaceModel, tools: PoseTools, settings: PoseEditorSettings) -> dict[str, EditTerm]:
+    """The terms on what is asked of codes, by name."""
+    units = [
+        settings.named_units * (offered.per_unit if (offered := settings.edits.get(f"expression.{name}")) else 1.0)
+        for name in QUANTITIES
+    ]
+    return {
+        "mesh": AskedMesh(
+            tools.mesh, model.basis, settings.mesh_pixels, torch.tensor(units), settings.least_score
+        ),
+        "identity": IdentityFloor(tools.embed, settings.identity),
+    }
+
+
+def pose_batches(
+    clips: Sequence[ShardMeshes],
+    sources: Sequence[SampleDataset | KeptSamples],
+    model: FaceModel,
+    settings: PoseEditorSettings,
+) -> Callable[[int], PoseBatches]:
+    """What is left to train on after a number of steps. Pairs are drawn the more often the more the head turns."""
+    pairs = [found for meshes in clips if (found := _pairs(meshes, model.basis, settings)) is not None]
+    changes = torch.stack([
+        request(name, edit.per_unit, model.basis, model.expressions) for name, edit in settings.edits.items()
+    ])  # fmt: skip
+    movements = Movements(changes, [(edit.lower, edit.upper) for edit in settings.edits.values()], settings.active)
+    plan = settings.training
+
+    def after(first_step: int) -> PoseBatches:
+        count = plan.pairs if plan.weights else 0
+        return PoseBatches(pairs, sources, movements, count, plan.codes, plan.steps, settings.seed, first_step)
+
+    return after
+
+
+def fit(
+    lit: LitPoseEditor,
+    batches: Callable[[int], PoseBatches],
+    settings: PoseEditorSettings,
+    run_folder: Path,
+    logger: Logger | bool = False,
+) -> None:
+    """Train the editor; goes on from the last checkpoint in ``run_folder``."""
+    plan = settings.training
+    fit_steps(lit, plan.steps, batches, settings.checkpoint_every, run_folder, logger, plan.gradient_clip)
+
+
+def calibrate(
+    editor: PoseEditor, model: FaceModel, tools: PoseTools, samples: SampleDataset, encoded: Tensor,
+    generator_sha256: str, settings: PoseEditorSettings, say: Say,
+) -> dict[str, float]:  # fmt: skip
+    """What to ask of the editor per unit that a user asks, so that the mean slope on training codes is 1."""
+    gains = dict.fromkeys(settings.edits, 1.0)
+    count = settings.calibration_codes
+    if not count:
+        return gains
+    # Frames are what is edited; where no clips are prepared, samples have to do.
+    known = encoded if len(encoded) else torch.stack([samples[i].ws for i in spread(len(samples), count)])
+    chosen = known[spread(len(known), count)]
+    judge = PoseJudge(tools.mesh, model.basis, settings.least_score)
+    probes = {name: (-edit.typical, edit.typical) for name, edit in settings.edits.items()}
+    for turn in range(settings.calibration_rounds):
+        edits = pose_edits(editor, model.basis, model.expressions, settings.edits, gains, generator_sha256)
+        readings = measure_edits(chosen, edits, probes, tools.render, judge, tools.embed)
+        slopes = {
+            name: float(slopes_between(readings, name, [name])[0]) / edit.per_unit
+            for name, edit in settings.edits.items()
+        }
+        say(f"round {turn + 1}: slopes were " + ", ".join(f"{name} {slope:.2f}" for name, slope in slopes.items()))
+        # An edit that hardly answers is not made to by asking ten times as much.
+        gains = {name: gain / min(max(slopes[name], 0.5), 2.0) for name, gain in gains.items()}
+    return gains
+
+
+def evaluate_pose_editor(
+    prepared: Prepared, encoder: FrameEncoder, tools: PoseTools, generator_sha256: str,
+    settings: PoseEditorSettings, say: Say, folder: Path = FOLDER,
+) -> tuple[list[str], Evaluation]:  # fmt: skip
+    """Measure the editor in ``folder`` on persons not trained on: Markdown lines, and what the gate reads."""
+    loaded = load_pose_editor(folder, generator_sha256)
+    frames = held_out_frames(prepared, settings.measured_per_clip)
+    crops = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        ws = torch.cat([encoder(part)[0] for part in torch.split(crops, 8)])
+        images = torch.cat([tools.render(one).clamp(-1, 1) for one in torch.split(ws, 1)])
+    judge = PoseJudge(tools.mesh, loaded.basis, settings.least_score)
+    second = second_judge(SecondAttributeJudge(SecondJudges(), tools.mesh, settings.least_score))
+    readings = measure_edits(
+        ws, loaded.edits(), {name: edit.measured for name, edit in loaded.offered.items()}, tools.render, judge,
+        tools.embed, second, lambda done, total: say(f"measured {done} of {total} edits"),
+    )  # fmt: skip
+    typical = {name: edit.typical for name, edit in loaded.offered.items()}
+    units = {name: edit.per_unit for name, edit in loaded.offered.items()}
+    summary = summarise(readings, typical, units, ())
+    noise = judge_noise(judge, images)
+    drifts = drift(readings, noise, loaded.offered)
+    clips = len(set(frames.clips))
+    lines = [
+        f"Frames of {len(set(frames.people))} persons in {clips} clips.",
+        *as_markdown({**summary, "edits": summary["edits"]})[:2],
+        *slopes_table(summary),
+        "",
+        "What an edit moves beside what was asked: root mean square over codes and both signs, in units of the",
+        "judge's own noise (a face against its mirror image); 1 is noise.",
+        "",
+        *drift_table(drifts, loaded.offered),
+    ]
+    sha256 = weights_sha256(load_model(folder).tensors)
+    evaluation = evaluation_of(summary, drifts, sha256, generator_sha256, frames.data_hash, clips, loaded.offered)
+    return lines, evaluation
+
+
+def slopes_table(summary: Mapping[str, object]) -> list[str]:
+    """The first table of ``as_markdown``, and what was got at every strength that was asked."""
+    lines = as_markdown({**summary})
+    first = lines[2 : lines.index("", 2)]
+    edits = summary["edits"]
+    assert isinstance(edits, dict)
+    got = ["", "| edit | asked: got |", "|---|---|"]
+    for name, entry in edits.items():
+        pairs = ", ".join(f"{a:+g}: {g:+.2f}" for a, g in zip(entry["asked"], entry["got"], strict=True) if a)
+        got.append(f"| {name} | {pairs} |")
+    return [*first, *got]
+
+
+def _every(count: int, what: str, say: Say) -> Callable[[int, int], None]:
+    """Tell of every so many."""
+
+    def tell(done: int, total: int) -> None:
+        if done % count == 0 or done == total:
+            say(f"{done} of {total} {what}")
+
+    return tell
+
+
+def _pairs(meshes: ShardMeshes, basis: FaceBasis, settings: PoseEditorSettings) -> FramePairs | None:
+    shard = meshes.shard
+    rate = Fraction(shard.metadata["rate"])
+    rows = frame_pairs(shard.array("frame"), shard.array("shot"), rate, settings.seconds)
+    seen = meshes.score >= settings.least_score
+    rows = rows[seen[rows].all(axis=1)]
+    if not len(rows):
+        return None
+    found = basis.parameters(meshes.points)
+    first, second = (FaceParameters(*(part[rows[:, side]] for part in found)) for side in (0, 1))
+    change = difference(first, second)
+    start = sum(basis.sizes)
+    degrees = torch.rad2deg(change[:, start : start + 3].norm(dim=1)).double().numpy()
+    return FramePairs(shard, rows, change, 1 + degrees)
+
+
+def _fingerprint(settings: PoseEditorSettings, prepared: Prepared, encoder: FrameEncoder, samples: int) -> str:
+    """Runs resume only onto the settings, the encoder and the data that they began with."""
+    trained = replace(settings, measured_per_clip=0, calibration_codes=0, calibration_rounds=0)
+    what = [json.dumps(asdict(trained)), prepared.data_hash("train"), weights_sha256(dict(encoder.state_dict()))]
+    return hashlib.sha256(json.dumps([*what, samples]).encode()).hexdigest()[:12]
+
+
+_CARD = """# Pose and expression editor
+
+A change of a face model's parameters to a change of the codes of the generator `{sha256}`: FrEN/ViEN, section 4.4,
+with a face model on MediaPipe's mesh in the place of 3DDFA_V2 and BFM, which lies in the same folder (`basis.*`).
+
+## Data
+
+The linear part: the codes of {samples} pictures that the generator made itself. The MLP on top, {steps} steps:
+pairs of frames a third of a second apart of the clips below, and codes of both kinds whose renderings were
+measured. The face model: the same pictures, and the same clips: {clips}.
+
+## Metrics
+
+On persons not trained on, from the shipped encoder's codes. A slope of 1 means that what was asked is what was
+got. The second judge is a head pose net that was in no loss. `stylereel train pose-editor` measures this.
+
+{tables}
+
+## Limits
+
+Crops are aligned by eyes and mouth, so the generator has seen hardly any roll or shift: these answer weakly or not
+at all, and are offered within what was measured. The mesh follows blinks weakly.
+
+## Licence
+
+Learned from random-face's MobileStyleGAN (Apache-2.0 as packaged), which was distilled from NVIDIA's FFHQ model,
+whose own terms are non-commercial.
+"""

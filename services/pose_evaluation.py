@@ -1,0 +1,152 @@
+"""How the pose editor's edits are measured: slopes, likeness, and what else moves beside the judge's own noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modules.editing.expression import QUANTITIES
+from modules.editing.pose import EXPRESSIONS, NAMES, SHIFTS, TURNS, PoseEditSettings
+from modules.perception.face_shape import UNIT, FaceBasis
+from modules.perception.landmarks import head_pose
+from modules.perception.mesh import FaceMesh
+from services.attributes import Measures, SecondAttributeJudge
+from services.evaluation_edits import Readings
+from services.registry.gate import Evaluation, utc_now
+
+_PERCENT = UNIT / 100
+_MIRRORED = -1.0
+
+
+@dataclass(frozen=True)
+class PoseJudge:
+    """Mesh and face model: ``judge(images)`` takes FFHQ crops ``(N, 3, H, W)`` in [-1, 1], gives ``(N,)`` each.
+
+    By the names of ``modules.editing.pose``: turns in degrees, shifts in percent of the crop, expressions as
+    ``modules.editing.expression`` has them. NaN where there is no face.
+    """
+
+    mesh: FaceMesh
+    basis: FaceBasis
+    least_score: float
+    """Of the mesh, below which a picture shows no face."""
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Measures:
+        """Measure N pictures; see the class."""
+        faces = self.mesh(images)
+        points = faces.points * (UNIT / images.shape[3])
+        pose, place = head_pose(points), self.basis.own_axes(points)[2] / _PERCENT
+        values = {
+            **dict(zip(TURNS, (pose.yaw, pose.pitch, pose.roll), strict=True)),
+            **dict(zip(SHIFTS, place.unbind(dim=1), strict=True)),
+            **dict(zip(EXPRESSIONS, (quantity(points) for quantity in QUANTITIES.values()), strict=True)),
+        }
+        seen = faces.score >= self.least_score
+        return {name: torch.where(seen, value, torch.nan).float().cpu().numpy() for name, value in values.items()}
+
+
+def second_judge(judge: SecondAttributeJudge) -> Callable[[Tensor], Measures]:
+    """The turns by a net that is in no loss, under the names of this module."""
+
+    def measure(images: Tensor) -> Measures:
+        found = judge(images)
+        return {turn: found[turn.removeprefix("pose.")] for turn in TURNS}
+
+    return measure
+
+
+def judge_noise(judge: PoseJudge, images: Tensor) -> dict[str, float]:
+    """Root mean square error of a reading of each measure, from ``(N, 3, H, W)`` pictures and their mirror images.
+
+    A mirrored face has the same expression, pitch and size, and the opposite yaw, roll and place: what differs is
+    the judge's. The mean difference is taken off where the sign flips, since a crop's own offset is no noise.
+    """
+    plain, mirrored = judge(images), judge(images.flip(3))
+    noise = {}
+    for name in NAMES:
+        flips = name in ("pose.yaw", "pose.roll", "pose.right")
+        difference = plain[name] - (_MIRRORED if flips else 1.0) * mirrored[name]
+        difference = difference - (np.nanmean(difference) if flips else 0.0)
+        noise[name] = float(np.sqrt(np.nanmean(np.square(difference)) / 2))
+    return noise
+
+
+def drift(
+    readings: Readings, noise: Mapping[str, float], offered: Mapping[str, PoseEditSettings]
+) -> dict[str, Any]:
+    """For each edit at its usual strengths, what it moves of every other measure, and the noise of that.
+
+    ``{"edit": {"other": {"mean": ..., "rms": ..., "noise": ...}}}``, in the judge's numbers; ``rms`` is over the
+    codes, ``noise`` that of a difference of two readings.
+    """
+    table: dict[str, Any] = {}
+    for name, edit in offered.items():
+        rows = [r for r in readings.edited if r.edit == name and abs(abs(r.strength) - edit.typical) < 1e-6]
+        changes = {
+            other: np.concatenate([r.measures[other] - readings.start.measures[other] for r in rows])
+            for other in offered if other != name
+        } if rows else {}  # fmt: skip
+        table[name] = {
+            other: {
+                "mean": float(np.nanmean(change)), "rms": _rms(change), "noise": float(np.sqrt(2) * noise[other]),
+            }
+            for other, change in changes.items()
+        }  # fmt: skip
+    return table
+
+
+def drift_table(table: Mapping[str, Any], offered: Mapping[str, PoseEditSettings]) -> list[str]:
+    """The drift as a table: root mean square change over the noise of a difference of two readings; 1 is noise."""
+    lines = ["| edit \\ moves | " + " | ".join(offered) + " |", "|---" * (len(offered) + 1) + "|"]
+    for name, edit in offered.items():
+        cells = [
+            "—" if other == name else f"{table[name][other]['rms'] / table[name][other]['noise']:.1f}"
+            for other in offered
+        ]
+        lines.append(f"| {name} ±{edit.typical:g} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def evaluation_of(
+    summary: Mapping[str, Any], drifts: Mapping[str, Any], model_sha256: str, generator_sha256: str,
+    data_hash: str, clips: int, offered: Mapping[str, PoseEditSettings],
+) -> Evaluation:  # fmt: skip
+    """What the gate reads: yaw's error of slope by both judges, likeness at its ends, what it does to expressions.
+
+    ``expression_drift`` is the largest mean change of an expression under yaw, over the noise of a difference of
+    two readings. Of pitch only the slope's error counts.
+    """
+    edits = summary["edits"]
+    yaw = edits["pose.yaw"]
+    moved = [drifts["pose.yaw"][name] for name in EXPRESSIONS if name in drifts["pose.yaw"]]
+    metrics = {
+        "yaw_slope_error": abs(yaw["slope"] - 1),
+        "yaw_second_slope_error": abs(yaw["second_judge"]["slope"] - 1),
+        "pitch_slope_error": abs(edits["pose.pitch"]["slope"] - 1),
+        "identity": min(yaw["identity"].values()),
+        "expression_drift": max((abs(row["mean"]) / row["noise"] for row in moved), default=0.0),
+    }
+    asked = json.dumps([data_hash, {name: edit.measured for name, edit in offered.items()}])
+    return Evaluation(
+        model_sha256=model_sha256,
+        generator_sha256=generator_sha256,
+        data_hash=hashlib.sha256(asked.encode()).hexdigest(),
+        metrics=metrics,
+        higher_is_better={name: name == "identity" for name in metrics},
+        frames=summary["codes"],
+        clips=clips,
+        created=utc_now(),
+    )
+
+
+def _rms(values: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.nanmean(np.square(values))))
