@@ -132,7 +132,7 @@ def test_new_parts_learn_from_the_first_step(first, frames) -> None:
 
 
 def test_the_folder_answers_what_was_saved_and_names_its_frame_encoder(trained, frames, tmp_path) -> None:
-    folder = save_video_encoder(tmp_path / "vien", trained.video, trained.first, GENERATOR, "A card.", {"steps": 3})
+    folder = save_video_encoder(tmp_path / "vien", trained.video, trained.first, GENERATOR, "A card.")
     loaded = load_video_encoder(folder, trained.first, GENERATOR)
     torch.testing.assert_close(loaded(frames)[0], trained(frames)[0], rtol=0.02, atol=0.02)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
