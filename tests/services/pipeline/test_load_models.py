@@ -20,8 +20,9 @@ from services.settings import load_params
 def test_folders_join_the_shipped_edits_and_the_later_one_wins(tmp_path: Path) -> None:
     sha256 = str(load_model(SHIPPED_DIRECTIONS).config["generator_sha256"])
     for folder, size in (("first", 1.0), ("second", 2.0)):
-        vector = torch.full((16, 512), size)
-        made = EditSet(Direction(name, "steps", vector, -1, 1, sha256) for name in ("beard", "age"))
+        made = EditSet(
+            Direction(name, "steps", torch.full((16, 512), size), -1, 1, sha256) for name in ("beard", "age")
+        )
         save_directions(tmp_path / folder, made, "card")
     models = load_models(load_params(), beside=[tmp_path / "first", tmp_path / "second"])
     assert {"yaw", "smile", "beard"} <= set(models.edits)
