@@ -1,5 +1,8 @@
 """Training end to end on the small conformance generator: it learns, it resumes, it ships averaged weights."""
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 import torch
 from conformance_cases import case, tensors
@@ -111,3 +114,45 @@ def test_a_finished_run_is_not_trained_again(generator, samples, tmp_path) -> No
     again = train(generator, samples, tmp_path, 4, 6)
     for name, value in first.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value, msg=name)
+
+
+class InterruptedFrames:
+    """Frames during whose loading somebody presses Ctrl-C."""
+
+    def __init__(self, frame: torch.Tensor, after: int) -> None:
+        self.frame, self.left = frame, after
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+        return self.frame
+
+
+@pytest.fixture
+def interrupt_handler() -> Iterator[object]:
+    before = signal.getsignal(signal.SIGINT)
+    yield before
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_an_interrupt_and_training_goes_on_from_its_checkpoint(
+    generator, samples, tmp_path, interrupt_handler
+) -> None:
+    held_out = torch.stack([samples[i].image for i in range(4)])
+    plan, frozen = settings(6, 6), FrozenParts(generator, {})
+
+    def fit(frames) -> None:
+        fit_frame_encoder(new_encoder(generator), frozen, samples, frames, held_out, plan, tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(InterruptedFrames(samples[0].image, after=9))
+    assert signal.getsignal(signal.SIGINT) is interrupt_handler
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert 0 < last["global_step"] < plan.training.ends[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    fit([samples[0].image])
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == plan.training.ends[-1]
