@@ -199,7 +199,8 @@ class VideoWriter:
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             remedy = "free some space" if full else "check the folder"
-            return BadInputError(f"cannot write {self.path} ({error.strerror or error}); {remedy}")
+            status = 507 if full else 422
+            return BadInputError(f"cannot write {self.path} ({error.strerror or error}); {remedy}", status)
         # PyAV itself says with a ValueError that a container does not take a codec.
         if isinstance(error, (av.FFmpegError, ValueError)):
             return BadInputError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from datamodules.types import BadInputError
@@ -50,11 +50,12 @@ def save_model(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor],
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        save_file({k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}, scratch / WEIGHTS)
+        # Written here, as safetensors hides the reason (a full disk) in an error of its own.
+        weights = {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
+        (scratch / WEIGHTS).write_bytes(save(weights))
         (scratch / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         (scratch / CARD).write_text(card)
         scratch.chmod(0o755)
-        (scratch / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone; models are shared
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(scratch, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -47,6 +48,9 @@ app.command()(evaluate)
 app.command(name="import")(import_)
 for _command in (register, promote, rollback, status, history):
     app.command()(_command)
+
+DISK_FULL = "the disk is full: free some space and run it again; nothing half-written is left"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml.")
@@ -248,7 +252,7 @@ def run(arguments: list[str]) -> int:
         known = _exit_code(error)
         if known is None:
             raise
-        complain(str(error))
+        complain(DISK_FULL if isinstance(error, OSError) and error.errno in _FULL else str(error))
         return known
     if code == INTERRUPTED:
         complain("interrupted; nothing half-written is left")

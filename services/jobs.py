@@ -7,7 +7,6 @@ target and renames.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID
 from filelock import BaseFileLock, FileLock, Timeout
 
 from datamodules.types import BadInputError
-from services.limits import INTERNAL_ERROR, public_message
+from services.limits import DISK_FULL, INTERNAL_ERROR, is_disk_full, public_message
 from services.pipeline.progress import CancelledError
 from services.turns import Turns
 
@@ -263,6 +262,8 @@ class Jobs:
             return {"state": "cancelled"}
         except BadInputError as error:
             message = public_message(error, [folder / "output.part.mp4", folder / "input"])
+            if is_disk_full(error):
+                message = DISK_FULL
             return {"state": "failed", "error": message, "status": error.status}
         except Exception as error:
             if self._closing.is_set():
@@ -270,8 +271,8 @@ class Jobs:
             if not folder.exists():
                 return {"state": "cancelled"}  # deleted under the step
             log.exception("job %s failed", job)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return {"state": "failed", "error": "the server's disk is full; try again later", "status": 507}
+            if is_disk_full(error):
+                return {"state": "failed", "error": DISK_FULL, "status": 507}
             return {"state": "failed", "error": INTERNAL_ERROR, "status": 500}
         return None
 

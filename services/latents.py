@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from datamodules.types import BadInputError
 from services.pipeline.invert import Inversion
@@ -48,7 +48,7 @@ class LatentStore:
             }
             tensors = {"ws": latent.ws.detach().cpu().contiguous()}
             tensors["crop_to_frame"] = torch.from_numpy(np.ascontiguousarray(latent.crop_to_frame))
-            save_file(tensors, part / "latent.safetensors", {"about": json.dumps(about)})
+            (part / "latent.safetensors").write_bytes(save(tensors, {"about": json.dumps(about)}))
             _write_png(part / "image.png", latent.image)
             os.replace(part, self.folder / name)
         except BaseException:

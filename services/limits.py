@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
+import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +18,7 @@ from services.measures import Measures
 log = logging.getLogger("stylereel.http")
 
 INTERNAL_ERROR = "internal error; the server's log has the details"
+DISK_FULL = "the server's disk is full; try again later"
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":;,]+/)+([^\s/'\":;,]*)")
 
 
@@ -34,6 +37,17 @@ def public_message(error: BaseException | str, uploads: Iterable[Path] = ()) -> 
     for path in uploads:
         text = text.replace(str(path), "the upload").replace(path.name, "the upload")
     return ABSOLUTE_PATH.sub(r"\1", text)[:500]
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is what an error, or one behind it, speaks of; SQLite has a number of its own for it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def error_response(message: str, status: int, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,6 +16,7 @@ import anyio.to_thread
 from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from datamodules.images import read_image
@@ -26,7 +26,7 @@ from services.bodies import accepted_image, encode_image, read_body
 from services.engine import Engine, NotReadyError, ServedModel, edit_options
 from services.jobs import Jobs
 from services.latents import LatentStore
-from services.limits import Guard, error_response, public_message
+from services.limits import DISK_FULL, Guard, error_response, is_disk_full, public_message
 from services.measures import MEDIA_TYPE, Measures
 from services.pipeline.edit import edit_image
 from services.pipeline.invert import invert_image
@@ -54,13 +54,14 @@ Value = TypeVar("Value")
 MODEL_HEADER = "X-Stylereel-Model"
 SWEEP_SECONDS = 600.0
 INVERT_OPTIONS = ("face", "refine")
-IMAGE_OPTIONS = ("face", "refine", "paste", "region")
+IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed")
 VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview")
 OPTIONS = {
     "face": "largest, or a number counted from the left from 0; edits also take all.",
     "refine": "Steps of optimisation per frame, a whole number from 0.",
     "paste": "auto, difference or replace.",
     "region": "auto, face or head.",
+    "seed": "A whole number from 0: which person random_identity gives, the same on every frame.",
     "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
     "end": "Seconds into the clip at which to end.",
     "preview": "true for a fast look: fewer frames, a small synthesis, no refinement.",
@@ -169,8 +170,8 @@ def _add_errors(app: FastAPI) -> None:
         return error_response("it took longer than the server allows; ask for less refinement", 503)
 
     async def operating_system(request: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return error_response("the server's disk is full; try again later", 507, {"Retry-After": "60"})
+        if is_disk_full(error):
+            return error_response(DISK_FULL, 507, {"Retry-After": "60"})
         raise error
 
     app.add_exception_handler(BadInputError, bad_input)
@@ -180,6 +181,7 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(NotReadyError, unavailable)
     app.add_exception_handler(CancelledError, too_long)
     app.add_exception_handler(OSError, operating_system)
+    app.add_exception_handler(SQLAlchemyError, operating_system)  # of the jobs' database
 
 
 def _add_health(app: FastAPI) -> None:

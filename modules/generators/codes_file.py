@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from datamodules.types import BadInputError
@@ -26,7 +26,8 @@ def save_codes(path: Path, ws: Tensor, generator: Generator) -> Path:
     if ws.ndim != 3 or ws.shape[1:] != (generator.num_ws, generator.w_dim):
         raise ValueError(f"ws must be (N, {generator.num_ws}, {generator.w_dim}), got {tuple(ws.shape)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"ws": ws.detach().float().cpu().contiguous()}, path, metadata={_OWNER: generator.sha256})
+    # Written here, as safetensors hides the reason (a full disk) in an error of its own.
+    path.write_bytes(save({"ws": ws.detach().float().cpu().contiguous()}, {_OWNER: generator.sha256}))
     return path
 
 

@@ -193,3 +193,13 @@ def test_where_dvc_refuses_nothing_is_left(tmp_path: Path, clip: Path) -> None:
     with pytest.raises(BadInputError, match="dvc add"):
         add_videos(mine, None, root)
     assert not (root / "data" / "clips").exists()
+
+
+def test_a_full_disk_is_one_line(shell, monkeypatch, capsys, tmp_path, picture) -> None:
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(services.media, "write_image", full)
+    assert shell(["edit", str(picture), str(tmp_path / "out.png"), "--edit", "age=5", "-q"]) == 2
+    assert capsys.readouterr().err.startswith("stylereel: the disk is full: free some space")
+    assert not list(tmp_path.iterdir())

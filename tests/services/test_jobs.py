@@ -19,6 +19,10 @@ from services.turns import Turns
 ROOT = Path(__file__).resolve().parents[2]
 
 
+NO_ROOM = BadInputError("cannot write output.part.mp4 (No space left on device); free some space", 507)
+NO_ROOM.__cause__ = OSError(28, "No space left on device")
+
+
 class Copier:
     """An editor that copies bytes: the workflows are what is tested here, the pipeline has its own tests."""
 
@@ -101,6 +105,7 @@ def test_a_clip_that_is_not_taken_leaves_nothing(jobs: Jobs) -> None:
     [
         (BadInputError("no face in /secret/place/clip.mp4"), 422, "no face in clip.mp4"),
         (OSError(28, "No space left on device"), 507, "the server's disk is full; try again later"),
+        (NO_ROOM, 507, "the server's disk is full; try again later"),
         (RuntimeError("token=abc"), 500, "internal error; the server's log has the details"),
     ],
 )

@@ -116,6 +116,11 @@ def small() -> Generator:
     return load_generator(FOLDER / f"{STYLEGAN2}.pkl")
 
 
+def test_a_full_disk_is_the_system_s_error(small: Generator) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        save_codes(Path("/dev/full"), torch.zeros(1, 10, 32), small)
+
+
 def test_codes_are_read_from_every_format(small: Generator, tmp_path: Path) -> None:
     ws = torch.randn(2, 10, 32)
     np.save(tmp_path / "ws.npy", ws.numpy())
