@@ -90,11 +90,14 @@ def edit(
     ] = False,
     paste: Annotated[
         Literal["auto", "difference", "replace"],
-        typer.Option(help="Add what changes (sharp), or paste the edited face; auto pastes where the head turns."),
+        typer.Option(help="Add what changes (sharp), or paste the edited face; auto pastes what must be covered."),
     ] = "auto",
     region: Annotated[
-        Literal["auto", "face", "head"], typer.Option(help="What may change; auto is the head when it turns.")
+        Literal["auto", "face", "head"], typer.Option(help="What may change; auto is the head for pose and hair.")
     ] = "auto",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Which person random_identity gives, the same on every frame.")
+    ] = 0,
     encoder: EncoderFolder = None,
     directions: EditsFolders = None,
     generator: GeneratorSource = None,
@@ -111,13 +114,15 @@ def edit(
 
         stylereel edit group.jpg out.png --edit smile=1 --face 1
 
+        stylereel edit clip.mp4 other.mp4 --edit random_identity=1 --seed 7
+
     Where the reconstruction is poor a warning says so; --refine 50 then helps.
     """
     from modules.editing.directions import parse_edit
     from services.media import edit_file
 
     requests = [parse_edit(text) for text in edits or []]
-    options = _options(face, refine, start, end, paste=paste, region=region, preview=preview)
+    options = _options(face, refine, start, end, paste=paste, region=region, preview=preview, seed=seed)
     params = load_params(overrides=set_ or [])
     with bars(quiet) as report:
         chosen = (encoder, None, generator)

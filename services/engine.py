@@ -206,6 +206,7 @@ def edit_options(given: Mapping[str, str], known: tuple[str, ...]) -> EditOption
         raise BadInputError(f"the option {min(unknown)[:64]!r} is not known; there are {', '.join(known)}")
     readers: dict[str, Callable[[str], Any]] = {
         "refine": int,
+        "seed": int,
         "start": _seconds,
         "end": _seconds,
         "preview": _flag,

@@ -19,7 +19,7 @@ from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.composite import Image
 from services.pipeline.edit import edit_image, to_arrays, to_pixels
 from services.pipeline.invert import Inversion, invert_image
-from services.pipeline.models import SHIPPED_DIRECTIONS, Models, fitting, load_models
+from services.pipeline.models import SHIPPED_DIRECTIONS, SHIPPED_STYLESPACE, Models, fitting, load_edits, load_models
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Meter, Report, never
 from services.pipeline.sidecar import plain, write_sidecar
@@ -58,7 +58,7 @@ def edit_file(
     result: object = {}
     warnings: tuple[str, ...] = ()
     if source.suffix.lower() in CODES:
-        write_image(target, _edit_codes(source, requests, models, report))
+        write_image(target, _edit_codes(source, requests, models, options, report))
     elif still:
         edited = edit_image(read_image(source, params.runtime.max_pixels), requests, models, options, report)
         write_image(target, edited.image)
@@ -106,22 +106,21 @@ def invert_file(
 
 def known_edits(directions: Sequence[Path], generator: str | None) -> list[EditDescription]:
     """What can be edited; nothing is loaded but the edits, unless a generator is named."""
-    from modules.editing.directions import load_directions
     from modules.generators import load_generator
     from modules.model_folder import load_model
 
     missing = [folder for folder in directions if not folder.is_dir()]
     if missing:
         raise BadInputError(f"{missing[0]} is not a model folder of directions")
-    shipped = [SHIPPED_DIRECTIONS] if SHIPPED_DIRECTIONS.is_dir() else []
+    shipped = [folder for folder in (SHIPPED_DIRECTIONS, SHIPPED_STYLESPACE) if folder.is_dir()]
     if not [*directions, *shipped]:
         return []
     first = load_model([*directions, *shipped][0]).config.get("generator_sha256")
     made_for = load_generator(generator).sha256 if generator else str(first)
-    base = fitting(SHIPPED_DIRECTIONS, made_for)
+    base = [folder for folder in shipped if fitting(folder, made_for)]
     rows: dict[str, EditDescription] = {}
-    for folder in [*([base] if base else []), *directions]:
-        rows |= {row.name: row for row in load_directions(folder, made_for).describe()}
+    for folder in [*base, *directions]:
+        rows |= {row.name: row for row in load_edits(folder, made_for).describe()}
     return list(rows.values())
 
 
@@ -140,14 +139,17 @@ def write_image(path: Path, image: Image) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _edit_codes(source: Path, requests: Sequence[EditRequest], models: Models, report: Report) -> Image:
+def _edit_codes(
+    source: Path, requests: Sequence[EditRequest], models: Models, options: EditOptions, report: Report
+) -> Image:
     """The edited faces, side by side."""
     ws = read_codes(source, models.generator).to(models.device)
     meter = Meter("edit", len(ws), report, never)
     faces = []
-    for one in torch.split(models.edits.apply(ws, requests), 1):
+    for one in torch.split(ws, 1):
         with torch.no_grad():
-            faces.append(to_pixels(to_arrays(models.generator.synthesize(one))[0]))
+            edited = models.edits.synthesize(models.generator, one, requests, options.seed)
+            faces.append(to_pixels(to_arrays(edited)[0]))
         meter.advance()
     return np.concatenate(faces, axis=1)
 

@@ -97,7 +97,7 @@ def measure_edit(
     """
     target, shown = (to_tensor(crops_of(path, at), models.device) for path in (clip, edited))
     ws = _codes(codes, at, models)
-    before, after = (_render(each, models) for each in (ws, models.edits.apply(ws, [request])))
+    before, after = (_render(ws, models, asked) for asked in ([], [request]))
     with torch.no_grad():
         kept = (models.judges.identity.embed(before) * models.judges.identity.embed(after)).sum(1)
     return _nearness(shown, target, models) | {
@@ -111,12 +111,13 @@ def _codes(codes: Path, at: Places, models: Models) -> Tensor:
     return read_codes(codes, models.generator)[list(at.rows)].to(models.device)
 
 
-def _render(ws: Tensor, models: Models) -> Tensor:
+def _render(ws: Tensor, models: Models, requests: Sequence[EditRequest] = ()) -> Tensor:
+    size = models.config.crop_size
     with torch.no_grad():
-        size = models.config.crop_size
-        return torch.cat([models.generator.synthesize(one, resolution=size) for one in torch.split(ws, 1)]).clamp(
-            -1, 1
-        )
+        shown = [
+            models.edits.synthesize(models.generator, one, requests, resolution=size) for one in torch.split(ws, 1)
+        ]
+    return torch.cat(shown).clamp(-1, 1)
 
 
 def _nearness(shown: Tensor, target: Tensor, models: Models) -> dict[str, float]:

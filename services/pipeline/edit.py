@@ -116,8 +116,7 @@ def edit_crops(
             before = after = models.generator.synthesize(part, resolution=size).clamp(-1, 1)
             region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
             if not same:
-                edited = models.edits.apply(part, requests)
-                after = models.generator.synthesize(edited, resolution=size).clamp(-1, 1)
+                after = models.edits.synthesize(models.generator, part, requests, options.seed, size).clamp(-1, 1)
                 if head or paste == "replace":
                     region = torch.maximum(region, models.judges.region(after, head))
         regions = region[:, 0].float().cpu().numpy()
@@ -128,16 +127,14 @@ def edit_crops(
 def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Paste:
     """What ``options.paste`` comes to for these edits."""
     if options.paste == "auto":
-        return "replace" if _turns(requests, models) else "difference"
+        return "replace" if any(models.edits[r.name].replaces and r.strength for r in requests) else "difference"
     return options.paste
 
 
 def _whole_head(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:
-    return _turns(requests, models) if options.region == "auto" else options.region == "head"
-
-
-def _turns(requests: Sequence[EditRequest], models: Models) -> bool:
-    return any(models.edits[request.name].unit == "degrees" and request.strength for request in requests)
+    if options.region == "auto":
+        return any(models.edits[request.name].whole_head and request.strength for request in requests)
+    return options.region == "head"
 
 
 def to_arrays(images: Tensor) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,9 @@ from torch import Tensor
 from datamodules.alignment import SmoothingConfig
 from datamodules.types import BadInputError, Frames
 from datamodules.video import ShotConfig
-from modules.editing.directions import Direction, EditSet, load_directions
+from modules.editing.directions import Edit, EditSet, load_directions
+from modules.editing.stylespace import KIND as STYLESPACE
+from modules.editing.stylespace import joined, load_stylespace
 from modules.encoders.irse import load_encoder as load_published_encoder
 from modules.generators.protocol import Generator
 from modules.model_folder import load_model, weights_sha256
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 SHIPPED_ENCODER = ROOT / "assets" / "frame-encoder"
 SHIPPED_DIRECTIONS = ROOT / "assets" / "directions"
+SHIPPED_STYLESPACE = ROOT / "assets" / "stylespace"
 PARSED_SIDE = 256
 
 
@@ -141,7 +144,7 @@ class Models:
     generator: Generator
     encoder: Encoder | None
     """None until one is trained or fetched: inversion then begins at the mean face."""
-    edits: EditSet
+    edits: EditSet[Edit]
     judges: Judges
     config: PipelineConfig
     smoothing: SmoothingConfig
@@ -197,18 +200,22 @@ def load_models(
     elif encoder is not None:
         network, versions["stylereel-frame-encoder"] = load_encoder(encoder, made, device)
     directions = directions or fitting(SHIPPED_DIRECTIONS, made.sha256)
-    edits: dict[str, Direction] = {}
+    edits: list[Mapping[str, Edit]] = []
     if directions is not None:
-        edits |= load_directions(directions, made.sha256)
+        edits.append(load_directions(directions, made.sha256))
         versions["stylereel-directions"] = weights_sha256(load_model(directions).tensors)
+    channels = fitting(SHIPPED_STYLESPACE, made.sha256)
+    if channels is not None:
+        edits.append(load_stylespace(channels, made.sha256))
+        versions["stylereel-stylespace"] = weights_sha256(load_model(channels).tensors)
     for number, folder in enumerate(beside, 1):
-        edits |= load_directions(folder, made.sha256)
+        edits.append(load_edits(folder, made.sha256))
         versions[f"directions {number}: {folder.name}"] = weights_sha256(load_model(folder).tensors)
     parsing = params.section("parsing", ParsingConfig)
     judges = Judges(params.section("detection", DetectionConfig), config.refine.lpips_net, device, parsing)
     smoothing = params.section("smoothing", SmoothingConfig)
     shots = params.section("shots", ShotConfig)
-    return Models(made, network, EditSet(edits.values()), judges, config, smoothing, shots, device, versions)
+    return Models(made, network, joined(*edits), judges, config, smoothing, shots, device, versions)
 
 
 def fitting(shipped: Path, generator_sha256: str) -> Path | None:
@@ -216,6 +223,13 @@ def fitting(shipped: Path, generator_sha256: str) -> Path | None:
     if not shipped.is_dir():
         return None
     return shipped if load_model(shipped).config.get("generator_sha256") == generator_sha256 else None
+
+
+def load_edits(folder: Path, generator_sha256: str) -> EditSet[Edit]:
+    """The edits of a model folder of kind ``directions`` or ``stylespace``; raises ``BadInputError``."""
+    if load_model(folder).config["kind"] == STYLESPACE:
+        return joined(load_stylespace(folder, generator_sha256))
+    return joined(load_directions(folder, generator_sha256))
 
 
 def load_encoder(folder: Path, generator: Generator, device: str) -> tuple[Encoder, str]:

@@ -90,18 +90,22 @@ class EditOptions:
     turned one; it adds the difference for all else.
     """
     region: Region = "auto"
-    """What may change: the ``face``, the ``head`` with its hair; ``auto`` is the head when a pose is edited."""
+    """What may change: the ``face``, the ``head`` with its hair; ``auto`` is the head for a pose or the hair."""
     start: float | None = None
     """Seconds into the clip at which to begin."""
     end: float | None = None
     """Seconds into the clip at which to end."""
     preview: bool = False
     """A fast look: fewer frames, a small synthesis, no refinement."""
+    seed: int = 0
+    """Which of many outcomes, where an edit has many: the same seed gives the same one on every frame and clip."""
 
     def __post_init__(self) -> None:
         check_face(self.face)
         if self.refine is not None and self.refine < 0:
             raise BadInputError(f"refine must be 0 or more steps, got {self.refine}")
+        if not 0 <= self.seed < 2**63:
+            raise BadInputError(f"seed must be a whole number from 0, got {self.seed}")
         if self.start is not None and not self.start >= 0:
             raise BadInputError(f"start must be 0 s or later, got {self.start:g}")
         if self.end is not None and not self.end > (self.start or 0):

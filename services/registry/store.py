@@ -32,6 +32,7 @@ NAMES = (
     "stylereel-pose-editor",
     "stylereel-age-direction",
     "stylereel-directions",
+    "stylereel-stylespace",
     "stylereel-generator",
 )
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
