@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from services.memory import keep_freed_memory
-from services.serve import OVERRIDES
+from services.serve import OVERRIDES, stop_with_parent
 from services.settings import Params, load_params
 
 keep_freed_memory()
+if OVERRIDES in os.environ:  # a worker of 'stylereel serve', not an app in somebody else's process
+    stop_with_parent()
 _PARAMS = load_params(overrides=json.loads(os.environ.get(OVERRIDES, "[]")))
 # Read by BentoML when it is imported: its home is ours, and nothing is reported to its makers.
 os.environ["BENTOML_HOME"] = str(_PARAMS.runtime.state / "bentoml")

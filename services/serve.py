@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import ipaddress
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ from services.settings import PREFIX, ROOT, Runtime
 SERVICE = "services.api:StyleReelService"
 OVERRIDES = PREFIX + "OVERRIDES"
 """Environment variable that holds the overrides as JSON."""
+_SET_PARENT_DEATH_SIGNAL = 1
+"""Linux's number, of sys/prctl.h."""
 
 
 def serve(runtime: Runtime, overrides: Sequence[str] = ()) -> NoReturn:
@@ -41,6 +45,16 @@ def serve(runtime: Runtime, overrides: Sequence[str] = ()) -> NoReturn:
     command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--working-dir", str(ROOT)]
     # In the place of this process, so that signals reach BentoML's supervisor itself.
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606
+
+
+def stop_with_parent() -> None:
+    """Have the system send this process SIGTERM when its parent ends, however that ended; Linux only.
+
+    The worker of a supervisor that was killed would go on serving, holding the port and the jobs, and the next
+    start would be refused.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def free_port(host: str, port: int) -> int:

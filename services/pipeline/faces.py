@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from datamodules.types import BadInputError, Landmarks
 from modules.perception.detection import FaceBox, FaceObservation
 
+Embedding = NDArray[np.float32]
+"""Who a face is: of unit length, the product of two is their likeness."""
 FaceState = Literal["face", "held", "faded", "none"]
 """Of one frame: seen; held from the frame before; on its way to the original; left as it was."""
 
@@ -23,6 +25,8 @@ class FacesConfig:
 
     overlap: float
     """Smallest intersection over union of boxes that continues a track."""
+    same_person: float
+    """Cosine of identity embeddings below which two faces are of two persons, as in ``people``."""
     gap: int
     """Frames that a track may miss before it ends."""
     shortest: int
@@ -45,9 +49,15 @@ class Track:
     boxes: list[FaceBox] = field(default_factory=list)
     landmarks: list[NDArray[np.float32]] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+    persons: list[Embedding] = field(default_factory=list)
+    """Embeddings of the frames in which somebody looked at who it is."""
+    successor: Track | None = None
+    """The track of another person that took this one's place."""
 
-    def extend(self, frame: int, face: FaceObservation) -> None:
+    def extend(self, frame: int, face: FaceObservation, person: Embedding | None = None) -> None:
         """Append the face's place in a later frame."""
+        if person is not None:
+            self.persons.append(person)
         self.frames.append(frame)
         self.boxes.append(face.box)
         self.landmarks.append(np.asarray(face.landmarks, np.float32))
@@ -65,7 +75,10 @@ class Track:
 
 
 class Tracker:
-    """Joins the faces of consecutive frames by the overlap of their boxes; keeps landmarks only, no pixels."""
+    """Joins the faces of consecutive frames by the overlap of their boxes; keeps landmarks only, no pixels.
+
+    Where it is told who the faces are, a face of another person is another track, and begins another face.
+    """
 
     def __init__(self, config: FacesConfig) -> None:
         self.config = config
@@ -79,26 +92,51 @@ class Tracker:
             self.cuts.append(self.count)
             self.shots.append([])
 
-    def add(self, faces: Sequence[FaceObservation]) -> None:
-        """The faces of the next frame, in any order."""
-        live = [t for t in self.shots[-1] if self.count - t.frames[-1] <= self.config.gap + 1]
+    def add(self, faces: Sequence[FaceObservation], persons: Sequence[Embedding | None] = ()) -> None:
+        """The faces of the next frame, in any order, and of unit length who each is, None where nobody looked."""
+        who = list(persons) or [None] * len(faces)
+        live = [
+            t for t in self.shots[-1]
+            if self.count - t.frames[-1] <= self.config.gap + 1 and t.successor is None
+        ]  # fmt: skip
         pairs = [
             (track.boxes[-1].overlap(face.box), t, f)
             for t, track in enumerate(live)
             for f, face in enumerate(faces)
         ]
         taken: dict[int, int] = {}
+        ousted: dict[int, int] = {}
         for overlap, t, f in sorted(pairs, reverse=True):
             if overlap >= self.config.overlap and t not in taken.values() and f not in taken:
-                taken[f] = t
+                if live[t].persons and self._differ(live[t].persons[-1:], who[f]):
+                    ousted.setdefault(t, f)
+                else:
+                    taken[f] = t
+        heirs = []
         for f, face in enumerate(faces):
             if f in taken:
-                live[taken[f]].extend(self.count, face)
+                heirs.append(live[taken[f]])
             else:
-                track = Track()
-                track.extend(self.count, face)
-                self.shots[-1].append(track)
+                heirs.append(Track())
+                self.shots[-1].append(heirs[-1])
+            heirs[-1].extend(self.count, face, who[f])
+        for t, f in ousted.items():
+            if t not in taken.values():
+                live[t].successor = heirs[f]
         self.count += 1
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """Frames in which, inside a shot, another person's face took the place of one."""
+        found = set()
+        for lanes in self._lanes():
+            lane_of = {id(track): number for number, lane in enumerate(lanes) for track in lane}
+            for lane in lanes:
+                for track in lane:
+                    heir = track.successor
+                    if heir is not None and lane_of.get(id(heir), lane_of[id(track)]) != lane_of[id(track)]:
+                        found.add(heir.frames[0])
+        return tuple(sorted(found))
 
     def choose(self, face: str) -> list[Landmarks]:
         """Landmarks over the whole clip of each face to be edited.
@@ -106,11 +144,7 @@ class Tracker:
         ``face`` is ``largest``, ``all``, or a number that counts each shot's faces from the left, from 0.
         Raises ``BadInputError`` where there is no face, or none of that number.
         """
-        edges = [0, *self.cuts, self.count]
-        lanes = [
-            _lanes(tracks, min(self.config.shortest, end - start))
-            for tracks, (start, end) in zip(self.shots, pairwise(edges), strict=True)
-        ]
+        lanes = self._lanes()
         most = max((len(shot) for shot in lanes), default=0)
         if not most:
             raise BadInputError("no face was found; use a picture or a section of the clip that shows one")
@@ -126,6 +160,39 @@ class Tracker:
             )
         return [self._landmarks(lanes, [_rank_from_left(shot, number) for shot in lanes])]
 
+    def _lanes(self) -> list[list[list[Track]]]:
+        """For each shot its faces, largest first, each the tracks on which it is seen.
+
+        Tracks that never share a frame are one face that left and came back, unless they are known to be two
+        persons'.
+        """
+        edges = [0, *self.cuts, self.count]
+        shots = []
+        for tracks, (start, end) in zip(self.shots, pairwise(edges), strict=True):
+            shortest = min(self.config.shortest, end - start)
+            lanes: list[list[Track]] = []
+            for track in sorted(tracks, key=lambda t: t.weight, reverse=True):
+                if len(track.frames) < shortest:
+                    continue
+                for lane in lanes:
+                    if self._one_face(lane, track):
+                        lane.append(track)
+                        break
+                else:
+                    lanes.append([track])
+            shots.append(lanes)
+        return shots
+
+    def _one_face(self, lane: Sequence[Track], track: Track) -> bool:
+        if not all(set(track.frames).isdisjoint(other.frames) for other in lane):
+            return False
+        known = [person for other in lane for person in other.persons]
+        return not (known and track.persons) or not all(self._differ(known, person) for person in track.persons)
+
+    def _differ(self, known: Sequence[Embedding], person: Embedding | None) -> bool:
+        """Whether a face is like none of those that are known."""
+        return person is not None and float(max(np.stack(known) @ person)) < self.config.same_person
+
     def _landmarks(self, lanes: list[list[list[Track]]], ranks: Sequence[int]) -> Landmarks:
         points = np.full((self.count, 68, 2), np.nan, np.float32)
         score = np.zeros(self.count, np.float32)
@@ -136,14 +203,22 @@ class Tracker:
         return Landmarks(points, score)
 
 
-def track(frames: Sequence[Sequence[FaceObservation]], cuts: Sequence[int], config: FacesConfig) -> Tracker:
-    """Follow the faces of all frames; ``cuts`` are the indices of frames that begin a new shot."""
+def track(
+    frames: Sequence[Sequence[FaceObservation]],
+    cuts: Sequence[int],
+    config: FacesConfig,
+    persons: Sequence[Sequence[Embedding | None]] = (),
+) -> Tracker:
+    """Follow the faces of all frames; ``cuts`` are the indices of frames that begin a new shot.
+
+    ``persons`` says for each face of each frame who it is, None where nobody looked.
+    """
     tracker = Tracker(config)
     starts = set(cuts)
     for index, faces in enumerate(frames):
         if index in starts:
             tracker.cut()
-        tracker.add(faces)
+        tracker.add(faces, persons[index] if persons else ())
     return tracker
 
 
@@ -191,21 +266,6 @@ def presence(valid: NDArray[np.bool_], cuts: Sequence[int], config: FacesConfig)
             state.append("none" if current == 0 else "held" if held else "faded")
         weight[frame] = current
     return Presence(weight, tuple(state))
-
-
-def _lanes(tracks: Sequence[Track], shortest: int) -> list[list[Track]]:
-    """Tracks that never share a frame are one face that left and came back; largest face first."""
-    lanes: list[list[Track]] = []
-    for track in sorted(tracks, key=lambda t: t.weight, reverse=True):
-        if len(track.frames) < shortest:
-            continue
-        for lane in lanes:
-            if all(set(track.frames).isdisjoint(other.frames) for other in lane):
-                lane.append(track)
-                break
-        else:
-            lanes.append([track])
-    return lanes
 
 
 def _rank_from_left(shot: Sequence[Sequence[Track]], number: int) -> int:

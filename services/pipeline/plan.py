@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from datamodules.alignment import align, natural_crop_size
 from datamodules.types import Alignment, BadInputError, ClipInfo, FrameBatch
 from datamodules.video import ShotDetector, probe, read_frames
 from modules.perception.detection import FaceObservation
-from services.pipeline.faces import Presence, presence, track
+from services.pipeline.faces import Embedding, Presence, presence, track
+from services.pipeline.invert import to_tensor
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
+from services.pipeline.persons import PersonSampler
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.settings import Runtime
 
@@ -40,7 +45,9 @@ class ClipPlan:
     numbers: tuple[int, ...]
     """Number in the clip of each frame that is taken, from 0."""
     cuts: tuple[int, ...]
-    """Indices into ``numbers`` of frames that begin a new shot."""
+    """Indices into ``numbers`` of frames that begin a new shot, or where another person takes a face's place."""
+    changes: tuple[int, ...]
+    """Those of ``cuts`` that are a change of person inside a shot."""
     faces: tuple[FacePlan, ...]
 
 
@@ -89,21 +96,35 @@ def plan_clip(
     begin, end = options.start or 0.0, min(options.end or info.duration, info.duration)
     meter = Meter("find faces", max(1, round((end - begin) * float(info.rate) / every)), report, cancelled)
     shots = ShotDetector(models.shots)
+    config = models.config
     found: list[list[FaceObservation]] = []
+    persons: list[list[Embedding | None]] = []
+    sampler = PersonSampler(
+        partial(_embed, models), config.crop_size, models.smoothing, config.faces.same_person
+    )  # fmt: skip
     numbers: list[int] = []
     for batch in taken_frames(source, models, options):
         shots.feed(batch.frames)
-        found += [[_without_mesh(face) for face in faces] for faces in models.judges.find(batch.frames)]
+        faces_of = models.judges.find(batch.frames)
+        persons += sampler.look(batch.frames, faces_of)
+        found += [[_without_mesh(face) for face in faces] for faces in faces_of]
         numbers += [batch.first + every * k for k in range(len(batch.frames))]
         meter.advance(len(batch.frames))
-    cuts = tuple(shots.cuts)
-    config = models.config
+    tracker = track(found, shots.cuts, config.faces, persons)
+    changes = tracker.changes
+    cuts = tuple(sorted({*shots.cuts, *changes}))
     plans = []
-    for landmarks in track(found, cuts, config.faces).choose(options.face):
+    for landmarks in tracker.choose(options.face):
         alignment = align(landmarks, config.crop_size, models.smoothing, cuts)
         shown = presence(alignment.valid, cuts, config.faces)
         plans.append(FacePlan(alignment, shown, natural_crop_size(alignment)))
-    return ClipPlan(info, tuple(numbers), cuts, tuple(plans))
+    return ClipPlan(info, tuple(numbers), cuts, changes, tuple(plans))
+
+
+def _embed(models: Models, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        embeddings = models.judges.identity.embed(to_tensor(crops, models.device))
+    return np.asarray(embeddings.float().cpu().numpy(), np.float32)
 
 
 def _without_mesh(face: FaceObservation) -> FaceObservation:

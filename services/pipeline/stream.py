@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -72,7 +72,7 @@ class VideoReport:
     seconds: float
     """Time that it took."""
     cuts: tuple[int, ...]
-    """Numbers of the frames that begin a new shot."""
+    """Numbers of the frames that begin a new shot, or where another person takes the face's place."""
     faces: tuple[FaceReport, ...]
     warnings: tuple[str, ...]
     """One line each, where a reconstruction is poor."""
@@ -151,8 +151,16 @@ def _report(plan: ClipPlan, lanes: Sequence[Lane], started: float) -> VideoRepor
         seconds=time.monotonic() - started,
         cuts=tuple(plan.numbers[cut] for cut in plan.cuts),
         faces=tuple(lane.report() for lane in lanes),
-        warnings=tuple(line for lane in lanes for line in lane.warnings()),
+        warnings=(*_changes(plan), *(line for lane in lanes for line in lane.warnings())),
     )
+
+
+def _changes(plan: ClipPlan) -> tuple[str, ...]:
+    """One line where persons take turns inside a shot."""
+    if not plan.changes:
+        return ()
+    where = ", ".join(str(plan.numbers[change]) for change in plan.changes)
+    return (f"another person takes the face's place at frame {where}: --face all edits everybody",)
 
 
 class Lane:
@@ -189,6 +197,8 @@ class Lane:
             if start in self.plan.cuts:
                 self._state, self._last = CodesState(), None
             if not self.face.alignment.valid[start]:
+                # What comes back after a gap is looked at afresh; refinement keeps how far it had to go.
+                self._state = replace(self._state, encoder=None)
                 for index in range(start, stop):
                     if self._last is not None:
                         self._paste(into, index, place, self._last)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from datamodules.clips import Prepared, PreparedClip
@@ -207,6 +208,22 @@ def test_a_damaged_kept_frame_is_made_anew(tmp_path: Path) -> None:
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:-3])
     assert torch.equal(optimise(), codes)
+
+
+def test_what_a_frame_took_is_kept_with_it(tmp_path: Path) -> None:
+    frames, generator, refine = frames_of([200, 90], (0, 0)), ToyGenerator(), replace(REFINE, steps=2)
+
+    def optimise() -> tuple[float, ...]:
+        return optimised_codes(
+            frames, [0, 1], torch.zeros(2, 1, 1), "mean", generator, ToyPerceptual(), refine, "float32", tmp_path
+        ).seconds
+
+    first = optimise()
+    assert all(0 < seconds < 60 for seconds in first)
+    assert optimise() == pytest.approx(first), "not the time that reading it takes"
+    older = next(tmp_path.iterdir())
+    save_file({"ws": load_file(older)["ws"]}, older)
+    assert sorted(math.isnan(seconds) for seconds in optimise()) == [False, True]
 
 
 def row(name: str, psnr: float, frames: HeldOutFrames) -> Row:

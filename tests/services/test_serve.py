@@ -1,6 +1,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from datamodules.types import BadInputError
 from services.jobs import lock_jobs
 from services.serve import OVERRIDES, free_port, serve
-from services.settings import Runtime, load_params
+from services.settings import ROOT, Runtime, load_params
 
 
 class StartedError(Exception):
@@ -71,3 +73,26 @@ def test_ports_that_cannot_be_had() -> None:
         free_port("nowhere", 0)
     with pytest.raises(BadInputError, match="cannot listen"):
         free_port("203.0.113.1", 0)
+
+
+ORPHAN = """
+import subprocess, sys, time
+child = "from services.serve import stop_with_parent as s; s(); print(1, flush=True); "
+child += "import time; time.sleep(30); print('left behind')"
+process = subprocess.Popen([sys.executable, "-c", child])
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_ends_with_a_supervisor_that_is_killed() -> None:
+    command = [sys.executable, "-c", ORPHAN]
+    supervisor = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert supervisor.stdout is not None
+    worker = int(supervisor.stdout.readline())
+    assert supervisor.stdout.readline() == "1\n"
+    os.kill(worker, 0)
+    supervisor.kill()
+    # The pipe's other end is the worker's: it is closed when the worker has ended.
+    assert supervisor.stdout.read() == ""
+    supervisor.wait()

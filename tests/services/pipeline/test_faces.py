@@ -9,7 +9,7 @@ from datamodules.types import BadInputError
 from modules.perception.detection import FaceBox, FaceObservation
 from services.pipeline.faces import FacesConfig, Tracker, check_face, presence, track
 
-CONFIG = FacesConfig(overlap=0.3, gap=2, shortest=2, hold=3, fade=4)
+CONFIG = FacesConfig(overlap=0.3, same_person=0.5, gap=2, shortest=2, hold=3, fade=4)
 
 
 def face(x: float, side: float = 40.0, tag: float = 0.0) -> FaceObservation:
@@ -108,3 +108,67 @@ def test_the_edit_never_jumps_inside_a_shot(valid: list[bool], cuts: set[int]) -
         assert 0 <= weight <= 1
         assert (state == "face") == here
         assert (state == "none") == (weight == 0 and not here)
+
+
+ANNA, BERT = np.eye(3, dtype=np.float32)[:2]
+
+
+def followed(frames: list[list[FaceObservation]], persons: list[list[np.ndarray | None]]) -> Tracker:
+    return track(frames, (), CONFIG, persons)
+
+
+def test_another_person_in_the_same_place_is_another_face() -> None:
+    frames = [[face(10, 60, tag=1)]] * 6 + [[face(12, 60, tag=2)]] * 4
+    who: list[list[np.ndarray | None]] = [
+        [None],
+        [None],
+        [ANNA],
+        [None],
+        [ANNA],
+        [ANNA],
+        [BERT],
+        [BERT],
+        [None],
+        [None],
+    ]
+    tracker = followed(frames, who)
+    assert tracker.changes == (6,)
+    largest, other = tracker.choose("all")
+    np.testing.assert_array_equal(largest.valid, [True] * 6 + [False] * 4)
+    assert tags(other.points[6:]) == [2.0] * 4 and not other.valid[:6].any()
+
+
+def test_two_who_change_places_are_followed_by_who_they_are() -> None:
+    frames, who = [], []
+    for t in range(10):
+        left, right = face(10, 60, tag=1 if t < 5 else 2), face(200, 50, tag=2 if t < 5 else 1)
+        frames.append([left, right])
+        who.append([ANNA, BERT] if t < 5 else [BERT, ANNA])
+    tracker = followed(frames, who)
+    assert [tags(lane.points) for lane in tracker.choose("all")] == [[1.0] * 10, [2.0] * 10]
+    assert tracker.changes == (5,)
+
+
+def test_a_glance_that_looks_like_nobody_parts_no_face() -> None:
+    frames = [[face(10, 60, tag=1)]] * 9
+    strange = np.array([0, 0, 1], np.float32)
+    who: list[list[np.ndarray | None]] = [[ANNA]] * 4 + [[strange]] + [[ANNA]] * 4
+    tracker = followed(frames, who)
+    assert tracker.changes == ()
+    (lane,) = tracker.choose("all")
+    np.testing.assert_array_equal(lane.valid, [True] * 4 + [False] + [True] * 4)
+
+
+def test_a_stranger_who_comes_after_somebody_left_is_not_taken_for_him() -> None:
+    frames = (
+        [[face(10, 60, tag=1)]] * 4
+        + [[]] * 4
+        + [[face(200, 50, tag=2)]] * 3
+        + [[]] * 4
+        + [[face(10, 60, tag=3)]] * 3
+    )
+    who: list[list[np.ndarray | None]] = (
+        [[ANNA]] * 4 + [[]] * 4 + [[BERT]] * 3 + [[]] * 4 + [[None]] * 2 + [[ANNA]]
+    )
+    lanes = followed(frames, who).choose("all")
+    assert [sorted({tag for tag in tags(lane.points) if tag == tag}) for lane in lanes] == [[1.0, 3.0], [2.0]]
