@@ -62,7 +62,6 @@ OPTIONS = {
     "paste": "auto, difference or replace.",
     "region": "auto, face or head.",
     "seed": "A whole number from 0: which person random_identity gives, the same on every frame.",
-    "seed": "A whole number from 0: which person random_identity gives, the same on every frame.",
     "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
     "end": "Seconds into the clip at which to end.",
     "preview": "true for a fast look: fewer frames, a small synthesis, no refinement.",
