@@ -62,7 +62,7 @@ Refine = Annotated[
 Start = Annotated[str | None, typer.Option(help="Where to begin, e.g. 2s or 1:30.")]
 End = Annotated[str | None, typer.Option(help="Where to end.")]
 EncoderFolder = Annotated[
-    Path | None, typer.Option(help="Model folder of another encoder, or a pSp, e4e or ReStyle checkpoint.")
+    Path | None, typer.Option(help="frame, video, a model folder, or a pSp, e4e or ReStyle checkpoint.")
 ]
 EditsFolders = Annotated[
     list[Path] | None,

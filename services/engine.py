@@ -17,7 +17,8 @@ from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest, EditSet, load_directions
 from services.jobs import Report
 from services.limits import one_line
-from services.pipeline.models import Encoder, Models, load_encoder, load_models
+from services.pipeline.encoders import NAMES, Encoder, load_encoder, shipped_frame_encoder
+from services.pipeline.models import Models, load_models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import check_clip
 from services.pipeline.progress import Progress
@@ -178,11 +179,16 @@ class Engine:
         def warm(encoder: tuple[Encoder, str]) -> None:
             size = base.config.crop_size
             with torch.no_grad():
-                encoder[0](torch.zeros(1, 3, size, size, device=base.device))
+                # The first frame and one that follows it may go through different networks.
+                encoder[0](torch.zeros(2, 3, size, size, device=base.device))
+
+        def find(wanted: str) -> Path | None:
+            known = [version for version in store.versions(ENCODER) if version.sha256 == wanted]
+            return shipped_frame_encoder(wanted) or (store.download(known[0]) if known else None)
 
         encoders = Slot(
-            ENCODER,
-            lambda folder: load_encoder(folder, base.generator, base.device),
+            NAMES[base.config.encoder],
+            lambda folder: load_encoder(folder, base.generator, base.device, find),
             registry=store,
             poll_seconds=runtime.poll_seconds,
             warm=warm,

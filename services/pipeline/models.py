@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from modules.perception.detection import (
 )
 from modules.perception.mesh import FaceMesh
 from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
+from services.pipeline.encoders import SHIPPED, Encoder, asked_for, load_encoder, name_of
 from services.pipeline.options import PipelineConfig
 from services.pipeline.sidecar import file_sha256
 from services.settings import ROOT, Params
@@ -38,18 +39,10 @@ if TYPE_CHECKING:
     from modules.losses.perceptual import PerceptualLoss
     from modules.perception.identity import IdentityNet
 
-SHIPPED_ENCODER = ROOT / "assets" / "frame-encoder"
+SHIPPED_ENCODER = SHIPPED["frame"]
 SHIPPED_DIRECTIONS = ROOT / "assets" / "directions"
 SHIPPED_STYLESPACE = ROOT / "assets" / "stylespace"
 PARSED_SIDE = 256
-
-
-class Encoder(Protocol):
-    """Crops ``(N, 3, 256, 256)`` in [-1, 1], in order, to ``ws`` and a state for the crops that follow."""
-
-    def __call__(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Codes ``(N, num_ws, w_dim)`` and the new state."""
-        ...
 
 
 @runtime_checkable
@@ -177,10 +170,11 @@ def load_models(
     """Load the generator, the encoder and the edits on the device of ``params.runtime``.
 
     ``encoder`` and ``directions`` are model folders, by default the ones shipped in ``assets/`` where they are
-    there and belong to the generator; an ``encoder`` may be a pSp, e4e or ReStyle checkpoint too, which does not
-    say whose codes it gives: its rows have to fit. ``generator`` is what ``load_generator`` takes. ``beside`` are
-    further folders of edits; of two edits of one name the later folder's is taken. Raises ``BadInputError`` for
-    models of another generator.
+    there and belong to the generator; ``frame`` and ``video`` name the shipped encoders, ``pipeline.encoder``
+    says which is usual. An ``encoder`` may be a pSp, e4e or ReStyle checkpoint too, which does not say whose codes
+    it gives: its rows have to fit. ``generator`` is what ``load_generator`` takes. ``beside`` are further folders
+    of edits; of two edits of one name the later folder's is taken. Raises ``BadInputError`` for models of another
+    generator.
     """
     from modules.generators import load_generator
 
@@ -193,12 +187,13 @@ def load_models(
         made.compute_dtype = torch.bfloat16
     versions = {"stylereel-generator": made.sha256}
     network: Encoder | None = None
-    encoder = encoder or fitting(SHIPPED_ENCODER, made.sha256)
+    encoder, kind = asked_for(encoder, config.encoder)
+    encoder = encoder or fitting(SHIPPED[kind], made.sha256)
     if encoder is not None and encoder.is_file():
         network = load_published_encoder(encoder, made, config.restyle_steps, device)
         versions[f"encoder {encoder.name}"] = file_sha256(encoder)
     elif encoder is not None:
-        network, versions["stylereel-frame-encoder"] = load_encoder(encoder, made, device)
+        network, versions[name_of(encoder)] = load_encoder(encoder, made, device)
     directions = directions or fitting(SHIPPED_DIRECTIONS, made.sha256)
     edits: list[Mapping[str, Edit]] = []
     if directions is not None:
@@ -230,11 +225,3 @@ def load_edits(folder: Path, generator_sha256: str) -> EditSet[Edit]:
     if load_model(folder).config["kind"] == STYLESPACE:
         return joined(load_stylespace(folder, generator_sha256))
     return joined(load_directions(folder, generator_sha256))
-
-
-def load_encoder(folder: Path, generator: Generator, device: str) -> tuple[Encoder, str]:
-    """The encoder in a model folder and the hash of its weights; raises ``BadInputError`` if it does not fit."""
-    from modules.encoders.vit import load_frame_encoder
-
-    encoder = load_frame_encoder(folder, generator.sha256)
-    return encoder.to(torch.device(device)), weights_sha256(load_model(folder).tensors)

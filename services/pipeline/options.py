@@ -7,6 +7,7 @@ from typing import Literal
 
 from datamodules.types import BadInputError
 from services.pipeline.composite import CompositeConfig
+from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
 from services.pipeline.refine import RefineConfig
 
@@ -49,6 +50,8 @@ class WarningsConfig:
 class PipelineConfig:
     """Section ``pipeline``."""
 
+    encoder: EncoderKind
+    """``frame`` encodes each frame for itself, ``video`` knows the one before: less jitter."""
     crop_size: int
     """Side in pixels at which crops are encoded and compared."""
     sizes: tuple[int, ...]

@@ -1,0 +1,83 @@
+"""Which encoder inverts: FrEN frame by frame, or ViEN with the FrEN it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from datamodules.types import BadInputError
+from modules.encoders.video_vit import KIND as VIDEO
+from modules.encoders.video_vit import load_video_encoder
+from modules.encoders.vit import load_frame_encoder
+from modules.generators.protocol import Generator
+from modules.model_folder import load_model, weights_sha256
+from services.settings import ROOT
+
+EncoderKind = Literal["frame", "video"]
+SHIPPED: dict[EncoderKind, Path] = {
+    "frame": ROOT / "assets" / "frame-encoder",
+    "video": ROOT / "assets" / "video-encoder",
+}
+NAMES: dict[EncoderKind, str] = {"frame": "stylereel-frame-encoder", "video": "stylereel-video-encoder"}
+FindFrameEncoder = Callable[[str], Path | None]
+"""Hash of a FrEN's weights to its model folder, None where it is not known."""
+
+
+class Encoder(Protocol):
+    """Crops ``(N, 3, 256, 256)`` in [-1, 1], in order, to ``ws`` and a state for the crops that follow."""
+
+    def __call__(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Codes ``(N, num_ws, w_dim)`` and the new state."""
+        ...
+
+
+def shipped_frame_encoder(sha256: str) -> Path | None:
+    """The FrEN in ``assets/``, where it has these weights."""
+    folder = SHIPPED["frame"]
+    return folder if folder.is_dir() and weights_sha256(load_model(folder).tensors) == sha256 else None
+
+
+def asked_for(encoder: Path | None, usual: EncoderKind) -> tuple[Path | None, EncoderKind]:
+    """A user's ``--encoder``, which may be a file, a folder, ``frame`` or ``video``, and the kind where it is one.
+
+    The path is None where a shipped encoder is meant.
+    """
+    for kind in SHIPPED:
+        if encoder == Path(kind) and not encoder.exists():
+            return None, kind
+    return encoder, usual
+
+
+def name_of(folder: Path) -> str:
+    """The registry's name for what an encoder's folder holds."""
+    return NAMES["video" if load_model(folder).config["kind"] == VIDEO else "frame"]
+
+
+def load_encoder(
+    folder: Path, generator: Generator, device: str, find: FindFrameEncoder = shipped_frame_encoder
+) -> tuple[Encoder, str]:
+    """The encoder in a model folder and the hash of its weights.
+
+    For ViEN, ``find`` says where its FrEN is. Raises ``BadInputError`` for an encoder of another generator, and
+    for a ViEN whose own FrEN is not there: it is never joined to another.
+    """
+    model = load_model(folder)
+    sha256 = weights_sha256(model.tensors)
+    if model.config["kind"] != VIDEO:
+        return load_frame_encoder(folder, generator.sha256).to(torch.device(device)), sha256
+    wanted = str(model.config.get("frame_encoder_sha256"))
+    place = find(wanted)
+    if place is None:
+        # The shipped one is refused with both hashes; without any there is only one to name.
+        place = SHIPPED["frame"]
+        if not place.is_dir():
+            raise BadInputError(
+                f"{folder} was trained with frame encoder {wanted}, which is neither shipped nor registered; "
+                "take the encoder 'frame', or another video encoder"
+            )
+    first = load_frame_encoder(place, generator.sha256)
+    return load_video_encoder(folder, first, generator.sha256).to(torch.device(device)), sha256
