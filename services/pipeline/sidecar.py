@@ -40,7 +40,7 @@ def write_sidecar(
     params: Any,
     report: Any,
 ) -> Path:
-    """Write ``OUTPUT.json`` whole or not at all.
+    """Write ``OUTPUT.json`` whole; where that fails the output is removed too, as it is half without it.
 
     ``options``, ``params`` and ``report`` are dataclasses or plain values; ``models`` maps each model's name
     to its version or hash. Numbers that are not finite become null.
@@ -61,6 +61,9 @@ def write_sidecar(
     try:
         part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         os.replace(part, path)
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
     finally:
         part.unlink(missing_ok=True)
     return path

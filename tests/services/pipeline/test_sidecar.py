@@ -42,11 +42,12 @@ def test_what_is_written(tmp_path: Path) -> None:
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    output = tmp_path / "out.png"
+    source, output = tmp_path / "in.png", tmp_path / "out.png"
+    source.write_bytes(b"in")
     output.write_bytes(b"out")
     with pytest.raises(TypeError):
-        write_sidecar(output, output, [], EditOptions(), {}, {}, object())
-    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+        write_sidecar(output, source, [], EditOptions(), {}, {}, object())
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
 def test_plain_is_json() -> None:
