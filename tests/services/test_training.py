@@ -134,8 +134,9 @@ class InterruptedFrames:
 
 @pytest.fixture
 def interrupt_handler() -> Iterator[object]:
-    before = signal.getsignal(signal.SIGINT)
-    yield before
+    """Python's own, also where the tests run in the background of a shell, which ignores Ctrl-C there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
     signal.signal(signal.SIGINT, before)
 
 
