@@ -177,7 +177,7 @@ def edits(directions: EditsFolders = None, generator: GeneratorSource = None) ->
 @app.command()
 def train(
     stage: Annotated[
-        Literal["fetch", "prepare", "samples", "encoder", "video-encoder", "directions", "pose-editor"],
+        Literal["fetch", "prepare", "samples", "encoder", "video-encoder", "directions", "stylespace", "pose-editor"],
         typer.Argument(help="Fetch parts, align the videos, render samples, train the encoder, learn the edits."),
     ],
     set_: Set = None,
@@ -211,6 +211,10 @@ def train(
             from services.video_encoder import train_video_encoder
 
             print(train_video_encoder(params))
+        elif stage == "stylespace":
+            from services.stylespace import train_stylespace
+
+            print(train_stylespace(params, print))
         elif stage == "pose-editor":
             from services.pose_editor import train_pose_editor
 

@@ -21,9 +21,11 @@ from modules.editing.directions import EditRequest, EditSet
 from modules.editing.random_identity import RandomIdentity, principal_directions
 from modules.editing.stylespace import ChannelEdit, save_stylespace
 from modules.generators import Generator, load_generator
+from modules.model_folder import load_model, weights_sha256
 from modules.perception.appearance import REGIONS
 from modules.perception.identity import IdentityNet, load_identity
 from services.appearance import NAMES, AppearanceJudge, load_appearance_judge
+from services.appearance_card import card
 from services.appearance_measure import (
     EffectOf,
     channels_markdown,
@@ -33,11 +35,18 @@ from services.appearance_measure import (
 )
 from services.directions import draw_single
 from services.pipeline.models import HasPrecision
+from services.registry.gate import Evaluation, utc_now
+from services.registry.tracking import Run
+from services.runs import stage_run
 from services.settings import ROOT, Params
+from services.sheets import appearance_sheet
 
 FOLDER = ROOT / "assets" / "stylespace"
 FOUND = ROOT / "build" / "stylespace" / "localisation.safetensors"
 METRICS = "metrics.json"
+EVALUATION = ROOT / "metrics" / "stylespace.evaluation.json"
+SHOWN = 3
+"""Codes on which the run's sheet shows every edit."""
 
 Array = NDArray[np.float64]
 Say = Callable[[str], None]
@@ -265,6 +274,11 @@ def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:
     """Find the channels, set the units, measure, and write ``assets/stylespace``; returns the folder."""
     settings = params.section("stylespace", StylespaceSettings)
     tools = load_tools(settings, params.runtime.torch_device())
+    with stage_run("stylespace", params, {"generator": tools.generator.sha256}) as run:
+        return _find(settings, tools, run, say)
+
+
+def _find(settings: StylespaceSettings, tools: Tools, run: Run, say: Say) -> Path:
     located = locate(tools, settings, say)
     codes = draw_single(tools.generator, settings.spread_codes, settings.seed, 1.0).to(tools.device)
     _, spread = style_spread(tools.generator, codes)
@@ -279,12 +293,45 @@ def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:
     everything = EditSet(edits)
     ws = draw_single(tools.generator, settings.measured_codes, settings.seed + 3, settings.truncation)
     summary = measure_appearance(ws, range(len(ws)), everything, tools, settings, say)
-    card = _CARD.format(sha256=tools.generator.sha256, samples=len(located.slopes), codes=len(ws),
-                        channels="\n".join(_listed(edits)), tables="\n".join(as_markdown(summary)))  # fmt: skip
-    folder = save_stylespace(FOLDER, edits, card)
+    tables = "\n".join(as_markdown(summary))
+    folder = save_stylespace(FOLDER, edits, card(edits, len(located.slopes), len(ws), tables))
     (folder / METRICS).write_text(json.dumps(rounded(summary), indent=2) + "\n")
+    evaluation = evaluation_of(summary, folder, settings)
+    EVALUATION.parent.mkdir(exist_ok=True)
+    EVALUATION.write_text(evaluation.to_json())
     say("\n".join(as_markdown(summary)))
+    run.log_metrics(dict(evaluation.metrics))
+    run.log_file(folder / METRICS)
+    run.log_model(folder)
+    run.log_image("edits", appearance_sheet(ws[:SHOWN], everything, tools.render))
     return folder
+
+
+def evaluation_of(summary: Mapping[str, Any], folder: Path, settings: StylespaceSettings) -> Evaluation:
+    """What the gate reads: the worst slope, the least identity and share inside, and how often a person is hidden.
+
+    Measured on generator samples: ``frames`` counts codes, each a person of its own.
+    """
+    model = load_model(folder)
+    channels = summary["channels"].values()
+    drawn = [settings.seed, settings.measured_codes, settings.truncation, settings.resolution]
+    asked = {name: [edit.lower, edit.typical, edit.upper] for name, edit in settings.edits.items()}
+    metrics = {
+        "slope_error": max(abs(entry["slope"] - 1) for entry in channels),
+        "identity": min(min(entry["identity"].values()) for entry in channels),
+        "inside": min(entry["inside"] for entry in channels),
+        "hidden": summary["random_identity"]["strengths"]["1"]["hidden"],
+    }
+    return Evaluation(
+        model_sha256=weights_sha256(model.tensors),
+        generator_sha256=model.config["generator_sha256"],
+        data_hash=hashlib.sha256(json.dumps([drawn, asked]).encode()).hexdigest(),
+        metrics=metrics,
+        higher_is_better={"slope_error": False, "identity": True, "inside": True, "hidden": True},
+        frames=settings.measured_codes,
+        clips=settings.measured_codes,
+        created=utc_now(),
+    )
 
 
 def measure_appearance(
@@ -320,52 +367,3 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [rounded(item) for item in value]
     return round(value, 4) if isinstance(value, float) else value
-
-
-def _listed(edits: Sequence[ChannelEdit | RandomIdentity]) -> list[str]:
-    return [
-        f"- {edit.name}: " + ", ".join(
-            f"{layer} {number} ({amount:+.2f})"
-            for (layer, number), amount in zip(edit.channels, edit.amounts.tolist(), strict=True)
-        )
-        for edit in edits if isinstance(edit, ChannelEdit)
-    ]  # fmt: skip
-
-
-_CARD = """# Appearance edits
-
-Channels of S space (StyleSpace) and a random identity, for the generator `{sha256}`.
-
-## Data
-
-{samples} pictures that this generator made itself, parsed by MediaPipe's selfie_multiclass, face mesh and iris
-net; no picture of a person. For every channel of every style layer the energy that it puts into and out of a
-region was estimated by backward passes from random pictures, and its slope on each measure by one backward pass
-each. Of the channels whose energy falls into the region, a few were combined so that they raise the measure for
-the least change elsewhere; units were set by measuring renderings (`stylereel train stylespace`).
-
-## Channels
-
-Layer, number and change per unit, the strongest first.
-
-{channels}
-
-## Metrics
-
-On {codes} other generator samples, by the judges the edits were set with. In the second table a row is an edit
-at a usual strength; a cell says how far it moves a measure, over that measure's spread among the unedited
-pictures. Hidden is the share of persons and seeds whose likeness to themselves falls below that of one person.
-
-{tables}
-
-## Limits
-
-What is local is so in the mean over faces: under a beard or glasses channels do something else. The random
-identity is not anonymity: whoever knows seed, strength and generator undoes it, hair and clothes stay, and so do
-voice and manner.
-
-## Licence
-
-Learned from random-face's MobileStyleGAN (Apache-2.0 as packaged), which was distilled from NVIDIA's FFHQ model,
-whose own terms are non-commercial.
-"""

@@ -1,0 +1,55 @@
+"""Appearance edits and the random identity on clips of persons not trained on, and a sheet of them.
+
+python benchmarks/appearance.py [--frames-per-clip N] [--sheet docs/appearance.png]
+
+The codes are the shipped encoder's answers to the test persons' prepared crops ('stylereel train prepare').
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from datamodules.clips import read_prepared
+from modules.editing.stylespace import load_stylespace
+from modules.encoders.vit import load_frame_encoder
+from services.evaluation_frames import held_out_frames, spread
+from services.media import write_image
+from services.settings import load_params
+from services.sheets import appearance_sheet
+from services.stages import CLIPS, FRAME_ENCODER
+from services.stylespace import FOLDER, StylespaceSettings, as_markdown, load_tools, measure_appearance
+
+
+def main() -> None:
+    """Print the tables; write the sheet where it is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames-per-clip", type=int, default=1)
+    parser.add_argument("--sheet", type=Path, help="write a sheet instead of measuring")
+    parser.add_argument("--persons", type=int, default=4, help="on the sheet")
+    arguments = parser.parse_args()
+    params = load_params()
+    settings = params.section("stylespace", StylespaceSettings)
+    tools = load_tools(settings, params.runtime.torch_device())
+    frames = held_out_frames(read_prepared(CLIPS), arguments.frames_per_clip)
+    crops = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    encoder = load_frame_encoder(FRAME_ENCODER, tools.generator.sha256)
+    with torch.no_grad():
+        ws, _ = encoder(crops)
+    edits = load_stylespace(FOLDER, tools.generator.sha256)
+    if arguments.sheet:
+        first = [frames.people.index(person) for person in dict.fromkeys(frames.people)]
+        shown = [first[i] for i in spread(len(first), arguments.persons)]
+        write_image(arguments.sheet, appearance_sheet(ws[shown], edits, tools.render))
+        return
+    print(f"Frames of {len(set(frames.people))} persons in {len(set(frames.clips))} clips.", end=" ")
+    print("\n".join(as_markdown(measure_appearance(ws, frames.people, edits, tools, settings, lambda line: None))))
+
+
+if __name__ == "__main__":
+    main()
