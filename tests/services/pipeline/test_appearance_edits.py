@@ -1,0 +1,104 @@
+"""Edits of styles and the random identity on their way through the pipeline: what is drawn, where, how pasted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pipeline_toys import NUM_WS, W_DIM, ToyGenerator
+
+from datamodules.images import read_image
+from datamodules.types import BadInputError
+from modules.editing.directions import EditRequest, EditSet
+from modules.editing.random_identity import RandomIdentity
+from modules.editing.stylespace import ChannelEdit, joined
+from services.engine import edit_options
+from services.pipeline.edit import edit_crops, edit_image, way_to_paste
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+
+
+class StyledToy(ToyGenerator):
+    """The toy through two layers of styles, each half of the code's rows."""
+
+    def styles(self, ws: torch.Tensor) -> dict[str, torch.Tensor]:
+        half = NUM_WS // 2
+        return {"low": ws[:, :half].flatten(1), "high": ws[:, half:].flatten(1)}
+
+    def synthesize_from_styles(self, styles, noise_mode="const", noise=None, transform=None, resolution=None):
+        ws = torch.cat([styles["low"], styles["high"]], 1).view(-1, NUM_WS, W_DIM)
+        return self.synthesize(ws, resolution=resolution)
+
+
+LIPS, HAIR = EditRequest("lips", 2.0), EditRequest("hair", 1.0)
+OTHER = EditRequest("random_identity", 1.0)
+
+
+@pytest.fixture
+def models(toy_models: Models) -> Models:
+    made = StyledToy()
+    lips = ChannelEdit("lips", "steps", (("high", 3),), torch.tensor([0.7]), -2, 2, made.sha256)
+    hair = ChannelEdit("hair", "steps", (("low", 0),), torch.tensor([0.7]), -2, 2, made.sha256, whole_head=True)
+    basis = 0.5 * torch.eye(W_DIM)[:5]
+    other = RandomIdentity("random_identity", "identities", basis, torch.ones(NUM_WS), 1.5, made.sha256)
+    edits = joined(toy_models.edits, EditSet([lips, hair]), EditSet([other]))
+    return replace(toy_models, generator=made, edits=edits)
+
+
+class Regions:
+    """Judges whose region is everything; they keep whether the head was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+
+    def region(self, images: torch.Tensor, head: bool) -> torch.Tensor:
+        self.asked.append(head)
+        return torch.ones(len(images), 1, *images.shape[2:])
+
+
+def crop(models: Models, request: EditRequest, options: EditOptions) -> np.ndarray:
+    ws = 0.1 * torch.randn(1, NUM_WS, W_DIM, generator=torch.Generator().manual_seed(0))
+    (made,) = edit_crops(ws, torch.zeros(1, 3, 64, 64), [request], models, options, 64)
+    return made.edit - made.reconstruction
+
+
+def test_a_channel_draws_what_that_channel_of_the_code_draws(models) -> None:
+    change = crop(replace(models, judges=Regions()), LIPS, EditOptions())
+    wanted = torch.nn.functional.interpolate(
+        2 * 0.7 * models.generator.basis[NUM_WS // 2 * W_DIM + 3].view(1, 3, 16, 16), 64, mode="bilinear"
+    )
+    np.testing.assert_allclose(change, wanted[0].permute(1, 2, 0).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("request_", "head", "paste"),
+    [(LIPS, False, "difference"), (HAIR, True, "difference"), (OTHER, False, "replace")],
+)
+def test_hair_reaches_the_head_and_another_person_replaces(models, request_, head, paste) -> None:
+    regions = Regions()
+    crop(replace(models, judges=regions), request_, EditOptions())
+    assert set(regions.asked) == {head}
+    assert way_to_paste([request_], models, EditOptions()) == paste
+    assert way_to_paste([replace(request_, strength=0.0)], models, EditOptions()) == "difference"
+
+
+def test_the_seed_chooses_the_person_and_nothing_else(models) -> None:
+    models = replace(models, judges=Regions())
+    one, again, other = (crop(models, OTHER, EditOptions(seed=seed)) for seed in (3, 3, 4))
+    assert np.array_equal(one, again)
+    assert np.abs(one - other).max() > 1e-3
+    assert np.array_equal(*(crop(models, LIPS, EditOptions(seed=seed)) for seed in (3, 4)))
+
+
+def test_strength_zero_gives_the_input_bit_for_bit(models, picture) -> None:
+    image = read_image(picture, 10**8)
+    still = [EditRequest(name, 0.0) for name in ("lips", "hair", "random_identity", "age")]
+    assert np.array_equal(edit_image(image, still, models, EditOptions(seed=5)).image, image)
+    assert not np.array_equal(edit_image(image, [LIPS], models, EditOptions()).image, image)
+
+
+def test_the_seed_comes_as_text_over_http() -> None:
+    assert edit_options({"seed": "7"}, ("seed",)).seed == 7
+    for text in ("-1", "x", "1.5"):
+        with pytest.raises(BadInputError, match="seed"):
+            edit_options({"seed": text}, ("seed",))
