@@ -9,6 +9,9 @@ from datamodules.clips import read_prepared
 from datamodules.people import Split
 from datamodules.types import BadInputError
 from services.evaluate_table import evaluate_table
+from services.evaluate_video import FILES as VIDEO_FILES
+from services.evaluate_video import evaluate_video_encoder, write_video_evaluation
+from services.evaluate_video import video_markdown as video_encoder_markdown
 from services.evaluation import EvaluationConfig, Optimise, Rows, See, evaluate_frame_encoder
 from services.evaluation_frames import HeldOutFrames, held_out_frames
 from services.evaluation_report import (
@@ -24,6 +27,7 @@ from services.evaluation_report import (
 from services.evaluation_table import BLOCK as VIDEO_BLOCK
 from services.evaluation_table import TABLE, write_table
 from services.evaluation_table import markdown as video_markdown
+from services.pipeline.encoders import NAMES, SHIPPED, name_of, shipped_frame_encoder
 from services.pipeline.models import SHIPPED_ENCODER, Judges
 from services.pipeline.options import PipelineConfig
 from services.pipeline.progress import Cancelled, Report, never, silent
@@ -36,6 +40,7 @@ from services.settings import ROOT, Params
 from services.sheets import Shown
 
 NAME = "stylereel-frame-encoder"
+VIDEO_ENCODER_BLOCK = "video-encoder"
 CLIPS = ROOT / "build" / "clips"
 """Where the stage ``prepare`` leaves its shards."""
 METRICS_FOLDER = ROOT / "metrics"
@@ -70,6 +75,8 @@ def evaluate(
     Returns what was measured as Markdown. Raises ``BadInputError``.
     """
     folder = encoder_folder(params, options.encoder)
+    if name_of(folder) == NAMES["video"]:
+        return _evaluate_video(params, folder, options, report, cancelled)
     frames = _frames(params, options.clips, options.split)
     fixed = frames.spread(params.section("evaluation", EvaluationConfig).optimised_frames)
     looked = Shown(frames, fixed)
@@ -95,6 +102,24 @@ def evaluate(
             video = video_markdown(tables, options.command, notes)
             replace_block(RESULTS, VIDEO_BLOCK, video)
             text = f"{text}\n\n{video}"
+    return text
+
+
+def _evaluate_video(
+    params: Params, folder: Path, options: EvaluateOptions, report: Report, cancelled: Cancelled
+) -> str:
+    prepared = read_prepared(options.clips or CLIPS)
+    with stage_run("evaluate-video", params, {"command": options.command}) as run:
+        found = evaluate_video_encoder(params, folder, prepared, options.split, report=report, cancelled=cancelled)
+        evaluation, table, drift = found
+        write_video_evaluation(options.metrics, evaluation, table, drift)
+        run.log_params({"encoder": evaluation.model_sha256, "generator": evaluation.generator_sha256})
+        run.log_metrics({**evaluation.metrics, "video": table.numbers()})
+        for name in VIDEO_FILES:
+            run.log_file(options.metrics / name)
+        text = video_encoder_markdown(evaluation, table, drift, options.command)
+        if options.table:
+            replace_block(RESULTS, VIDEO_ENCODER_BLOCK, text)
     return text
 
 
@@ -129,6 +154,8 @@ def evaluate_folder(
 
 def encoder_folder(params: Params, encoder: str) -> Path:
     """The model folder that ``encoder`` names: a folder, an alias or a version; empty is the shipped one."""
+    if encoder == "video" and SHIPPED["video"].is_dir():
+        return SHIPPED["video"]
     if not encoder:
         if not SHIPPED_ENCODER.is_dir():
             raise BadInputError("no encoder is shipped in assets/frame-encoder: name one with --encoder")
@@ -148,6 +175,8 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
 
     None for models of other kinds: they are measured by what made them.
     """
+    if name == NAMES["video"]:
+        return _video_re_evaluation(params, report)
     if name != NAME:
         return None
 
@@ -159,6 +188,19 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
                 f"{frames.data_hash[:12]}: run 'stylereel evaluate' on the challenger and register it again"
             )
         return evaluate_folder(params, folder, frames, False, report)[0]
+
+    return measure
+
+
+def _video_re_evaluation(params: Params, report: Report) -> ReEvaluate:
+    def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
+        registry = open_registry(params)
+
+        def find(wanted: str) -> Path | None:
+            known = [version for version in registry.versions(NAME) if version.sha256 == wanted]
+            return shipped_frame_encoder(wanted) or (registry.download(known[0]) if known else None)
+
+        return evaluate_video_encoder(params, folder, read_prepared(CLIPS), "test", find, report)[0]
 
     return measure
 

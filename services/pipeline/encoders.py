@@ -52,6 +52,26 @@ def asked_for(encoder: Path | None, usual: EncoderKind) -> tuple[Path | None, En
     return encoder, usual
 
 
+def shipped_encoder(kind: EncoderKind, generator_sha256: str) -> Path | None:
+    """The shipped encoder of a kind, None where none is shipped for the generator.
+
+    Raises ``BadInputError`` where a video encoder is missing beside a frame encoder: that one is no substitute.
+    """
+    made_for = {
+        name: load_model(folder).config.get("generator_sha256")
+        for name, folder in SHIPPED.items()
+        if folder.is_dir()
+    }
+    if made_for.get(kind) == generator_sha256:
+        return SHIPPED[kind]
+    if made_for.get("frame") == generator_sha256:
+        raise BadInputError(
+            "there is no assets/video-encoder for this generator: 'stylereel train video-encoder' makes one, "
+            "--encoder frame does without"
+        )
+    return None
+
+
 def name_of(folder: Path) -> str:
     """The registry's name for what an encoder's folder holds."""
     return NAMES["video" if load_model(folder).config["kind"] == VIDEO else "frame"]

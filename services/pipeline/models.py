@@ -30,7 +30,7 @@ from modules.perception.detection import (
 )
 from modules.perception.mesh import FaceMesh
 from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
-from services.pipeline.encoders import SHIPPED, Encoder, asked_for, load_encoder, name_of
+from services.pipeline.encoders import SHIPPED, Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
 from services.pipeline.sidecar import file_sha256
 from services.settings import ROOT, Params
@@ -188,7 +188,7 @@ def load_models(
     versions = {"stylereel-generator": made.sha256}
     network: Encoder | None = None
     encoder, kind = asked_for(encoder, config.encoder)
-    encoder = encoder or fitting(SHIPPED[kind], made.sha256)
+    encoder = encoder or shipped_encoder(kind, made.sha256)
     if encoder is not None and encoder.is_file():
         network = load_published_encoder(encoder, made, config.restyle_steps, device)
         versions[f"encoder {encoder.name}"] = file_sha256(encoder)

@@ -19,7 +19,7 @@ from modules.encoders.video_vit import (
 )
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, load_frame_encoder, save_frame_encoder
 from modules.model_folder import load_model, weights_sha256
-from services.pipeline.encoders import asked_for, load_encoder, name_of, shipped_frame_encoder
+from services.pipeline.encoders import asked_for, load_encoder, name_of, shipped_encoder, shipped_frame_encoder
 from services.pipeline.faces import Presence
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, FacePlan
@@ -68,6 +68,15 @@ def test_a_user_names_a_kind_or_a_place(tmp_path: Path) -> None:
     assert asked_for(Path("frame"), "video") == (None, "frame")
     assert asked_for(Path("video"), "frame") == (None, "video")
     assert asked_for(tmp_path, "frame") == (tmp_path, "frame")
+
+
+def test_a_video_encoder_that_is_missing_is_not_replaced_in_silence(folders, monkeypatch) -> None:
+    frame, video = folders
+    assert shipped_encoder("video", "a" * 64) == video and shipped_encoder("frame", "a" * 64) == frame
+    assert shipped_encoder("video", "b" * 64) is None
+    monkeypatch.setattr(services.pipeline.encoders, "SHIPPED", {"frame": frame, "video": frame.parent / "none"})
+    with pytest.raises(BadInputError, match="stylereel train video-encoder"):
+        shipped_encoder("video", "a" * 64)
 
 
 def test_vien_finds_the_frame_encoder_it_was_trained_with(folders, tmp_path) -> None:
