@@ -86,7 +86,7 @@ def test_an_attribute_is_asked_its_unit_and_counted_in_its_usual_strength() -> N
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_refined_edits_do_what_they_are_named_for_and_less_else(tmp_path: Path, sign: float) -> None:
     """A start that goes the wrong way is turned round."""
-    longer = replace(SETTINGS, training=replace(SETTINGS.training, steps=120, learning_rate=0.1))
+    longer = replace(SETTINGS, training=replace(SETTINGS.training, steps=250, learning_rate=0.1))
     before, after = start(sign), train(tmp_path, longer, sign)
     effects = {
         which: torch.stack(

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modules.editing.boundaries import RowGroups, block_covariance, fit_classes, fit_regression, part, slope, unmix
+from modules.editing.boundaries import (
+    RowGroups,
+    block_covariance,
+    fit_classes,
+    fit_regression,
+    part,
+    slope,
+    symmetric_root,
+    unmix,
+)
 
 RANDOM = np.random.default_rng(3)
 GROUPS = RowGroups((0, 2, 5), 6)
@@ -99,6 +108,15 @@ def test_covariance_is_that_of_w_in_every_group() -> None:
     own = np.cov(w.T)
     np.testing.assert_allclose(covariance[3:, 3:], 0.75 * own + 0.25 * np.trace(own) / 3 * np.eye(3))
     assert (covariance[:3, 3:] == 0).all()
+
+
+def test_the_root_is_symmetric_and_squares_to_the_covariance_also_without_full_rank() -> None:
+    factor = RANDOM.standard_normal((5, 3))
+    covariance = factor @ factor.T
+    root = symmetric_root(covariance)
+    np.testing.assert_allclose(root, root.T, atol=1e-9)
+    np.testing.assert_allclose(root @ root, covariance, atol=1e-6)
+    assert np.linalg.eigvalsh(root).min() > -1e-6
 
 
 def test_unmixing_a_linear_world_makes_every_edit_pure() -> None:
