@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules.types import BadInputError
 from modules.editing.channels import ChannelIndex, certainty, region_energy, sparse_combination, style_spread
 from modules.editing.directions import EditRequest, EditSet
-from modules.editing.random_identity import RandomIdentity, principal_directions
+from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, save_stylespace
 from modules.generators import Generator, load_generator
 from modules.model_folder import load_model, weights_sha256
@@ -86,8 +86,8 @@ class RandomIdentitySettings:
 
     unit: str
     """What a user reads."""
-    directions: int
-    """Principal directions of W that δw is drawn from."""
+    people: int
+    """Made persons to choose from."""
     rows: tuple[float, ...]
     """Share of δw for each row of the codes."""
     per_unit: float
@@ -265,9 +265,14 @@ def random_identity(settings: RandomIdentitySettings, generator: Generator, code
             f"stylespace.random_identity.rows has {len(settings.rows)} numbers, "
             f"the generator {generator.num_ws} rows"
         )
-    basis = principal_directions(codes[:, 0].cpu(), settings.directions)
+    people = codes[: settings.people, 0].cpu() - generator.w_mean.cpu()
+    # All equally far, so that no seed hides less for being near the mean.
+    lengths = people.norm(dim=1, keepdim=True)
+    people = people * (lengths.mean() / lengths)
     rows = settings.per_unit * torch.tensor(settings.rows)
-    return RandomIdentity("random_identity", settings.unit, basis, rows, settings.upper, generator.sha256)
+    return RandomIdentity(
+        "random_identity", settings.unit, people.half().float(), rows, settings.upper, generator.sha256
+    )
 
 
 def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:

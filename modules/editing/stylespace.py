@@ -21,7 +21,7 @@ from modules.editing.random_identity import RandomIdentity
 from modules.model_folder import load_model, require_generator, save_model
 
 KIND = "stylespace"
-_BASIS, _ROWS = ".basis", ".rows"
+_PEOPLE, _ROWS = ".people", ".rows"
 _CHANNELS, _RANDOM = "channels", "random identity"
 
 
@@ -97,7 +97,7 @@ def save_stylespace(folder: Path, edits: Iterable[ChannelEdit | RandomIdentity],
             tensors[edit.name] = edit.amounts
         else:
             row["kind"] = _RANDOM
-            tensors |= {edit.name + _BASIS: edit.basis, edit.name + _ROWS: edit.rows}
+            tensors |= {edit.name + _PEOPLE: edit.people.half(), edit.name + _ROWS: edit.rows}
         rows.append(row)
     config = {"kind": KIND, "generator_sha256": listed[0].generator_sha256, "edits": rows}
     return save_model(folder, config, tensors, card)
@@ -123,9 +123,9 @@ def _read(
     name, whole_head = row["name"], bool(row["whole_head"])
     lower, upper = float(row["lower"]), float(row["upper"])
     if row["kind"] == _RANDOM:
-        basis, shares = tensors[name + _BASIS].float(), tensors[name + _ROWS].float()
+        people, shares = tensors[name + _PEOPLE].float(), tensors[name + _ROWS].float()
         return RandomIdentity(
-            name, row["unit"], basis, shares, upper, generator_sha256, lower=lower, whole_head=whole_head
+            name, row["unit"], people, shares, upper, generator_sha256, lower=lower, whole_head=whole_head
         )
     if row["kind"] != _CHANNELS:
         raise ValueError(f"{name} is of kind {row['kind']!r}")

@@ -37,7 +37,7 @@ BOXES = {
 
 
 class Painter:
-    """Of layer 'a' channels 0, 1 paint red on the lips, 2, 3 on the eyes, 4, 5 on the hair; the rest everywhere."""
+    """Of layer 'a' channels 0, 1 paint the lips red, 2, 3 the eyes, 4, 5 the hair; the rest paints everywhere."""
 
     z_dim = w_dim = CHANNELS
     num_ws, resolution, sha256 = 2, SIDE, "toy"
@@ -92,7 +92,7 @@ def settings() -> StylespaceSettings:
     lips = replace(
         shipped.edits["lip_colour"], keeps=("smile",), per_unit=0.1, channels=4, lower=-2, upper=2, probe=1
     )
-    random = replace(shipped.random_identity, directions=4, rows=(0.0, 1.0), seeds=(0, 1), measured=(1.0,))
+    random = replace(shipped.random_identity, people=4, rows=(0.0, 1.0), seeds=(0, 1), measured=(1.0,))
     return replace(
         shipped, samples=6, spread_codes=500, resolution=SIDE, least_share=0.9, sigma_cost=0.01,
         random_identity=random, edits={"lip_colour": lips},

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditRequest, EditSet
-from modules.editing.random_identity import RandomIdentity, principal_directions
+from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined, load_stylespace, save_stylespace
 
 SHA = "a" * 64
@@ -117,25 +116,10 @@ def test_a_seed_is_one_change_on_every_frame() -> None:
     torch.testing.assert_close(edit(ws, 0.5, seed=7) - ws, change / 2)
 
 
-def test_every_seed_is_as_far_as_draws_are_in_the_mean() -> None:
-    lengths = []
-    for seed in range(5):
-        weights = torch.linalg.lstsq(identity().basis.T, identity().change(seed)[1]).solution
-        lengths.append(weights.norm().item())
-    assert lengths == pytest.approx([3**0.5] * 5, rel=1e-4)
-
-
-def test_principal_directions_are_scikit_learns() -> None:
-    w = torch.from_numpy(np.random.default_rng(2).standard_normal((300, 6)).astype(np.float32)) * torch.arange(
-        1, 7
-    )
-    found = PCA(3).fit(w.numpy())
-    wanted = found.components_ * np.sqrt(found.explained_variance_)[:, None]
-    got = principal_directions(w, 3).numpy()
-    signs = np.sign((got * wanted).sum(1, keepdims=True))
-    np.testing.assert_allclose(got * signs, wanted, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="no 7 directions"):
-        principal_directions(w, 7)
+def test_seeds_choose_among_the_people_in_turn() -> None:
+    people = identity().people
+    for seed in (0, 1, 2, 5):
+        torch.testing.assert_close(identity().change(seed)[1], people[seed % 3])
 
 
 def test_folder_gives_back_what_was_saved(tmp_path: Path) -> None:
@@ -147,7 +131,7 @@ def test_folder_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert isinstance(lips, ChannelEdit) and isinstance(back, RandomIdentity)
     assert lips.channels == channels().channels and torch.equal(lips.amounts, channels().amounts)
     assert loaded["hair"].whole_head and not lips.whole_head
-    assert torch.equal(back.change(3), identity().change(3))
+    torch.testing.assert_close(back.change(3), identity().change(3), rtol=1e-3, atol=1e-3)
 
 
 def test_another_generators_channels_are_refused_with_both_hashes(tmp_path: Path) -> None:
