@@ -119,9 +119,11 @@ def edit_crops(
                 after = models.edits.synthesize(models.generator, part, requests, options.seed, size).clamp(-1, 1)
                 if head or paste == "replace":
                     region = torch.maximum(region, models.judges.region(after, head))
+        # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.
+        grown: Paste = paste if head else "difference"
         regions = region[:, 0].float().cpu().numpy()
         for one, other, mask in zip(to_arrays(before), to_arrays(after), regions, strict=True):
-            yield EditedCrop(one, other, feathered_mask(mask, models.config.composite, paste))
+            yield EditedCrop(one, other, feathered_mask(mask, models.config.composite, grown))
 
 
 def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Paste:
