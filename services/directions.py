@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 FOLDER = ROOT / "assets" / "directions"
 SAMPLES, LABELS = ROOT / "build" / "samples", ROOT / "build" / "labels"
+JUDGED_BY = "face-api age, mediapipe mesh"
+"""What labels of samples say of where they come from."""
 CLIPS, RUNS = ROOT / "build" / "clips", ROOT / "build" / "runs"
 FRAME_ENCODER = ROOT / "assets" / "frame-encoder"
 POOL = RUNS / "direction-codes.safetensors"
@@ -161,7 +163,7 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
 def _learn(settings: DirectionSettings, tools: Instruments, run: Run, say: Say) -> Path:
     labels = label_samples(
         SAMPLES, LABELS, tools.judge, settings.samples,
-        judged_by="face-api age, mediapipe mesh",
+        judged_by=JUDGED_BY,
         progress=lambda done, total: say(f"labelled {done} of {total} samples"),
     )  # fmt: skip
     pairs = AttributeDataset(SAMPLES, labels, NAMES)

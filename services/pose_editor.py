@@ -14,8 +14,10 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from datamodules.clips import Prepared, read_prepared
+from datamodules.latents import label_samples, read_labels
 from datamodules.pose_batches import FramePairs, KeptSamples, Movements, PoseBatches, frame_pairs
-from datamodules.samples import SampleDataset
+from datamodules.samples import REMAKE, SampleDataset
+from datamodules.shards import Shard
 from modules.editing.expression import QUANTITIES, fit_expressions
 from modules.editing.pose import (
     PoseEditor,
@@ -36,7 +38,8 @@ from modules.perception.face_shape import FaceBasis, FaceParameters, difference,
 from modules.perception.identity import load_identity
 from modules.perception.mesh import FaceMesh, load_face_mesh
 from modules.perception.second_judges import SecondJudges
-from services.attributes import SecondAttributeJudge
+from services.attributes import SecondAttributeJudge, load_attribute_judge
+from services.directions import JUDGED_BY, LABELS
 from services.evaluation_edits import Embed, Render, as_markdown, measure_edits, slopes_between, summarise
 from services.evaluation_frames import held_out_frames, spread
 from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
@@ -67,6 +70,8 @@ class PoseEditorSettings:
     """Of the face model, beta."""
     expression_ridge: float
     """Of the components that go with a named expression, relative to its variance."""
+    kept: tuple[str, ...]
+    """Attributes of the samples (``services.attributes``) that the linear part leaves alone."""
     linear_ridge: float
     """Of the linear part, relative to the variance of the face model's parameters."""
     least_score: float
@@ -142,7 +147,8 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     samples = SampleDataset(SAMPLES)
     model = fit_face_model(clips, shards, settings)
     torch.manual_seed(settings.seed)
-    editor = solved_editor(model, shards, encoder, settings)
+    labels = _labels(settings, mesh, params.runtime.torch_device(), say)
+    editor = solved_editor(model, shards, labels, encoder, settings)
     encoded = encoded_codes(FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256)
     sources: list[SampleDataset | KeptSamples] = [samples]
     if len(encoded):
@@ -200,10 +206,21 @@ def fit_face_model(
 
 
 def solved_editor(
-    model: FaceModel, samples: Sequence[ShardMeshes], encoder: FrameEncoder, settings: PoseEditorSettings
+    model: FaceModel,
+    samples: Sequence[ShardMeshes],
+    labels: Sequence[Tensor],
+    encoder: FrameEncoder,
+    settings: PoseEditorSettings,
 ) -> PoseEditor:
-    """An editor whose linear part is solved from the samples' codes, and whose MLP answers 0 yet."""
-    seen = [torch.from_numpy(meshes.score >= settings.least_score) for meshes in samples]
+    """An editor whose linear part is solved from the samples' codes, and whose MLP answers 0 yet.
+
+    ``labels`` are ``(N, K)`` per shard: what is kept.
+    """
+    seen = [
+        torch.from_numpy(meshes.score >= settings.least_score) & found.isfinite().all(1)
+        for meshes, found in zip(samples, labels, strict=True)
+    ]
+    kept = torch.cat([found[rows] for found, rows in zip(labels, seen, strict=True)])
     points = torch.cat([meshes.points[kept] for meshes, kept in zip(samples, seen, strict=True)])
     codes = [torch.from_numpy(meshes.shard.array("ws"))[kept] for meshes, kept in zip(samples, seen, strict=True)]
     found = model.basis.parameters(points)
@@ -213,7 +230,7 @@ def solved_editor(
     )  # fmt: skip
     change = difference(neutral, found)
     editor = PoseEditor(settings.network, encoder.num_ws, change.std(0), encoder.w_basis)
-    editor.solve(change, torch.cat(codes), settings.linear_ridge)
+    editor.solve(change, torch.cat(codes), settings.linear_ridge, kept if settings.kept else None)
     return editor
 
 
@@ -340,6 +357,18 @@ def slopes_table(summary: Mapping[str, object]) -> list[str]:
         pairs = ", ".join(f"{a:+g}: {g:+.2f}" for a, g in zip(entry["asked"], entry["got"], strict=True) if a)
         got.append(f"| {name} | {pairs} |")
     return [*first, *got]
+
+
+def _labels(settings: PoseEditorSettings, mesh: FaceMesh, device: str, say: Say) -> list[Tensor]:
+    """``(N, K)`` per shard of samples: the attributes that are kept, as the stage ``directions`` labels them."""
+    if not settings.kept:
+        return [torch.zeros(len(Shard(path, REMAKE)), 0) for path in sorted(SAMPLES.glob("samples-*.safetensors"))]
+    judge = load_attribute_judge(settings.least_score, device, mesh)
+    paths = label_samples(
+        SAMPLES, LABELS, judge, len(SampleDataset(SAMPLES)), judged_by=JUDGED_BY,
+        progress=_every(400, "samples labelled", say),
+    )  # fmt: skip
+    return [torch.from_numpy(read_labels(path, settings.kept)) for path in paths]
 
 
 def _every(count: int, what: str, say: Say) -> Callable[[int, int], None]:

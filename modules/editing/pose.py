@@ -81,20 +81,25 @@ class PoseEditor(nn.Module):
         return (x @ self.linear).view(-1, *shape), self.layers(x).view(-1, *shape)
 
     @torch.no_grad()
-    def solve(self, change: Tensor, ws: Tensor, ridge: float) -> None:
+    def solve(self, change: Tensor, ws: Tensor, ridge: float, kept: Tensor | None = None) -> None:
         """Fill the linear part by least squares: codes ``(N, num_ws, w_dim)`` from parameters ``(N, D)``.
 
-        Both are taken from their means. ``ridge`` is relative to the scales' squares, per sample.
+        Both are taken from their means. ``ridge`` is relative to the scales' squares, per sample. ``kept``
+        ``(N, K)`` is what a change must leave alone and no parameter says, such as the age: it explains its part
+        of the codes, which the answer then has not.
         """
         if len(change) != len(ws) or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"{tuple(change.shape)} changes do not go with codes {tuple(ws.shape)}")
         x = (change / self.scale).double()
+        if kept is not None:
+            x = torch.cat([x, (kept / kept.std(0)).double()], dim=1)
         x = x - x.mean(0)
         moved = ws[:, : self.config.rows].float()
         # The codes are many: only their products with the few parameters are formed in double precision.
         products = x.T @ (moved - moved.mean(0)).flatten(1).double()
         scatter = x.T @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-        solved = torch.linalg.solve(scatter, products).unflatten(1, (self.config.rows, self.w_dim))
+        answer = torch.linalg.solve(scatter, products)[: change.shape[1]]
+        solved = answer.unflatten(1, (self.config.rows, self.w_dim))
         self.linear.copy_((solved @ torch.linalg.pinv(self.w_basis.double())).flatten(1))
 
 
