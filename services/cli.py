@@ -177,7 +177,9 @@ def edits(directions: EditsFolders = None, generator: GeneratorSource = None) ->
 @app.command()
 def train(
     stage: Annotated[
-        Literal["fetch", "prepare", "samples", "encoder", "video-encoder", "directions", "stylespace", "pose-editor"],
+        Literal[
+            "fetch", "prepare", "samples", "encoder", "video-encoder", "directions", "stylespace", "pose-editor"
+        ],
         typer.Argument(help="Fetch parts, align the videos, render samples, train the encoder, learn the edits."),
     ],
     set_: Set = None,

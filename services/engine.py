@@ -14,11 +14,14 @@ import numpy as np
 import torch
 
 from datamodules.types import BadInputError
-from modules.editing.directions import EditRequest, EditSet, load_directions
+from modules.editing.directions import Direction, Edit, EditRequest, EditSet
+from modules.editing.pose import PoseEdit
+from modules.editing.random_identity import RandomIdentity
+from modules.editing.stylespace import ChannelEdit, joined
 from services.jobs import Report
 from services.limits import one_line
 from services.pipeline.encoders import NAMES, Encoder, load_encoder, shipped_frame_encoder
-from services.pipeline.models import Models, load_models
+from services.pipeline.models import Models, load_edits, load_models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import check_clip
 from services.pipeline.progress import Progress
@@ -33,6 +36,17 @@ from services.turns import Turns
 log = logging.getLogger("stylereel.engine")
 
 ENCODER, DIRECTIONS, GENERATOR = "stylereel-frame-encoder", "stylereel-directions", "stylereel-generator"
+POSE_EDITOR, STYLESPACE = "stylereel-pose-editor", "stylereel-stylespace"
+_EDITS: Mapping[str, tuple[type, ...]] = {
+    DIRECTIONS: (Direction,),
+    POSE_EDITOR: (PoseEdit,),
+    STYLESPACE: (ChannelEdit, RandomIdentity),
+}
+"""Registered models that hold edits, and the class of the shipped edits whose place a champion's take."""
+
+
+EditSlot = Slot[EditSet[Edit]]
+Slots = tuple[Slot[tuple[Encoder, str]], EditSlot, EditSlot, EditSlot]
 
 
 class NotReadyError(RuntimeError):
@@ -77,7 +91,7 @@ class Engine:
         self._params, self._turns, self._load = params, turns, load
         self._models: Models | None = None
         self._why_not = "the models are loading"
-        self._slots: tuple[Slot[tuple[Encoder, str]], Slot[EditSet]] | None = None
+        self._slots: Slots | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._open, name="load models", daemon=True)
 
@@ -108,8 +122,11 @@ class Engine:
                     served.append(ServedModel(slot.name, base.versions[slot.name][:12], None, sha256, "shipped"))
                 continue
             with slot.use() as (model, version):
-                part = {"edits": model} if isinstance(model, EditSet) else {"encoder": model[0]}
-                models = replace(models, **part)
+                if isinstance(model, EditSet):
+                    others = {n: e for n, e in models.edits.items() if not isinstance(e, _EDITS[slot.name])}
+                    models = replace(models, edits=joined(others, model))
+                else:
+                    models = replace(models, encoder=model[0])
             versions[slot.name] = f"{version.version} {version.sha256}"
             served.append(ServedModel(slot.name, version.version, CHAMPION, sha256, version.source))
         return Session(replace(models, versions=versions), tuple(served))
@@ -171,7 +188,7 @@ class Engine:
                 self._why_not = f"the models do not load: {one_line(error)}"
                 self._stopping.wait(self._params.runtime.poll_seconds)
 
-    def _follow(self, base: Models) -> tuple[Slot[tuple[Encoder, str]], Slot[EditSet]]:
+    def _follow(self, base: Models) -> Slots:
         runtime, sha256 = self._params.runtime, base.generator.sha256
         config = self._params.section("registry", RegistryConfig)
         store = ModelStore(runtime.tracking(), runtime.state / "models", config)
@@ -194,16 +211,20 @@ class Engine:
             warm=warm,
             generator_sha256=sha256,
         )
-        directions = Slot(
-            DIRECTIONS,
-            lambda folder: load_directions(folder, sha256),
-            registry=store,
-            poll_seconds=runtime.poll_seconds,
-            generator_sha256=sha256,
-        )
-        encoders.start()
-        directions.start()
-        return encoders, directions
+
+        def follow(name: str) -> Slot[EditSet[Edit]]:
+            return Slot(
+                name,
+                lambda folder: load_edits(folder, sha256),
+                registry=store,
+                poll_seconds=runtime.poll_seconds,
+                generator_sha256=sha256,
+            )
+
+        slots = encoders, follow(DIRECTIONS), follow(POSE_EDITOR), follow(STYLESPACE)
+        for slot in slots:
+            slot.start()
+        return slots
 
 
 def edit_options(given: Mapping[str, str], known: tuple[str, ...]) -> EditOptions:

@@ -19,7 +19,15 @@ from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.composite import Image
 from services.pipeline.edit import edit_image, to_arrays, to_pixels
 from services.pipeline.invert import Inversion, invert_image
-from services.pipeline.models import SHIPPED_DIRECTIONS, SHIPPED_STYLESPACE, Models, fitting, load_edits, load_models
+from services.pipeline.models import (
+    SHIPPED_DIRECTIONS,
+    SHIPPED_POSE_EDITOR,
+    SHIPPED_STYLESPACE,
+    Models,
+    fitting,
+    load_edits,
+    load_models,
+)
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Meter, Report, never
 from services.pipeline.sidecar import plain, write_sidecar
@@ -112,7 +120,8 @@ def known_edits(directions: Sequence[Path], generator: str | None) -> list[EditD
     missing = [folder for folder in directions if not folder.is_dir()]
     if missing:
         raise BadInputError(f"{missing[0]} is not a model folder of directions")
-    shipped = [folder for folder in (SHIPPED_DIRECTIONS, SHIPPED_STYLESPACE) if folder.is_dir()]
+    ours = (SHIPPED_DIRECTIONS, SHIPPED_STYLESPACE, SHIPPED_POSE_EDITOR)
+    shipped = [folder for folder in ours if folder.is_dir()]
     if not [*directions, *shipped]:
         return []
     first = load_model([*directions, *shipped][0]).config.get("generator_sha256")

@@ -16,6 +16,8 @@ from datamodules.alignment import SmoothingConfig
 from datamodules.types import BadInputError, Frames
 from datamodules.video import ShotConfig
 from modules.editing.directions import Edit, EditSet, load_directions
+from modules.editing.pose import KIND as POSE_EDITOR
+from modules.editing.pose import load_pose_editor
 from modules.editing.stylespace import KIND as STYLESPACE
 from modules.editing.stylespace import joined, load_stylespace
 from modules.encoders.irse import load_encoder as load_published_encoder
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 SHIPPED_ENCODER = SHIPPED["frame"]
 SHIPPED_DIRECTIONS = ROOT / "assets" / "directions"
 SHIPPED_STYLESPACE = ROOT / "assets" / "stylespace"
+SHIPPED_POSE_EDITOR = ROOT / "assets" / "pose-editor"
 PARSED_SIDE = 256
 
 
@@ -203,6 +206,10 @@ def load_models(
     if channels is not None:
         edits.append(load_stylespace(channels, made.sha256))
         versions["stylereel-stylespace"] = weights_sha256(load_model(channels).tensors)
+    pose = fitting(SHIPPED_POSE_EDITOR, made.sha256)
+    if pose is not None:
+        edits.append(load_edits(pose, made.sha256))
+        versions["stylereel-pose-editor"] = weights_sha256(load_model(pose).tensors)
     for number, folder in enumerate(beside, 1):
         edits.append(load_edits(folder, made.sha256))
         versions[f"directions {number}: {folder.name}"] = weights_sha256(load_model(folder).tensors)
@@ -221,7 +228,10 @@ def fitting(shipped: Path, generator_sha256: str) -> Path | None:
 
 
 def load_edits(folder: Path, generator_sha256: str) -> EditSet[Edit]:
-    """The edits of a model folder of kind ``directions`` or ``stylespace``; raises ``BadInputError``."""
-    if load_model(folder).config["kind"] == STYLESPACE:
+    """The edits of a model folder: ``directions``, ``stylespace``, ``pose-editor``; raises ``BadInputError``."""
+    kind = load_model(folder).config["kind"]
+    if kind == STYLESPACE:
         return joined(load_stylespace(folder, generator_sha256))
+    if kind == POSE_EDITOR:
+        return joined(load_pose_editor(folder, generator_sha256).edits())
     return joined(load_directions(folder, generator_sha256))
