@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from filelock import FileLock
 Kind = Literal["params", "metrics", "file", "model", "end"]
 _RECORD, _CONTENT = "record.json", "content"
 _PART = ".part-"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,22 @@ class Outbox:
                 shutil.rmtree(part, ignore_errors=True)
 
     def deliver(self, send: Callable[[str, Record], None]) -> None:
-        """Hand every record to ``send(run_id, record)``, run by run in order, and drop it when that returns."""
+        """Hand every record to ``send(run_id, record)``, run by run in order, and drop it when that returns.
+
+        A record that a crash of the machine damaged is dropped with a warning, so as not to hold up the others.
+        """
         if not self.folder.is_dir():
             return
         with self._alone():
             for run in sorted(path for path in self.folder.iterdir() if path.is_dir()):
                 for place in self._places(run.name):
-                    send(run.name, _read(place))
-                    shutil.rmtree(place)
+                    record = _read(place)
+                    if record is not None:
+                        send(run.name, record)
+                    # Taken away under another name first: a kill amid the removal must not leave half a record.
+                    gone = place.with_name(f"{_PART}{place.name}")
+                    os.replace(place, gone)
+                    shutil.rmtree(gone)
                 shutil.rmtree(run)
 
     def _places(self, run_id: str) -> list[Path]:
@@ -79,7 +89,11 @@ class Outbox:
             yield
 
 
-def _read(place: Path) -> Record:
-    kind, data = json.loads((place / _RECORD).read_text())
+def _read(place: Path) -> Record | None:
+    try:
+        kind, data = json.loads((place / _RECORD).read_text())
+    except (FileNotFoundError, ValueError) as error:
+        _log.warning("the record %s is damaged (%s) and dropped", place, error)
+        return None
     content = place / _CONTENT
     return Record(kind, data, next(content.iterdir()) if content.is_dir() else None)

@@ -163,6 +163,36 @@ def test_a_killed_write_leaves_nothing_to_send(tmp_path: Path) -> None:
     assert not outbox.waits("run") and not (tmp_path / "unsent" / "run").exists()
 
 
+def test_a_damaged_record_does_not_hold_up_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outbox = Outbox(tmp_path / "unsent")
+    for step in range(3):
+        outbox.put("run", Record("metrics", [["loss", 1.0, 1, step]]))
+    (tmp_path / "unsent" / "run" / "00000000" / "record.json").write_text("")
+    (tmp_path / "unsent" / "run" / "00000001" / "record.json").unlink()
+    sent: list[Record] = []
+    with caplog.at_level(logging.WARNING):
+        outbox.deliver(lambda run_id, record: sent.append(record))
+    assert [record.data[0][3] for record in sent] == [2] and caplog.text.count("is damaged") == 2
+    assert not outbox.waits("run")
+
+
+def test_a_removal_that_is_killed_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox(tmp_path / "unsent")
+    outbox.put("run", Record("end", ["FINISHED", 2]))
+    sent: list[Record] = []
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            outbox.deliver(lambda run_id, record: sent.append(record))
+    assert len(sent) == 1 and not outbox.waits("run")
+    outbox.deliver(lambda run_id, record: sent.append(record))
+    assert len(sent) == 1 and not (tmp_path / "unsent" / "run").exists()
+
+
 def test_a_silent_run_says_nothing(tmp_path: Path) -> None:
     run = SilentRun()
     run.log_metrics({"loss": 1.0})
