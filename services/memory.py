@@ -8,6 +8,8 @@ import os
 MIB = 1 << 20
 MAPPED_FROM = 64 * MIB
 """Bytes: blocks from this size on still come and go by themselves, such as frames of 8K and whole weights."""
+MAPPED_FROM_BEFORE_2_35 = 32 * MIB
+"""The most that older versions of glibc take; they refuse a larger number."""
 KEPT = 256 * MIB
 """Bytes of free memory at the end of the heap that are kept."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -25,8 +27,10 @@ def keep_freed_memory() -> bool:
     if not _is_glibc() or "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((_MMAP_THRESHOLD, MAPPED_FROM), (_TRIM_THRESHOLD, KEPT), (_ARENA_MAX, 1))
-    taken = [bool(mallopt(name, value)) for name, value in settings]
+    if not any(mallopt(_MMAP_THRESHOLD, size) for size in (MAPPED_FROM, MAPPED_FROM_BEFORE_2_35)):
+        # The other settings alone would stop glibc from raising this one by itself, and make it slower.
+        return False
+    taken = [bool(mallopt(name, value)) for name, value in ((_TRIM_THRESHOLD, KEPT), (_ARENA_MAX, 1))]
     return all(taken)
 
 

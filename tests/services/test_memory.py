@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from services.memory import MAPPED_FROM, keep_freed_memory
+from services.memory import KEPT, MAPPED_FROM, MAPPED_FROM_BEFORE_2_35, keep_freed_memory
 from services.settings import ROOT
 
 BLOCK = 40 << 20
@@ -50,3 +52,21 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     monkeypatch.setattr(os, "confstr", lambda name: None)
     assert keep_freed_memory() is False
+
+
+@pytest.mark.parametrize("most", [MAPPED_FROM, MAPPED_FROM_BEFORE_2_35, 0])
+def test_what_an_older_glibc_refuses_is_asked_for_less(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    taken: dict[int, int] = {}
+
+    def mallopt(name: int, value: int) -> int:
+        if name == -3 and value > most:
+            return 0
+        taken[name] = value
+        return 1
+
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.31")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory() is (most > 0)
+    # -1 and -8 are M_TRIM_THRESHOLD and M_ARENA_MAX: without -3, M_MMAP_THRESHOLD, they are left alone.
+    assert taken == ({-3: most, -1: KEPT, -8: 1} if most else {})
