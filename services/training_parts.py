@@ -11,7 +11,7 @@ from datamodules.types import BadInputError
 from modules.generators import load_generator
 from modules.generators.mobile import MobileStyleGAN
 from modules.lit.frame_encoder import ImageLoss, Seen
-from modules.losses.face import FaceLoss, IdentityLoss
+from modules.losses.face import FaceLoss, FaceTerm, IdentityLoss
 from modules.losses.perceptual import load_lpips
 from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
 from modules.perception.identity_judge import IdentityJudgeConfig, load_identity_judge
@@ -41,8 +41,8 @@ def image_losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]
         losses["lpips_alex"] = load_lpips("alex")
     if {"landmark_features", "mesh"} & set(names):
         face = FaceLoss(load_face_judge(params.section("face_judge", FaceJudgeConfig)))
-        losses["landmark_features"] = lambda images, target: face(images, face.target(target)).landmark
-        losses["mesh"] = lambda images, target: face(images, face.target(target)).mesh
+        losses["landmark_features"] = FaceTerm(face, "landmark")
+        losses["mesh"] = FaceTerm(face, "mesh")
     if "identity" in names:
         losses["identity"] = IdentityLoss(
             load_identity_judge(params.section("identity_loss", IdentityJudgeConfig))

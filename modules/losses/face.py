@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,25 @@ class FaceLoss(nn.Module):
             raise ValueError(f"{len(images)} images but {len(target.points)} targets")
         ours = self.target(images)
         return FaceDistances(_norm(ours.features - target.features), _norm(ours.points - target.points))
+
+
+class FaceTerm(nn.Module):
+    """One of ``FaceLoss``'s two as a term beside others: ``forward(images, target)`` of two batches of images.
+
+    A module, so that its net goes to the device that the training runs on. Returns ``(N,)``; only the first batch
+    carries gradients.
+    """
+
+    def __init__(self, loss: FaceLoss, part: Literal["landmark", "mesh"]) -> None:
+        super().__init__()
+        self.loss, self.part = loss, part
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        """Distance of each image to its target; see the class."""
+        with torch.no_grad():
+            theirs = self.loss.target(target)
+        distances: FaceDistances = self.loss(images, theirs)
+        return distances.landmark if self.part == "landmark" else distances.mesh
 
 
 class IdentityLoss(nn.Module):

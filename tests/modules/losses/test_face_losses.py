@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.assets import asset_path
-from modules.losses.face import UNIT, FaceLoss, IdentityLoss
+from modules.losses.face import UNIT, FaceLoss, FaceTerm, IdentityLoss
 from modules.perception.identity import load_identity
 from modules.perception.mesh import load_face_mesh
 
@@ -54,6 +54,16 @@ def test_a_step_against_the_gradient_comes_nearer(loss, images):
     (slope,) = torch.autograd.grad(distance.sum(), start)
     with torch.no_grad():
         assert loss(start - 0.02 * slope.sign(), target).landmark < 0.95 * distance
+
+
+def test_each_term_is_its_distance_and_pulls_the_image_alone(loss, images):
+    expected = loss(images, loss.target(images.flip(0)))
+    for part, wanted in (("landmark", expected.landmark), ("mesh", expected.mesh)):
+        start, target = images.clone().requires_grad_(), images.flip(0).clone().requires_grad_()
+        distance = FaceTerm(loss, part)(start, target)
+        torch.testing.assert_close(distance.detach(), wanted)
+        slope, none = torch.autograd.grad(distance.sum(), [start, target], allow_unused=True)
+        assert slope.abs().sum() > 0 and none is None
 
 
 def test_targets_of_other_images_are_refused(loss, images):
