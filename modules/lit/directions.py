@@ -63,7 +63,7 @@ class LitDirections(L.LightningModule):
 
         ``spread`` ``(w_dim, w_dim)`` is a symmetric root of W's covariance. ``asked`` ``(E, K)`` is the change of
         each attribute that one unit of each edit asks. Raises ``ValueError`` for shapes that do not fit, a start
-        that moves rows it may not, and a weight whose term is missing.
+        that moves rows it may not or nothing at all, and a weight whose term is missing.
         """
         super().__init__()
         edits, num_ws, w_dim = start.shape
@@ -75,6 +75,9 @@ class LitDirections(L.LightningModule):
         mask = torch.tensor([[first <= row < last for row in range(num_ws)] for first, last in rows])
         if (start[~mask] != 0).any():
             raise ValueError("a direction moves rows that it may not move")
+        if not start.flatten(1).any(dim=1).all():
+            # Steps count in the start's own size: of 0, they would be 0 for ever.
+            raise ValueError("a direction that is 0 everywhere has no size to learn in; start with a fitted one")
         missing = set(training.weights) - set(terms)
         if missing:
             raise ValueError(f"no term named {', '.join(sorted(missing))}")

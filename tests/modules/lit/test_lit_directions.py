@@ -149,6 +149,8 @@ def test_the_papers_age_direction_is_one_edit_and_its_terms() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="rows that it may not"):
         module(start=torch.ones(3, ROWS, WIDTH))
+    with pytest.raises(ValueError, match="0 everywhere"):
+        module(start=first() * torch.tensor([1.0, 0.0, 1.0])[:, None, None])
     with pytest.raises(ValueError, match="no term named smile"):
         module(replace(PLAN, weights={"smile": 1.0}))
     with pytest.raises(ValueError, match="as many rows"):
