@@ -96,20 +96,25 @@ def sparse_combination(gradients: Array, cost: Array, allowed: NDArray[np.bool_]
     they are; ``cost`` ``(C,)`` is what each channel costs per square of its change. Minimises ``sum(cost d²)``
     subject to ``gradients d = (1, 0, ...)`` over the ``allowed`` channels, ``d = G'/cost (G G'/cost)⁻¹ e``,
     keeps the channels that give most of the first measure, and solves again for these. Raises ``ValueError``
-    where fewer channels are allowed than there are measures.
+    where fewer channels are allowed than there are measures, and where they move a kept measure with the first.
     """
     if gradients.ndim != 2 or cost.shape != gradients.shape[1:] or allowed.shape != cost.shape:
         raise ValueError(f"got slopes {gradients.shape}, costs {cost.shape} and {allowed.shape} allowed")
     chosen = np.flatnonzero(allowed & (cost > 0) & (gradients[0] != 0))
     change = np.zeros(gradients.shape[1])
+    # Measures have units of their own; only their ratios within a row matter to what is kept at 0.
+    sizes = np.abs(gradients).max(1, initial=0.0)
+    rows = gradients / np.where(sizes > 0, sizes, 1.0)[:, None]
     while True:
         if len(chosen) < len(gradients) or not len(chosen):
             raise ValueError(f"{len(chosen)} channels cannot move one measure and keep {len(gradients) - 1}")
-        weighted = gradients[:, chosen] / cost[chosen]
+        weighted = rows[:, chosen] / cost[chosen]
         wanted = np.zeros(len(gradients))
-        wanted[0] = 1.0
-        solved = weighted.T @ np.linalg.lstsq(weighted @ gradients[:, chosen].T, wanted, rcond=1e-9)[0]
+        wanted[0] = 1.0 / sizes[0]
+        solved = weighted.T @ np.linalg.lstsq(weighted @ rows[:, chosen].T, wanted, rcond=1e-9)[0]
         if len(chosen) <= count:
+            if not np.allclose(rows[:, chosen] @ solved, wanted, atol=1e-6 * wanted[0]):
+                raise ValueError(f"these {len(chosen)} channels cannot move one measure and keep the others")
             change[chosen] = solved
             return change
         best = np.argsort(-np.abs(solved * gradients[0, chosen]), kind="stable")

@@ -128,6 +128,25 @@ def test_kept_measures_stay_with_few_channels_too() -> None:
     np.testing.assert_allclose(gradients @ change, [1, 0, 0], atol=1e-9)
 
 
+def test_the_measures_units_do_not_matter() -> None:
+    """A kept measure in thousandths is kept as well as one in degrees."""
+    random = np.random.default_rng(5)
+    gradients, cost = random.standard_normal((3, 40)), random.uniform(0.5, 2, 40)
+    units = np.array([1.0, 1e-7, 1e5])
+    change = sparse_combination(gradients, cost, np.ones(40, bool), 5)
+    other = sparse_combination(gradients * units[:, None], cost, np.ones(40, bool), 5)
+    np.testing.assert_allclose(other, change, rtol=1e-6, atol=1e-9)
+
+
+def test_a_kept_measure_that_moves_with_the_first_is_refused() -> None:
+    slopes = np.array([1.0, 2.0, -1.0, 3.0])
+    with pytest.raises(ValueError, match="keep the others"):
+        sparse_combination(np.stack([slopes, 2 * slopes]), np.ones(4), np.ones(4, bool), 4)
+    kept = np.zeros(4)  # what none of the channels moves is no obstacle
+    change = sparse_combination(np.stack([slopes, kept]), np.ones(4), np.ones(4, bool), 4)
+    np.testing.assert_allclose(change, slopes / (slopes @ slopes))
+
+
 def test_too_few_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="1 channels cannot"):
         sparse_combination(np.ones((2, 3)), np.ones(3), np.array([True, False, False]), 2)
