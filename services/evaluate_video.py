@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from datamodules.clips import Prepared
@@ -13,6 +12,7 @@ from modules.encoders.video_vit import VideoEncoder
 from services.evaluate_table import load_table_parts
 from services.evaluation_drift import Drift, DriftConfig, measure_drift
 from services.evaluation_frames import consecutive_frames
+from services.evaluation_report import write_whole
 from services.evaluation_table import VideoTable
 from services.evaluation_video import LEAST, streamed
 from services.pipeline.encoders import FindFrameEncoder, load_encoder, shipped_frame_encoder
@@ -94,9 +94,7 @@ def write_video_evaluation(folder: Path, evaluation: Evaluation, table: VideoTab
         (METRICS, json.dumps(numbers, indent=2) + "\n"),
         (DRIFT, drift.to_csv()),
     ):
-        part = folder / f".{name}.part"
-        part.write_text(text)
-        os.replace(part, folder / name)
+        write_whole(folder / name, text)
 
 
 def video_markdown(evaluation: Evaluation, table: VideoTable, drift: Drift, command: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.clips import REMAKE, Prepared
+from datamodules.face_video import unbroken
 from datamodules.people import Split
 from datamodules.shards import Shard
 from datamodules.types import BadInputError, Frames
@@ -105,8 +105,7 @@ def stretch(frame: NDArray[np.int64], shot: NDArray[np.int32], count: int) -> ra
 
     ``frame`` ``(N,)`` are the crops' frames in the video, ``shot`` ``(N,)`` their shots.
     """
-    breaks = np.flatnonzero((np.diff(frame) != 1) | (np.diff(shot) != 0)) + 1
-    runs = list(pairwise([0, *breaks.tolist(), len(frame)]))
+    runs = unbroken(frame, shot)
     first, end = next(
         (run for run in runs if run[1] - run[0] >= count), max(runs, key=lambda run: run[1] - run[0])
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.shards import to_tensor
 from modules.generators.protocol import Generator
+from modules.generators.rows import coarse_rows
 from modules.losses.perceptual import PerceptualLoss
 from modules.metrics.distribution import frechet_distance, kernel_distance_interval
 from modules.metrics.face import landmark_mse
@@ -35,7 +36,7 @@ from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 LEAST = 2 * REACH + 1
 """Frames that a clip must have for one TC."""
 COARSE = 32
-"""Pixels: rows that modulate features up to this side are coarse, 8 of 18 in a StyleGAN2 of 1024 px."""
+"""Pixels: rows that modulate features up to this side are coarse, the same as ViEN's in ``params.yaml``."""
 
 
 METRICS = ("psnr", "ssim", "lpips", "frechet", "kernel", "kernel_low", "kernel_high", "lm", "tc", "ms_per_frame")
@@ -254,9 +255,8 @@ def smoothed(source: CodeSource, sigma: float, generator: Generator) -> CodeSour
 
 
 def fine_rows(generator: Generator) -> list[int]:
-    """Rows of the codes that no layer of ``COARSE`` pixels or less reads."""
-    coarse = {layer.ws_index for layer in generator.layers if layer.resolution <= COARSE and not layer.to_rgb}
-    return [row for row in range(generator.num_ws) if row not in coarse]
+    """Rows of the codes that are not coarse: 8 to 15 of MobileStyleGAN's 16, 8 to 17 of StyleGAN2's 18."""
+    return list(range(coarse_rows(generator.layers, COARSE), generator.num_ws))
 
 
 def _input_row(tc: Mapping[str, Tensor]) -> VideoRow:
