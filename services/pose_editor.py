@@ -46,7 +46,7 @@ from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
 from services.pose_evaluation import PoseJudge, drift, drift_table, evaluation_of, judge_noise, second_judge
 from services.refinement import encoded_codes, render_pool
 from services.registry.gate import Evaluation
-from services.runs import stage_run
+from services.runs import training_run
 from services.settings import ROOT, Params
 from services.stages import CLIPS, FRAME_ENCODER, RUNS, SAMPLES
 from services.training import fit_steps
@@ -134,9 +134,13 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     """
     settings = params.section("pose_editor", PoseEditorSettings)
     generator, prepared = training_generator(params), read_prepared(CLIPS)
-    encoder = load_frame_encoder(FRAME_ENCODER, generator.sha256)
-    mesh, identity = load_face_mesh(params.runtime.torch_device()), load_identity()
-    tools = PoseTools(lambda ws: generator.synthesize(ws, resolution=settings.resolution), mesh, identity.embed)
+    device = params.runtime.torch_device()
+    encoder, mesh = load_frame_encoder(FRAME_ENCODER, generator.sha256), load_face_mesh(device)
+    tools = PoseTools(
+        lambda ws: generator.synthesize(ws.to(device), resolution=settings.resolution),
+        mesh,
+        load_identity(device, mesh).embed,
+    )
     clips = clip_meshes(
         prepared, "train", mesh, MESHES, lambda done, total: say(f"meshes of {done} of {total} clips")
     )
@@ -147,7 +151,7 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     samples = SampleDataset(SAMPLES)
     model = fit_face_model(clips, shards, settings)
     torch.manual_seed(settings.seed)
-    labels = _labels(settings, mesh, params.runtime.torch_device(), say)
+    labels = _labels(settings, mesh, device, say)
     editor = solved_editor(model, shards, labels, encoder, settings)
     encoded = encoded_codes(FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256)
     sources: list[SampleDataset | KeptSamples] = [samples]
@@ -162,14 +166,14 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     )  # fmt: skip
     batches = pose_batches(clips, sources, model, settings)
     run_folder = RUNS / f"pose-editor-{_fingerprint(settings, prepared, encoder, len(samples))}"
-    with stage_run("pose-editor", params, {"generator": generator.sha256}) as run:
+    with training_run("pose-editor", params, {"generator": generator.sha256}, run_folder) as run:
         fit(lit, batches, settings, run_folder, run.lightning_logger())
         editor = lit.editor.eval().requires_grad_(False)
         gains = calibrate(editor, model, tools, samples, encoded, generator.sha256, settings, say)
-        # Written once to be measured as it will be loaded, and again with what was measured in its card.
+        # Measured as it will be loaded, before it takes the place of the shipped one.
         made = (editor, model.basis, model.expressions, settings.edits, gains, generator.sha256)
-        save_pose_editor(FOLDER, *made, "# Pose and expression editor, not measured yet\n")
-        lines, evaluation = evaluate_pose_editor(prepared, encoder, tools, generator.sha256, settings, say)
+        trial = save_pose_editor(run_folder / "model", *made, "# Pose and expression editor, not measured yet\n")
+        lines, evaluation = evaluate_pose_editor(prepared, encoder, tools, generator.sha256, settings, say, trial)
         trained_on = sorted({clip.name for clip in prepared.of("train") if clip.person >= 0})
         card = _CARD.format(
             sha256=generator.sha256, samples=len(samples), clips=", ".join(trained_on) or "none",
@@ -310,14 +314,15 @@ def calibrate(
 
 def evaluate_pose_editor(
     prepared: Prepared, encoder: FrameEncoder, tools: PoseTools, generator_sha256: str,
-    settings: PoseEditorSettings, say: Say, folder: Path = FOLDER,
+    settings: PoseEditorSettings, say: Say, folder: Path,
 ) -> tuple[list[str], Evaluation]:  # fmt: skip
     """Measure the editor in ``folder`` on persons not trained on: Markdown lines, and what the gate reads."""
     loaded = load_pose_editor(folder, generator_sha256)
     frames = held_out_frames(prepared, settings.measured_per_clip)
     crops = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        ws = torch.cat([encoder(part)[0] for part in torch.split(crops, 8)])
+        place = next(encoder.parameters()).device  # training on a GPU took it there
+        ws = torch.cat([encoder(part.to(place))[0].cpu() for part in torch.split(crops, 8)])
         images = torch.cat([tools.render(one).clamp(-1, 1) for one in torch.split(ws, 1)])
     judge = PoseJudge(tools.mesh, loaded.basis, settings.least_score)
     second = second_judge(SecondAttributeJudge(SecondJudges(), tools.mesh, settings.least_score))

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,6 +15,8 @@ from services.registry.connection import RegistryConfig
 from services.registry.tracking import Run, SilentRun, start_run
 from services.settings import ROOT, Params
 
+RUN_ID = "run_id"
+"""File beside the checkpoints of a training: the run in MLflow that a later start goes on with."""
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where launchers of several processes tell each its number."""
 
@@ -37,6 +40,17 @@ def stage_run(
     with start_run(stage, given, runtime.tracking(), registry, runtime.state / "unsent", run_id=run_id) as run:
         yield run
         run.log_metrics({"seconds": time.monotonic() - started})
+
+
+@contextmanager
+def training_run(stage: str, params: Params, more: Mapping[str, Any], folder: Path) -> Iterator[Run]:
+    """``stage_run`` of a training with its checkpoints in ``folder``: one that is gone on with stays one run."""
+    known = folder / RUN_ID
+    with stage_run(stage, params, more, known.read_text() if known.is_file() else None) as run:
+        folder.mkdir(parents=True, exist_ok=True)
+        if run.run_id:
+            known.write_text(run.run_id)
+        yield run
 
 
 def sections_of(stage: str) -> list[str]:

@@ -18,10 +18,10 @@ from modules.generators.rows import coarse_rows
 from modules.lit.video_encoder import VideoParts
 from modules.model_folder import weights_sha256
 from modules.sheet import Image
-from services.runs import stage_run
+from services.runs import training_run
 from services.settings import ROOT, Params
 from services.sheets import pairs_sheet
-from services.stages import CLIPS, RUN_ID, RUNS
+from services.stages import CLIPS, RUNS
 from services.training import VideoEncoderSettings, fit_video_encoder
 from services.training_parts import OF_FACES, face_seen, image_losses, training_generator
 
@@ -47,12 +47,8 @@ def train_video_encoder(params: Params) -> Path:
     run_folder = RUNS / f"video-encoder-{_fingerprint(settings, first_sha256, data)}"
     names = {name for phase in settings.training.phases for name in phase.weights}
     parts = VideoParts(generator, first, image_losses(params, names), face_seen(params), OF_FACES)
-    known = run_folder / RUN_ID
-    run_id = known.read_text() if known.is_file() else None
     more = {"generator": generator.sha256, "frame_encoder": first_sha256, "data": data, "coarse_rows": coarse}
-    with stage_run("video-encoder", params, more, run_id) as run:
-        run_folder.mkdir(parents=True, exist_ok=True)
-        known.write_text(run.run_id)
+    with training_run("video-encoder", params, more, run_folder) as run:
 
         def show(step: int, inputs: list[Image], reconstructions: list[Image]) -> None:
             run.log_image("validation", pairs_sheet(inputs, reconstructions), step)

@@ -21,7 +21,7 @@ from modules.lit.frame_encoder import LitFrameEncoder
 from modules.sheet import GAP
 from services.evaluate import EvaluateOptions, evaluate
 from services.registry.connection import Connection, RegistryConfig
-from services.runs import sections_of, stage_run
+from services.runs import sections_of, stage_run, training_run
 from services.settings import ROOT, Params, load_params
 from services.sheets import SIDE
 
@@ -167,6 +167,15 @@ def test_fetch_and_directions_are_runs_too(place: Place, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_names_sections_that_there_are(stage: str) -> None:
     assert set(sections_of(stage)) <= set(load_params(environment={}).raw)
+
+
+def test_a_training_that_is_gone_on_with_is_one_run(place: Place, tmp_path: Path) -> None:
+    ids = []
+    for folder in ("one", "one", "other"):
+        with training_run("pose-editor", place.params, {"generator": "toy"}, tmp_path / folder) as run:
+            ids.append(run.run_id)
+    assert ids[0] == ids[1] != ids[2]
+    assert {found.info.run_id for found in place.runs("pose-editor")} == set(ids)
 
 
 def test_further_processes_of_a_training_open_no_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
