@@ -15,6 +15,7 @@ from torch import Tensor
 from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
 from modules.lit.phases import Phased
+from modules.metrics.fidelity import psnr
 
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
 """(reconstruction, target), both ``(N, 3, H, W)`` in [-1, 1], to ``(N,)``."""
@@ -48,6 +49,10 @@ class Phase:
             raise ValueError(f"phase {self.name}: {self.rendered} of {self.batch_size} images cannot be rendered")
         if not self.rendered and set(self.weights) - {"codes"}:
             raise ValueError(f"phase {self.name}: image losses need rendered images")
+        if not self.sample_share and set(self.weights) <= {"codes"}:
+            raise ValueError(
+                f"phase {self.name}: real frames alone have no codes to learn, and there is no other loss"
+            )
 
 
 @dataclass(frozen=True)
@@ -55,17 +60,10 @@ class FrameEncoderTraining(Phased[Phase]):
     """How FrEN is trained."""
 
     phases: tuple[Phase, ...]
-    """In order."""
-    ema_decay: float
-    """Of the averaged weights, which are the ones that ship."""
-    gradient_clip: float
-    """Largest norm of the gradient."""
     linear_start: int
     """Samples that the encoder's linear first guess is solved from; 0 starts at the mean face."""
     linear_ridge: float
     """Ridge of that solution, relative to the mean square of a thumbnail's pixels."""
-    warmup_steps: int
-    """Steps over which each phase's learning rate rises from 0."""
 
 
 class FrozenParts:
@@ -192,9 +190,8 @@ class LitFrameEncoder(L.LightningModule):
         """Reconstruct held-out frames at their own size; returns them, ``(N, 3, h, w)`` in [-1, 1]."""
         ws, _ = self.encoder(batch["images"])
         reconstruction = self.frozen.render(ws, batch["targets"].shape[-1]).clamp(-1, 1)
-        mse = (reconstruction - batch["targets"]).square().flatten(1).mean(1)
-        psnr = (10 * torch.log10(4.0 / mse)).mean()
-        self.log("val/psnr", psnr, prog_bar=True, batch_size=len(mse), sync_dist=True)
+        value = psnr(reconstruction, batch["targets"]).mean()
+        self.log("val/psnr", value, prog_bar=True, batch_size=len(reconstruction), sync_dist=True)
         return reconstruction
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

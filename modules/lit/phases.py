@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 
@@ -23,13 +24,18 @@ class TimedPhase(Protocol):
 P = TypeVar("P", bound=TimedPhase)
 
 
+@dataclass(frozen=True)
 class Phased(Generic[P]):
-    """What trainings share whose ``phases`` follow one another; a dataclass with these fields inherits it."""
+    """What trainings share whose ``phases`` follow one another; each names the kind of its phases again."""
 
     phases: tuple[P, ...]
-    warmup_steps: int
+    """In order."""
     ema_decay: float
+    """Of the averaged weights, which are the ones that ship."""
     gradient_clip: float
+    """Largest norm of the gradient."""
+    warmup_steps: int
+    """Steps over which each phase's learning rate rises from 0."""
 
     @property
     def ends(self) -> tuple[int, ...]:

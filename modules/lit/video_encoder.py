@@ -17,6 +17,7 @@ from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
 from modules.lit.frame_encoder import FrozenParts, ImageLoss, Seen, code_loss, rms_distance
 from modules.lit.phases import Phased
+from modules.metrics.fidelity import psnr
 
 OWN_LOSSES = frozenset({"codes", "l2", "change"})
 """Losses that need no frozen network."""
@@ -52,7 +53,7 @@ class VideoPhase:
             raise ValueError(f"phase {self.name}: {self.rendered} of {self.length} frames cannot be rendered")
         if not self.rendered and set(self.weights) - {"codes"}:
             raise ValueError(f"phase {self.name}: image losses need rendered frames")
-        if "codes" in self.weights and self.length < 4 * self.smoothing:
+        if "codes" in self.weights and self.length < 2 * _reach(self.smoothing):
             raise ValueError(f"phase {self.name}: {self.length} frames are too few to smooth by {self.smoothing}")
         if self.rendered < 2 and "change" in self.weights:
             raise ValueError(f"phase {self.name}: the change between frames needs two that are rendered")
@@ -63,15 +64,8 @@ class VideoEncoderTraining(Phased[VideoPhase]):
     """How ViEN is trained."""
 
     phases: tuple[VideoPhase, ...]
-    """In order."""
     trunk_rate: float
     """Learning rate of the transformer that comes from FrEN, as a share of the phase's."""
-    ema_decay: float
-    """Of the averaged weights, which are the ones that ship."""
-    gradient_clip: float
-    """Largest norm of the gradient."""
-    warmup_steps: int
-    """Steps over which each phase's learning rate rises from 0."""
 
 
 class VideoParts(FrozenParts):
@@ -182,10 +176,9 @@ class LitVideoEncoder(L.LightningModule):
         for codes, suffix in ((known[:, -2:], "_frame"), (ws, "")):
             flat = self.frozen.render(codes.flatten(0, 1), frames.shape[-1]).clamp(-1, 1)
             images = _grouped(flat, target)
-            mse = (images[:, -1] - target[:, -1]).square().flatten(1).mean(1)
-            size = len(frames)
-            self.log(f"val/psnr{suffix}", (10 * torch.log10(4.0 / mse)).mean(), prog_bar=True, batch_size=size)
-            self.log(f"val/change{suffix}", change_distance(images, target), batch_size=size)
+            size, value = len(frames), psnr(images[:, -1], target[:, -1]).mean()
+            self.log(f"val/psnr{suffix}", value, prog_bar=True, batch_size=size, sync_dist=True)
+            self.log(f"val/change{suffix}", change_distance(images, target), batch_size=size, sync_dist=True)
         return images[:, -1]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -213,9 +206,9 @@ def _grouped(flat: Tensor, like: Tensor) -> Tensor:
 def smoothed(codes: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """A Gaussian average over time of ``(N, T, rows, w_dim)``, and which of the T have a whole window, ``(T,)``.
 
-    The window reaches two standard deviations; with 0 the codes come back as they are.
+    The window reaches two standard deviations, in whole frames; with 0 the codes come back as they are.
     """
-    reach = round(2 * sigma)
+    reach = _reach(sigma)
     length = codes.shape[1]
     place = torch.arange(length, device=codes.device)
     whole = (place >= reach) & (place < length - reach)
@@ -227,3 +220,8 @@ def smoothed(codes: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     series = codes.movedim(1, -1)
     flat = F.conv1d(series.reshape(-1, 1, length), (kernel / kernel.sum())[None, None], padding=reach)
     return flat.reshape(series.shape).movedim(-1, 1), whole
+
+
+def _reach(sigma: float) -> int:
+    """Frames to each side that the average over time looks at: two standard deviations."""
+    return round(2 * sigma)

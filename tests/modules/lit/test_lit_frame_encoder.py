@@ -18,7 +18,7 @@ from modules.lit.frame_encoder import (
 
 CODES = Phase("codes", 10, 8, 1e-3, 1.0, 0, {"codes": 1.0})
 IMAGES = Phase("images", 20, 4, 5e-4, 0.5, 2, {"codes": 1.0, "l2": 1.0, "half": 0.5})
-PLAN = FrameEncoderTraining((CODES, IMAGES), 0.9, 1.0, 0, 0.0, 4)
+PLAN = FrameEncoderTraining((CODES, IMAGES), 0.9, 1.0, 4, 0, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,8 @@ def test_frozen_parts_stay_out_of_checkpoints_and_copies(lit) -> None:
 def test_a_plan_that_cannot_be_trained_is_refused(lit, generator) -> None:
     with pytest.raises(ValueError, match="image losses need rendered images"):
         replace(CODES, weights={"l2": 1.0})
+    with pytest.raises(ValueError, match="no other loss"):
+        replace(CODES, sample_share=0.0)
     with pytest.raises(ValueError, match="no loss named lpips_vgg"):
         plan = replace(PLAN, phases=(replace(IMAGES, weights={"lpips_vgg": 1.0}),))
         LitFrameEncoder(lit.encoder, plan, FrozenParts(generator, {}))

@@ -22,7 +22,7 @@ from modules.lit.video_encoder import (
 
 PAIRS = VideoPhase("pairs", 5, 2, 1, 1, 0.0, 0.0, 0.0, 1e-3, {"codes": 1.0, "l2": 1.0, "half": 0.5})
 ROLLS = VideoPhase("rolls", 5, 2, 4, 2, 0.5, 0.0, 1.0, 1e-3, {"codes": 1.0, "l2": 1.0, "change": 2.0})
-PLAN = VideoEncoderTraining((PAIRS, ROLLS), 0.1, 0.9, 1.0, 2)
+PLAN = VideoEncoderTraining((PAIRS, ROLLS), 0.9, 1.0, 2, 0.1)
 COARSE = 4
 
 
@@ -78,6 +78,23 @@ def test_a_pair_begins_as_the_frame_encoder_and_reaches_every_part(lit) -> None:
     assert lit.encoder.correct.weight.grad.abs().sum() > 0
     assert lit.encoder.trunk.head.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in lit.frozen.first.parameters())
+
+
+@pytest.mark.parametrize("sigma", [0.25, 0.5, 0.75, 1.0, 1.25, 1.75])
+def test_a_phase_is_taken_exactly_where_its_codes_can_be_smoothed(sigma) -> None:
+    """What it refuses at the start is what would fail in the middle of a training."""
+    for length in range(1, 9):
+        try:
+            replace(ROLLS, length=length, rendered=1, weights={"codes": 1.0}, smoothing=sigma)
+        except ValueError as error:
+            taken = "too few to smooth" not in str(error)
+        else:
+            taken = True
+        try:
+            possible = bool(smoothed(torch.zeros(1, length + 1, 1, 1), sigma)[1][1:].any())
+        except ValueError:
+            possible = False
+        assert taken == possible
 
 
 def test_smoothing_agrees_with_scipy_where_the_window_is_whole() -> None:
