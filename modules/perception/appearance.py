@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.perception.mesh import POINTS
 from modules.perception.parsing import CLASSES
 
 REGIONS = ("lips", "eyes", "hair")
@@ -56,7 +57,12 @@ def hair_share(parsed: Tensor) -> Tensor:
 
 
 def region_masks(parsed: Tensor, mesh_points: Tensor) -> dict[str, Tensor]:
-    """``(N, 1, H, W)`` of zeros and ones for each of ``REGIONS``, of the parser's ``(N, 6, H, W)`` and a mesh."""
+    """``(N, 1, H, W)`` of zeros and ones for each of ``REGIONS``, of the parser's ``(N, 6, H, W)`` and a mesh.
+
+    Raises ``ValueError`` for other shapes.
+    """
+    if parsed.ndim != 4 or parsed.shape[:2] != (len(mesh_points), len(CLASSES)):
+        raise ValueError(f"parsed must be ({len(mesh_points)}, {len(CLASSES)}, H, W), got {tuple(parsed.shape)}")
     height, width = parsed.shape[2:]
     mouth = _painted(mesh_points, height, width, (_OUTER_LIPS,), ())
     reach = 2 * round(_MOUTH_REACH * height) + 1
@@ -68,7 +74,11 @@ def region_masks(parsed: Tensor, mesh_points: Tensor) -> dict[str, Tensor]:
 
 
 def mean_in(values: Tensor, mask: Tensor) -> Tensor:
-    """``(N,)`` mean of ``(N, H, W)`` under masks ``(N, 1, H, W)``; NaN where the mask is empty."""
+    """``(N,)`` mean of ``(N, H, W)`` under masks ``(N, 1, H, W)``; NaN where a mask sums to a pixel or less."""
+    if values.ndim != 3 or mask.shape != (len(values), 1, *values.shape[1:]):
+        raise ValueError(
+            f"values (N, H, W) need masks (N, 1, H, W), got {tuple(values.shape)}, {tuple(mask.shape)}"
+        )
     weight = mask[:, 0].detach()
     total = weight.sum((1, 2))
     mean = (values * weight).sum((1, 2)) / total.clamp_min(1e-6)
@@ -82,6 +92,8 @@ def _painted(
     filled: tuple[tuple[int, ...], ...],
     holes: tuple[tuple[int, ...], ...],
 ) -> Tensor:
+    if mesh_points.ndim != 3 or mesh_points.shape[1:] != (POINTS, 3):
+        raise ValueError(f"mesh points must be (N, {POINTS}, 3), got {tuple(mesh_points.shape)}")
     masks = np.zeros((len(mesh_points), 1, height, width), np.uint8)
     for points, mask in zip(mesh_points[:, :, :2].detach().cpu().numpy(), masks, strict=True):
         for outlines, value in ((filled, 1), (holes, 0)):

@@ -2,8 +2,11 @@
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
+from modules.assets import asset_path
+from modules.perception import appearance as a
 from modules.perception.appearance import (
     REGIONS,
     forehead_mask,
@@ -13,13 +16,15 @@ from modules.perception.appearance import (
     mean_in,
     region_masks,
 )
-from modules.perception.parsing import CLASSES
+from modules.perception.iris import load_iris_net
+from modules.perception.landmarks import landmarks_68
+from modules.perception.mesh import load_face_mesh
+from modules.perception.parsing import CLASSES, load_face_parser
 
 
 def oval(side: int) -> torch.Tensor:
     """Mesh points on the places of a face: only those that the masks are made of matter."""
     points = torch.full((1, 468, 3), side / 2.0)
-    from modules.perception import appearance as a
 
     def ring(outline: tuple[int, ...], x: float, y: float, rx: float, ry: float) -> None:
         turn = torch.linspace(0, 2 * torch.pi, len(outline) + 1)[:-1]
@@ -69,6 +74,34 @@ def test_regions_are_zeros_and_ones_where_they_belong() -> None:
     assert regions["lips"][0, 0, 96, 64] == 1 and regions["lips"][0, 0, 111, 64] == 1
     assert regions["eyes"][0, 0, 57, 48] == 1 and regions["eyes"][0, 0, 96, 64] == 0
     assert torch.equal(hair_share(parsed), parsed[:, CLASSES.index("hair")])
+
+
+def test_on_a_face_the_masks_lie_on_what_they_are_named_after() -> None:
+    """A real face: colours and other nets say where lips, irises and brows are."""
+    picture = cv2.imread(str(asset_path("clips", "15-f13-anc-ph.jpg")))[..., ::-1]
+    face = cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA)
+    image = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 127.5 - 1
+    points = load_face_mesh()(image).points
+    parsed = load_face_parser()(image)
+    regions, lips = region_masks(parsed, points), lips_mask(points, 256, 256)
+    redness, skin = lab(image)[:, 1], parsed[:, CLASSES.index("face skin"), None] > 0.5
+    assert mean_in(redness, lips) > mean_in(redness, skin & (lips == 0)) + 2
+    assert (lips <= regions["lips"]).all()
+    for x, y in load_iris_net()(image, points).iris[0, :, 0].round().int().tolist():
+        assert regions["eyes"][0, 0, y, x] == 1
+    rows = forehead_mask(points, 256, 256)[0, 0].nonzero()[:, 0].float()
+    brows = landmarks_68(points)[0, 17:27, 1]
+    assert 10 < rows.quantile(0.9) < brows.max() and rows.mean() < brows.min()
+    assert (forehead_mask(points, 256, 256) * skin).sum() / forehead_mask(points, 256, 256).sum() > 0.2
+
+
+def test_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(N, 468, 3\)"):
+        lips_mask(torch.zeros(1, 68, 2), 8, 8)
+    with pytest.raises(ValueError, match="parsed must be"):
+        region_masks(torch.zeros(2, len(CLASSES), 8, 8), torch.zeros(1, 468, 3))
+    with pytest.raises(ValueError, match="need masks"):
+        mean_in(torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8))
 
 
 def test_mean_is_weighted_and_empty_is_nan() -> None:
