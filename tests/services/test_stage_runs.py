@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from dvc.schema import COMPILED_MULTI_STAGE_SCHEMA
 from mlflow.entities import Run as Kept
 
 import services.directions
@@ -167,6 +168,12 @@ def test_fetch_and_directions_are_runs_too(place: Place, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_names_sections_that_there_are(stage: str) -> None:
     assert set(sections_of(stage)) <= set(load_params(environment={}).raw)
+
+
+def test_dvc_takes_the_pipeline_and_its_code_is_there() -> None:
+    COMPILED_MULTI_STAGE_SCHEMA(yaml.safe_load((ROOT / "dvc.yaml").read_text()))
+    code = {dep for stage in STAGES.values() for dep in stage["deps"] if not dep.startswith(("build/", "assets/"))}
+    assert [dep for dep in code if not (ROOT / dep).exists()] == []
 
 
 def test_a_training_that_is_gone_on_with_is_one_run(place: Place, tmp_path: Path) -> None:
