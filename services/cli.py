@@ -170,8 +170,9 @@ def edits(directions: EditsFolders = None, generator: GeneratorSource = None) ->
     rows = known_edits(directions or [], generator)
     if not rows:
         print("no edits: there is no assets/directions; 'dvc repro directions' makes one, --directions names one")
+    width = max((len(row.name) for row in rows), default=0)
     for row in rows:
-        print(f"{row.name:<14} {row.lower:+g} … {row.upper:+g} {row.unit}")
+        print(f"{row.name:<{width}} {row.lower:+g} … {row.upper:+g} {row.unit}")
 
 
 @app.command()

@@ -27,8 +27,8 @@ from services.evaluation_report import (
 from services.evaluation_table import BLOCK as VIDEO_BLOCK
 from services.evaluation_table import TABLE, write_table
 from services.evaluation_table import markdown as video_markdown
-from services.pipeline.encoders import NAMES, SHIPPED, name_of, shipped_frame_encoder
-from services.pipeline.models import SHIPPED_ENCODER, Judges
+from services.pipeline.encoders import NAMES, SHIPPED, asked_for, name_of, shipped_frame_encoder
+from services.pipeline.models import Judges
 from services.pipeline.options import PipelineConfig
 from services.pipeline.progress import Cancelled, Report, never, silent
 from services.registry.connection import RegistryConfig
@@ -52,7 +52,7 @@ class EvaluateOptions:
     """What the user of ``stylereel evaluate`` chooses."""
 
     encoder: str = ""
-    """A model folder, an alias or a version in the registry; empty is the shipped encoder."""
+    """``frame``, ``video``, a model folder, an alias or a version; empty is the shipped frame encoder."""
     clips: Path | None = None
     """Prepared clips; None takes those that ``dvc repro prepare`` makes."""
     split: Split = "test"
@@ -153,18 +153,20 @@ def evaluate_folder(
 
 
 def encoder_folder(params: Params, encoder: str) -> Path:
-    """The model folder that ``encoder`` names: a folder, an alias or a version; empty is the shipped one."""
-    if encoder == "video" and SHIPPED["video"].is_dir():
-        return SHIPPED["video"]
-    if not encoder:
-        if not SHIPPED_ENCODER.is_dir():
-            raise BadInputError("no encoder is shipped in assets/frame-encoder: name one with --encoder")
-        return SHIPPED_ENCODER
-    if Path(encoder).is_dir():
-        return Path(encoder)
-    aliases = (CHALLENGER, CHAMPION, PREVIOUS)
-    if encoder not in aliases and not encoder.isdecimal():
-        raise BadInputError(f"{encoder!r} is neither a model folder nor a version nor one of {', '.join(aliases)}")
+    """The model folder that ``encoder`` names: a folder, an alias or a version of the registry's frame encoder.
+
+    ``frame`` and ``video`` are the shipped ones, as is nothing: the frame encoder.
+    """
+    folder, kind = asked_for(Path(encoder) if encoder else None, "frame")
+    if folder is None:
+        if not SHIPPED[kind].is_dir():
+            raise BadInputError(f"no encoder is shipped in assets/{SHIPPED[kind].name}: name one with --encoder")
+        return SHIPPED[kind]
+    if folder.is_dir():
+        return folder
+    names = ("frame", "video", CHALLENGER, CHAMPION, PREVIOUS)
+    if encoder not in names and not encoder.isdecimal():
+        raise BadInputError(f"{encoder!r} is neither a model folder nor a version nor one of {', '.join(names)}")
     registry = open_registry(params)
     version = registry.version(NAME, encoder) if encoder.isdecimal() else registry.resolve(NAME, encoder)
     return registry.download(version)

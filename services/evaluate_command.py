@@ -14,7 +14,10 @@ from services.settings import load_params
 def evaluate(
     encoder: Annotated[
         str,
-        typer.Option(help="A model folder, or champion, challenger, previous or a version; without, the shipped."),
+        typer.Option(
+            help="frame, video, a model folder, or champion, challenger, previous or a version of the frame "
+            "encoder; without, the shipped frame encoder."
+        ),
     ] = "",
     table: Annotated[
         bool,
@@ -36,11 +39,13 @@ def evaluate(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
-    """Measure a frame encoder on persons that it was not trained on.
+    """Measure an encoder on persons that it was not trained on; a video encoder beside its frame encoder.
 
     Examples:
 
         stylereel evaluate
+
+        stylereel evaluate --encoder video
 
         stylereel evaluate --encoder champion --optimise --table
 

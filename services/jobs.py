@@ -261,9 +261,9 @@ class Jobs:
         except CancelledError:
             return {"state": "cancelled"}
         except BadInputError as error:
-            message = public_message(error, [folder / "output.part.mp4", folder / "input"])
             if is_disk_full(error):
-                message = DISK_FULL
+                return {"state": "failed", "error": DISK_FULL, "status": 507}
+            message = public_message(error, [folder / "output.part.mp4", folder / "input"])
             return {"state": "failed", "error": message, "status": error.status}
         except Exception as error:
             if self._closing.is_set():

@@ -153,6 +153,11 @@ def test_edits_lists_names_units_and_bounds(tmp_path, capsys) -> None:
     save_directions(tmp_path / "d", edits, "card")
     assert run(["edits", "--directions", str(tmp_path / "d")]) == 0
     assert capsys.readouterr().out.split() == ["age", "-20", "…", "+30", "years"]
+    longer = Direction("expression.brows_up", "steps", torch.ones(4, 8), -1, 1, "toy")
+    save_directions(tmp_path / "d", EditSet([*edits.values(), longer]), "card")
+    assert run(["edits", "--directions", str(tmp_path / "d")]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.index("-20") == second.index("-1"), "strengths stand in a column"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from services.evaluation_report import (
     replace_block,
     write_evaluation,
 )
+from services.pipeline.encoders import SHIPPED
 from services.registry.gate import Evaluation, Gates
 from services.settings import load_params
 
@@ -310,6 +311,18 @@ def test_an_encoder_is_a_folder_an_alias_or_a_version(tmp_path: Path) -> None:
     assert encoder_folder(PARAMS, str(tmp_path)) == tmp_path
     with pytest.raises(BadInputError, match="champion"):
         encoder_folder(PARAMS, "no-such-thing")
+
+
+def test_frame_and_video_are_the_shipped_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, video = tmp_path / "frame-encoder", tmp_path / "video-encoder"
+    monkeypatch.setitem(SHIPPED, "frame", frame)
+    monkeypatch.setitem(SHIPPED, "video", video)
+    frame.mkdir()
+    assert encoder_folder(PARAMS, "") == encoder_folder(PARAMS, "frame") == frame
+    with pytest.raises(BadInputError, match="shipped in assets/video-encoder"):
+        encoder_folder(PARAMS, "video")
+    video.mkdir()
+    assert encoder_folder(PARAMS, "video") == video
 
 
 def test_only_frame_encoders_are_measured_again() -> None:

@@ -19,7 +19,7 @@ from services.turns import Turns
 ROOT = Path(__file__).resolve().parents[2]
 
 
-NO_ROOM = BadInputError("cannot write output.part.mp4 (No space left on device); free some space", 507)
+NO_ROOM = BadInputError("cannot write output.part.mp4 (No space left on device); free some space")
 NO_ROOM.__cause__ = OSError(28, "No space left on device")
 
 
