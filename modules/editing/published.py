@@ -76,7 +76,7 @@ def read_direction(path: Path, generator: Generator) -> Tensor:
     """
     values = _read_numpy(path) if is_numpy(path) else _read_torch(path)
     if isinstance(values, dict):
-        if values.keys() >= _PCA_KEYS:
+        if is_ganspace(values):
             raise BadInputError(
                 f"{path} is a GANSpace basis, not one direction; choose a component and layers of it"
             )
@@ -106,7 +106,7 @@ def read_ganspace(path: Path, w_dim: int) -> GanspaceBasis:
     Raises ``BadInputError`` for anything else.
     """
     table = _read_torch(path)
-    if not isinstance(table, dict) or not table.keys() >= _PCA_KEYS:
+    if not is_ganspace(table):
         raise BadInputError(f"{path} is no GANSpace basis: it needs {', '.join(sorted(_PCA_KEYS))}")
     if not all(isinstance(table[key], Tensor) for key in _PCA_KEYS):
         raise BadInputError(f"{path} is no GANSpace basis: mean, comp and std must be arrays")
@@ -124,6 +124,11 @@ def read_ganspace(path: Path, w_dim: int) -> GanspaceBasis:
             f"{path} holds NaN, infinity or a deviation that is not positive; fetch the file again"
         )
     return GanspaceBasis(mean.reshape(w_dim), components.reshape(count, w_dim), deviations.reshape(count))
+
+
+def is_ganspace(value: Any) -> bool:
+    """Whether what a file holds has the names of a GANSpace basis."""
+    return isinstance(value, dict) and value.keys() >= _PCA_KEYS
 
 
 def is_numpy(path: Path) -> bool:

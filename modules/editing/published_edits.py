@@ -12,14 +12,13 @@ from torch import Tensor
 
 from datamodules.types import BadInputError
 from modules.editing.latent_transformer import load_latent_transformer
-from modules.editing.published import is_numpy, read_direction, read_ganspace
+from modules.editing.published import is_ganspace, is_numpy, read_direction, read_ganspace
 from modules.generators.protocol import Generator
 from modules.generators.restricted_pickle import PickledArray
 from modules.generators.rows import published_rows
 from modules.generators.torch_archive import read_archive
 
 Kind = Literal["direction", "component", "t_net"]
-_PCA_KEYS = {"mean", "comp", "std"}
 _T_NET = re.compile(r"dense\.\d+\.(weight|bias)")
 
 
@@ -57,7 +56,7 @@ def holds_edit(path: Path) -> bool:
     if is_numpy(path):
         return True
     value = read_archive(path)
-    return isinstance(value, Tensor | PickledArray) or _is_ganspace(value) or _is_t_net(value)
+    return isinstance(value, Tensor | PickledArray) or is_ganspace(value) or _is_t_net(value)
 
 
 def read_edit(path: Path, generator: Generator, part: Part) -> PublishedEdit:
@@ -68,7 +67,7 @@ def read_edit(path: Path, generator: Generator, part: Part) -> PublishedEdit:
     of ``generator``. Raises ``BadInputError``.
     """
     value = None if is_numpy(path) else read_archive(path)
-    if _is_ganspace(value):
+    if is_ganspace(value):
         return _component(path, generator, part)
     if part != Part():
         raise BadInputError(f"{path} is no GANSpace basis; leave out --component and --layers")
@@ -91,10 +90,6 @@ def _component(path: Path, generator: Generator, part: Part) -> PublishedEdit:
     at = [basis.edit(origin, part.component, strength, (start, end), generator) for strength in (0.0, 1.0)]
     what = f"component {part.component} of a GANSpace basis on layers {start}:{end}"
     return PublishedEdit("component", what, "standard deviations", (at[1] - at[0])[0])
-
-
-def _is_ganspace(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() >= _PCA_KEYS
 
 
 def _is_t_net(value: Any) -> bool:
