@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -61,7 +60,8 @@ class FaceBasis:
     def __post_init__(self) -> None:
         shape = (POINTS, 3)
         if self.mean.shape != shape or self.weights.shape != (POINTS,):
-            raise ValueError(f"mean and weights must be {shape} and ({POINTS},), got {tuple(self.mean.shape)}")
+            given = tuple(self.mean.shape), tuple(self.weights.shape)
+            raise ValueError(f"mean and weights must be {shape} and ({POINTS},), got {given}")
         if {part.shape[1:] for part in (self.identity, self.expression, self.turned)} != {shape}:
             raise ValueError(f"components must be (K, {POINTS}, 3), got {tuple(self.identity.shape)}")
         if len(self.turned) != 6:
@@ -254,8 +254,3 @@ def rotation_vector(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
     For one angle alone this is that rotation; for several, the shortest one whose vector has these parts.
     """
     return torch.deg2rad(torch.stack([-pitch, -yaw, roll], dim=1))
-
-
-def stack(parts: Sequence[FaceParameters]) -> FaceParameters:
-    """Parameters of several batches as one."""
-    return FaceParameters(*(torch.cat(values) for values in zip(*parts, strict=True)))
