@@ -1,6 +1,6 @@
 """Appearance edits and the random identity on clips of persons not trained on, and a sheet of them.
 
-python benchmarks/appearance.py [--frames-per-clip N] [--sheet docs/appearance.png]
+python benchmarks/appearance.py [--frames-per-clip N] [--sheet docs/appearance.jpg]
 
 The codes are the shipped encoder's answers to the test persons' prepared crops ('stylereel train prepare').
 """
@@ -16,6 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
+from datamodules.shards import to_tensor
 from modules.editing.stylespace import load_stylespace
 from modules.encoders.vit import load_frame_encoder
 from services.evaluation_frames import held_out_frames, spread
@@ -37,10 +38,9 @@ def main() -> None:
     settings = params.section("stylespace", StylespaceSettings)
     tools = load_tools(settings, params.runtime.torch_device())
     frames = held_out_frames(read_prepared(CLIPS), arguments.frames_per_clip)
-    crops = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     encoder = load_frame_encoder(FRAME_ENCODER, tools.generator.sha256)
     with torch.no_grad():
-        ws, _ = encoder(crops)
+        ws, _ = encoder(to_tensor(frames.pixels))
     edits = load_stylespace(FOLDER, tools.generator.sha256)
     if arguments.sheet:
         first = [frames.people.index(person) for person in dict.fromkeys(frames.people)]

@@ -16,6 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
+from datamodules.shards import to_tensor
 from modules.editing.directions import load_directions
 from modules.encoders.vit import load_frame_encoder
 from modules.perception.mesh import load_face_mesh
@@ -37,10 +38,9 @@ def main() -> None:
     settings = params.section("directions", DirectionSettings)
     tools = load_instruments(settings, params.runtime.torch_device())
     frames = held_out_frames(read_prepared(CLIPS), arguments.frames_per_clip)
-    crops = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     encoder = load_frame_encoder(FRAME_ENCODER, tools.generator.sha256)
     with torch.no_grad():
-        ws, _ = encoder(crops)
+        ws, _ = encoder(to_tensor(frames.pixels))
     edits = load_directions(FOLDER, tools.generator.sha256)
     asked = {name: edit.measured for name, edit in settings.edits.items()}
     second = SecondAttributeJudge(SecondJudges(), load_face_mesh(), settings.least_score)

@@ -3,7 +3,7 @@
 python benchmarks/error_maps.py [--clips 3] [--frames 15] [--out docs/error_maps.png]
 
 Each map is of the middle frame: its six neighbours laid onto it by the input's flow, differences added up; blue
-is none, red is --most or more. Under it the average, which is that frame's TC.
+is none, red is --most or more. The number on it is the average, which is that frame's TC.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from modules.metrics.temporal import REACH
 from modules.sheet import Row, draw_sheet, to_picture
 from services.evaluate_table import encoder_folders, encoder_rows, load_table_parts, shortened
 from services.evaluation_frames import spread
+from services.media import write_image
 from services.settings import ROOT, load_params
 from services.stages import CLIPS
 
@@ -59,7 +60,7 @@ def main() -> None:
         rows.append(Row(pictures))
     titles = ["input", *(title for source in sources[1:] for title in (source.label, "its jitter"))]
     sheet = draw_sheet(rows, 256, titles)
-    cv2.imwrite(str(arguments.out), sheet[..., ::-1])
+    write_image(arguments.out, sheet)
     print("\n".join([*notes, str(arguments.out)]))
 
 
