@@ -166,6 +166,26 @@ def test_styles_make_the_same_image_and_can_be_changed(toy: MobileStyleGAN) -> N
         toy.styles(ws[:, 1:])
 
 
+def test_noise_that_is_added_in_place_has_its_gradient_and_leaves_that_of_the_codes(toy: MobileStyleGAN) -> None:
+    """One image at a time, and two together, which go other ways; maps of one and of each."""
+    names, maps = zip(*toy.noise_maps.items(), strict=True)
+    together = [torch.stack([value, -value])[:, None].clone().requires_grad_() for value in maps]
+    alone = [value.clone().requires_grad_() for value in maps]
+    ws = toy_codes(toy).requires_grad_()
+
+    def features(ws: Tensor, *noise: Tensor) -> Tensor:
+        return toy.features(ws, 16, noise=dict(zip(names, noise, strict=True)))
+
+    def images(ws: Tensor, *noise: Tensor) -> Tensor:
+        return toy.synthesize(ws, noise=dict(zip(names, noise, strict=True)))
+
+    for noise in (alone, together):
+        before = [value.detach().clone() for value in noise]
+        assert torch.autograd.gradcheck(features, (ws, *noise), fast_mode=True)
+        assert torch.autograd.gradcheck(images, (ws, *noise), fast_mode=True)
+        assert all(torch.equal(value, start) for value, start in zip(noise, before, strict=True))
+
+
 def test_noise(toy: MobileStyleGAN) -> None:
     ws = toy_codes(toy)
     const, none = toy.synthesize(ws), toy.synthesize(ws, noise_mode="none")
