@@ -57,12 +57,26 @@ def save_model(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor],
         (scratch / CARD).write_text(card)
         scratch.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(scratch, folder)
+            # Put aside whole, as removing it file by file could be stopped halfway.
+            aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            os.replace(folder, aside)
+            os.replace(scratch, folder)
+            shutil.rmtree(aside)
+        else:
+            os.replace(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return folder
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuse a place for a new model where something else lies, which ``save_model`` would remove.
+
+    Raises ``BadInputError`` unless there is nothing, an empty folder, or a model folder.
+    """
+    if folder.exists() and not (folder / CONFIG).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise BadInputError(f"{folder} is there and no model folder; name a folder of its own for the model")
 
 
 def load_model(folder: Path, kind: str | None = None) -> ModelFolder:

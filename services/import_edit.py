@@ -15,7 +15,7 @@ from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, load_directions, save_directions
 from modules.editing.published_edits import Kind, Part, PublishedEdit, read_edit
 from modules.generators import load_generator
-from modules.model_folder import load_model
+from modules.model_folder import load_model, require_replaceable
 from modules.perception.identity import load_identity
 from modules.sheet import Image, Row, draw_sheet, to_picture
 from services.attributes import load_attribute_judge
@@ -76,6 +76,7 @@ def import_edit(file: Path, folder: Path, choice: EditChoice, params: Params, re
         raise BadInputError(f"an edit cannot be called {name!r}; --name takes small letters, digits and _")
     if choice.attribute is not None and choice.attribute not in settings.edits:
         raise BadInputError(f"nothing measures {choice.attribute!r}; --attribute is {', '.join(settings.edits)}")
+    require_replaceable(folder)
     tools = _instruments(params, settings, choice.generator)
     found = read_edit(file, tools.generator, choice.part)
     others = load_directions(choice.beside, tools.generator.sha256) if choice.beside else EditSet([])

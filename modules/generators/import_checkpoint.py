@@ -15,6 +15,7 @@ from datamodules.types import BadInputError
 from modules.generators.checkpoints import Checkpoint, read_checkpoint
 from modules.generators.load import build, save_generator
 from modules.generators.protocol import Generator
+from modules.model_folder import require_replaceable
 from modules.ops import shrink
 from modules.sheet import Image, draw_grid, to_picture
 
@@ -67,6 +68,7 @@ def import_checkpoint(file: Path, folder: Path, samples: int = 8) -> ImportRepor
     """
     if samples < 1:
         raise ValueError(f"a sheet needs at least one sample, got {samples}")
+    require_replaceable(folder)
     found = read_checkpoint(file)
     module = build(found.architecture, found.tensors, found.config).eval()
     generator = cast(Generator, module)

@@ -4,7 +4,7 @@ import torch
 from safetensors.numpy import load_file
 
 from datamodules.types import BadInputError
-from modules.model_folder import load_model, require_generator, save_model, weights_sha256
+from modules.model_folder import load_model, require_generator, require_replaceable, save_model, weights_sha256
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(4)}
 
@@ -31,6 +31,19 @@ def test_a_failed_save_leaves_the_old_folder(tmp_path) -> None:
         save_model(tmp_path / "m", {"kind": object()}, TENSORS, "new")
     assert load_model(tmp_path / "m").card == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_place_where_something_else_lies_is_refused(tmp_path) -> None:
+    for free in (tmp_path / "new", tmp_path / "model", tmp_path / "empty"):
+        if free.name == "model":
+            save_model(free, {"kind": "test"}, TENSORS, "card")
+        if free.name == "empty":
+            free.mkdir()
+        require_replaceable(free)
+    (tmp_path / "file").touch()
+    for taken in (tmp_path, tmp_path / "file"):
+        with pytest.raises(BadInputError, match="no model folder"):
+            require_replaceable(taken)
 
 
 def test_the_hash_depends_on_names_shapes_and_values_only() -> None:

@@ -234,3 +234,16 @@ def test_the_commands_errors_are_one_line(
     assert run(["import", str(tmp_path / file), str(tmp_path / "out"), *options]) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", ["generator.pt", "age.npy"])
+def test_a_folder_of_something_else_is_not_written_over(
+    tmp_path: Path, direction: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    direction.rename(tmp_path / "age.npy")
+    torch.save({"g_ema": {"input.input": torch.ones(1, 4, 4, 4)}}, tmp_path / "generator.pt")
+    holiday = tmp_path / "clips" / "holiday.mp4"
+    holiday.parent.mkdir()
+    holiday.write_text("a clip")
+    assert run(["import", str(tmp_path / file), str(holiday.parent), "-q"]) == 2
+    assert "no model folder" in capsys.readouterr().err and holiday.read_text() == "a clip"
