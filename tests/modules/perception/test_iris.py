@@ -2,26 +2,15 @@
 
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from modules.assets import asset_path
 from modules.perception.iris import Irises, gaze, lids_open, load_iris_net
 from modules.perception.mesh import load_face_mesh
 
 DATA = Path(__file__).parent / "data"
-
-
-@pytest.fixture(scope="module")
-def frame() -> np.ndarray:
-    with av.open(str(asset_path("clips", "single_face.mp4"))) as clip:
-        for index, picture in enumerate(clip.decode(video=0)):
-            if index == 10:
-                return picture.to_ndarray(format="rgb24")
-    raise AssertionError("the clip has too few frames")
 
 
 @pytest.fixture(scope="module")

@@ -2,29 +2,18 @@
 
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from datamodules.types import BadInputError
-from modules.assets import asset_path
 from modules.perception.landmarks import MESH_TO_68, eyes_open, head_pose, landmarks_68, mouth_open, smile
 from modules.perception.mesh import load_face_mesh
 from modules.perception.parsing import CLASSES, load_face_parser
 from modules.perception.tflite import read_tflite
 
 DATA = Path(__file__).parent / "data"
-
-
-@pytest.fixture(scope="module")
-def frame() -> np.ndarray:
-    with av.open(str(asset_path("clips", "single_face.mp4"))) as clip:
-        for index, picture in enumerate(clip.decode(video=0)):
-            if index == 10:
-                return picture.to_ndarray(format="rgb24")
-    raise AssertionError("the clip has too few frames")
 
 
 @pytest.fixture(scope="module")
