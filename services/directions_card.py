@@ -13,10 +13,14 @@ def card(summary: Mapping[str, Any], generator_sha256: str) -> str:
     scores = ", ".join(f"{name} {score:.2f}" for name, score in summary["fit"].items())
     return _CARD.format(
         sha256=generator_sha256, samples=summary["samples"], scores=scores,
-        codes=summary["refined_on"]["codes"], encoded=summary["refined_on"]["encoded"],
+        refined=_REFINED.format(**summary["refined_on"]) if summary["refined_on"]["codes"] else "",
         tables="\n".join(as_markdown(summary)),
     )  # fmt: skip
 
+
+_REFINED = """They were then refined by gradient
+through the generator, these nets and an identity net, on {codes} more renderings: codes of one z, codes mixed
+between layers, and {encoded} codes that the frame encoder gave for frames of persons of its training clips. """
 
 _CARD = """# Linear edits of a face
 
@@ -25,10 +29,8 @@ Directions in W+ of the generator `{sha256}`.
 ## Data
 
 {samples} pictures that this generator made itself, labelled by face-api's age and gender net and by MediaPipe's
-face mesh. Boundaries were fitted with scikit-learn and parted from each other. They were then refined by gradient
-through the generator, these nets and an identity net, on {codes} more renderings: codes of one z, codes mixed
-between layers, and {encoded} codes that the frame encoder gave for frames of persons of its training clips. Last,
-they were set to their units by measuring renderings (`stylereel train directions`).
+face mesh. Boundaries were fitted with scikit-learn and parted from each other. {refined}Last, they were set to
+their units by measuring renderings (`stylereel train directions`).
 
 Held-out scores of the fits (share of variance; gender: right answers): {scores}.
 

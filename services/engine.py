@@ -200,8 +200,7 @@ class Engine:
                 encoder[0](torch.zeros(2, 3, size, size, device=base.device))
 
         def find(wanted: str) -> Path | None:
-            known = [version for version in store.versions(ENCODER) if version.sha256 == wanted]
-            return shipped_frame_encoder(wanted) or (store.download(known[0]) if known else None)
+            return shipped_frame_encoder(wanted) or store.download_weights(ENCODER, wanted)
 
         encoders = Slot(
             NAMES[base.config.encoder],

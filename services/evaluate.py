@@ -199,8 +199,7 @@ def _video_re_evaluation(params: Params, report: Report) -> ReEvaluate:
         registry = open_registry(params)
 
         def find(wanted: str) -> Path | None:
-            known = [version for version in registry.versions(NAME) if version.sha256 == wanted]
-            return shipped_frame_encoder(wanted) or (registry.download(known[0]) if known else None)
+            return shipped_frame_encoder(wanted) or registry.download_weights(NAME, wanted)
 
         return evaluate_video_encoder(params, folder, read_prepared(CLIPS), "test", find, report)[0]
 

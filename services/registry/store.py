@@ -143,6 +143,11 @@ class ModelStore:
             found = client.search_model_versions(f"name = '{name}'")
         return sorted((_version(v) for v in found), key=lambda v: int(v.version), reverse=True)
 
+    def download_weights(self, name: str, sha256: str) -> Path | None:
+        """The folder of the newest version that has these weights, as ``download`` gives it; None for none."""
+        known = [version for version in self.versions(name) if version.sha256 == sha256]
+        return self.download(known[0]) if known else None
+
     def evaluate(self, version: RegisteredVersion, evaluation: Evaluation) -> RegisteredVersion:
         """Keep an evaluation with a version, beside those on other data; returns the version with it."""
         _check_evaluation(evaluation, version.tags, version.name)

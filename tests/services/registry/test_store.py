@@ -37,6 +37,14 @@ def test_a_registered_folder_comes_back_the_same(
     assert weights_sha256(load_model(got).tensors) == made.sha256
 
 
+def test_weights_are_found_by_their_hash(registry: ModelRegistry, toy_model: Toy) -> None:
+    folders = {value: toy_model(value) for value in (1, 2)}
+    made = {value: registry.register(folder, NAME) for value, folder in folders.items()}
+    found = registry.download_weights(NAME, made[1].sha256)
+    assert found is not None and (found / "card.md").read_text() == (folders[1] / "card.md").read_text()
+    assert registry.download_weights(NAME, "0" * 64) is None
+
+
 def test_the_same_folder_keeps_its_version(registry: ModelRegistry, toy_model: Toy, evaluation: Evaluate) -> None:
     folder = toy_model(1)
     first = registry.register(folder, NAME)
