@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from modules.editing.directions import check_strength
@@ -40,11 +42,14 @@ class RandomIdentity:
     """It acts on codes."""
 
     def __post_init__(self) -> None:
-        if self.people.ndim != 2 or self.rows.ndim != 1 or not self.upper >= self.lower == 0.0:
+        shaped = self.people.ndim == 2 and len(self.people) and self.rows.ndim == 1
+        if not shaped or not (math.isfinite(self.upper) and self.upper >= self.lower == 0.0):
             raise ValueError(
                 f"{self.name} needs people (K, w_dim), rows (num_ws,) and bounds from 0, got "
                 f"{tuple(self.people.shape)}, {tuple(self.rows.shape)} and {self.lower}..{self.upper}"
             )
+        if not (torch.isfinite(self.people).all() and torch.isfinite(self.rows).all()):
+            raise ValueError(f"{self.name} needs finite people and rows")
 
     def change(self, seed: int) -> Tensor:
         """``(num_ws, w_dim)``: what one unit adds to the codes."""

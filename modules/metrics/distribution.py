@@ -70,7 +70,8 @@ def kernel_distance_interval(
 
     Frames of one clip are no independent samples, so an interval over frames would be too narrow: ``our_groups``
     ``(N,)`` and ``their_groups`` ``(M,)`` number the clips, and the same number in both is left out of both.
-    Without them each place is a group, and N must be M. The bounds are NaN with fewer than two groups.
+    Without them each place is a group, and N must be M. The bounds are NaN with fewer than two groups, and where
+    two images are not left without one of them.
     """
     _check(ours, theirs)
     if our_groups is None or their_groups is None:

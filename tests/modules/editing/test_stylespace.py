@@ -116,6 +116,17 @@ def test_a_seed_is_one_change_on_every_frame() -> None:
     torch.testing.assert_close(edit(ws, 0.5, seed=7) - ws, change / 2)
 
 
+def test_people_that_are_none_or_no_numbers_are_refused() -> None:
+    rows = torch.ones(2)
+    for people, upper in ((torch.zeros(0, 4), 1.0), (torch.zeros(4), 1.0), (torch.ones(1, 4), float("inf"))):
+        with pytest.raises(ValueError, match="bounds from 0"):
+            RandomIdentity("r", "", people, rows, upper, SHA)
+    with pytest.raises(ValueError, match="finite"):
+        RandomIdentity("r", "", torch.full((1, 4), torch.nan), rows, 1.0, SHA)
+    with pytest.raises(ValueError, match="moves codes"):
+        identity()(torch.zeros(1, 3, 4), 1.0)
+
+
 def test_seeds_choose_among_the_people_in_turn() -> None:
     people = identity().people
     for seed in (0, 1, 2, 5):

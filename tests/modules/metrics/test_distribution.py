@@ -140,6 +140,8 @@ def test_groups_of_one_are_the_plain_jackknife():
     assert found.value.item() == pytest.approx(kernel_distance(a, b).item())
     assert (found.high - found.value).item() == pytest.approx(2.3646 * error, rel=1e-3)  # Student, 7 degrees
     assert (found.value - found.low).item() == pytest.approx(2.3646 * error, rel=1e-3)
+    few = kernel_distance_interval(a[:2], b[:2])
+    assert few.low.isnan() and few.high.isnan() and few.value == kernel_distance(a[:2], b[:2])
     one = kernel_distance_interval(a, b, torch.zeros(8), torch.zeros(8))
     assert one.low.isnan() and one.high.isnan() and one.value == found.value
 
