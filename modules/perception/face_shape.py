@@ -43,7 +43,10 @@ class FaceParameters(NamedTuple):
 
 @dataclass(frozen=True)
 class FaceBasis:
-    """M, A and B, and the weight of each point in the rigid fit. All float32."""
+    """M, A and B, and the weight of each point in the rigid fit. All float32.
+
+    Meshes and parameters may lie on another device, or be of another precision: answers are where they are.
+    """
 
     mean: Tensor
     """``(468, 3)`` M, pixels of a crop 256 wide, looking ahead; its origin is where FFHQ centres a crop."""
@@ -77,10 +80,6 @@ class FaceBasis:
         """Numbers in a ``difference``: all components and 6 of the pose."""
         return sum(self.sizes) + 6
 
-    def to(self, like: Tensor) -> FaceBasis:
-        """On the device and in the precision of a tensor."""
-        return FaceBasis(**{name: value.to(like) for name, value in self.tensors().items()})
-
     def tensors(self) -> dict[str, Tensor]:
         """Its parts by name; ``FaceBasis(**tensors)`` is the same basis."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -92,8 +91,8 @@ class FaceBasis:
         """
         own, rotation, translation = self.own_axes(points)
         basis = torch.cat([self.identity, self.expression]).flatten(1)
-        inverse = torch.linalg.pinv(basis.double()).to(basis)
-        answer = (own - self.mean - self._apparent(rotation)).flatten(1) @ inverse
+        inverse = torch.linalg.pinv(basis.double()).to(own)
+        answer = (own - self.mean.to(own) - self._apparent(rotation)).flatten(1) @ inverse
         identity, expression = answer.split(self.sizes, dim=1)
         return FaceParameters(identity, expression, rotation, translation)
 
@@ -102,8 +101,8 @@ class FaceBasis:
         if points.ndim != 3 or points.shape[1:] != (POINTS, 3):
             raise ValueError(f"mesh points must be (N, {POINTS}, 3), got {tuple(points.shape)}")
         # In single precision the gradient of the decomposition loses digits where two axes are alike.
-        target, mean = points.double(), self.mean.double().expand_as(points)
-        weights = self.weights.double().expand(len(points), -1)
+        target = points.double()
+        mean, weights = self.mean.to(target).expand_as(target), self.weights.to(target).expand(len(target), -1)
         rotation, shift, scale = roma.rigid_points_registration(mean, target, weights, compute_scaling=True)
         own = ((target - shift[:, None]) / scale[:, None, None]) @ rotation
         place = torch.cat([shift[:, :2] - (UNIT - 1) / 2, UNIT * scale.log()[:, None]], dim=1)
@@ -112,7 +111,8 @@ class FaceBasis:
     def points(self, parameters: FaceParameters) -> Tensor:
         """Eq. 4: meshes ``(N, 468, 3)``, with z counted from the face's middle."""
         identity, expression, rotation, translation = parameters
-        own = self.mean + self._shape(torch.cat([identity, expression], dim=1)) + self._apparent(rotation)
+        shape = self._shape(torch.cat([identity, expression], dim=1))
+        own = self.mean.to(shape) + shape + self._apparent(rotation)
         return _placed(own, rotation, translation)
 
     def moved(self, points: Tensor, change: Tensor) -> Tensor:
@@ -129,12 +129,12 @@ class FaceBasis:
         return _placed(own, turned, translation + shift)
 
     def _apparent(self, rotation: Tensor) -> Tensor:
-        effect: Tensor = torch.einsum("nk,kpc->npc", _turn_terms(rotation), self.turned)
+        effect: Tensor = torch.einsum("nk,kpc->npc", _turn_terms(rotation), self.turned.to(rotation))
         return effect
 
     def _shape(self, components: Tensor) -> Tensor:
         basis = torch.cat([self.identity, self.expression])
-        shaped: Tensor = torch.einsum("nk,kpc->npc", components, basis)
+        shaped: Tensor = torch.einsum("nk,kpc->npc", components, basis.to(components))
         return shaped
 
 

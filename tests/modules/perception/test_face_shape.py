@@ -173,6 +173,20 @@ def test_the_fit_is_differentiable_by_the_points() -> None:
     assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=1e-3)
 
 
+def test_the_basis_follows_the_precision_of_what_comes_in() -> None:
+    """As it follows to another device: a float32 basis takes double meshes and parameters."""
+    basis, given_ = random_basis(turned=0.1), random_parameters(3)
+    double = FaceParameters(*(part.double() for part in given_))
+    meshes = basis.points(double)
+    found = basis.parameters(meshes)
+    change = difference(found, basis.parameters(meshes.flip(0)))
+    moved = basis.moved(meshes, change)
+    assert {x.dtype for x in (meshes, *found, change, moved)} == {torch.double}
+    torch.testing.assert_close(meshes.float(), basis.points(given_), atol=1e-3, rtol=0)
+    for ours, theirs in zip(found, basis.parameters(basis.points(given_)), strict=True):
+        torch.testing.assert_close(ours.float(), theirs, atol=1e-3, rtol=1e-3)
+
+
 def test_too_few_faces_and_wrong_shapes_are_refused() -> None:
     points, people, filmed, true = population()
     with pytest.raises(ValueError, match="too few"):
