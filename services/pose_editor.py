@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import torch
-from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from datamodules.clips import Prepared, read_prepared
@@ -43,7 +42,16 @@ from services.directions import JUDGED_BY, LABELS
 from services.evaluation_edits import Embed, Render, as_markdown, measure_edits, slopes_between, summarise
 from services.evaluation_frames import held_out_frames, spread
 from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
-from services.pose_evaluation import PoseJudge, drift, drift_table, evaluation_of, judge_noise, second_judge
+from services.pose_card import card
+from services.pose_evaluation import (
+    PoseJudge,
+    drift,
+    drift_table,
+    evaluation_of,
+    judge_noise,
+    second_judge,
+    slopes_table,
+)
 from services.refinement import encoded_codes, render_pool
 from services.registry.gate import Evaluation
 from services.runs import training_run
@@ -167,7 +175,16 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     batches = pose_batches(clips, sources, model, settings)
     run_folder = RUNS / f"pose-editor-{_fingerprint(settings, prepared, encoder, len(samples))}"
     with training_run("pose-editor", params, {"generator": generator.sha256}, run_folder) as run:
-        fit(lit, batches, settings, run_folder, run.lightning_logger())
+        plan = settings.training
+        fit_steps(
+            lit,
+            plan.steps,
+            batches,
+            settings.checkpoint_every,
+            run_folder,
+            run.lightning_logger(),
+            plan.gradient_clip,
+        )
         editor = lit.editor.eval().requires_grad_(False)
         gains = calibrate(editor, model, tools, samples, encoded, generator.sha256, settings, say)
         # Measured as it will be loaded, before it takes the place of the shipped one.
@@ -175,11 +192,8 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         trial = save_pose_editor(run_folder / "model", *made, "# Pose and expression editor, not measured yet\n")
         lines, evaluation = evaluate_pose_editor(prepared, encoder, tools, generator.sha256, settings, say, trial)
         trained_on = sorted({clip.name for clip in prepared.of("train") if clip.person >= 0})
-        card = _CARD.format(
-            sha256=generator.sha256, samples=len(samples), clips=", ".join(trained_on) or "none",
-            steps=settings.training.steps, tables="\n".join(lines),
-        )  # fmt: skip
-        folder = save_pose_editor(FOLDER, *made, card)
+        text = card(generator.sha256, len(samples), plan.steps, trained_on, lines)
+        folder = save_pose_editor(FOLDER, *made, text)
         (folder / METRICS).write_text(json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True) + "\n")
         EVALUATION.parent.mkdir(exist_ok=True)
         EVALUATION.write_text(evaluation.to_json())
@@ -273,18 +287,6 @@ def pose_batches(
     return after
 
 
-def fit(
-    lit: LitPoseEditor,
-    batches: Callable[[int], PoseBatches],
-    settings: PoseEditorSettings,
-    run_folder: Path,
-    logger: Logger | bool = False,
-) -> None:
-    """Train the editor; goes on from the last checkpoint in ``run_folder``."""
-    plan = settings.training
-    fit_steps(lit, plan.steps, batches, settings.checkpoint_every, run_folder, logger, plan.gradient_clip)
-
-
 def calibrate(
     editor: PoseEditor, model: FaceModel, tools: PoseTools, samples: SampleDataset, encoded: Tensor,
     generator_sha256: str, settings: PoseEditorSettings, say: Say,
@@ -338,7 +340,7 @@ def evaluate_pose_editor(
     clips = len(set(frames.clips))
     lines = [
         f"Frames of {len(set(frames.people))} persons in {clips} clips.",
-        *as_markdown({**summary, "edits": summary["edits"]})[:2],
+        *as_markdown(summary)[:2],
         *slopes_table(summary),
         "",
         "What an edit moves beside what was asked: root mean square over codes and both signs, in units of the",
@@ -349,19 +351,6 @@ def evaluate_pose_editor(
     sha256 = weights_sha256(load_model(folder).tensors)
     evaluation = evaluation_of(summary, drifts, sha256, generator_sha256, frames.data_hash, clips, loaded.offered)
     return lines, evaluation
-
-
-def slopes_table(summary: Mapping[str, object]) -> list[str]:
-    """The first table of ``as_markdown``, and what was got at every strength that was asked."""
-    lines = as_markdown({**summary})
-    first = lines[2 : lines.index("", 2)]
-    edits = summary["edits"]
-    assert isinstance(edits, dict)
-    got = ["", "| edit | asked: got |", "|---|---|"]
-    for name, entry in edits.items():
-        pairs = ", ".join(f"{a:+g}: {g:+.2f}" for a, g in zip(entry["asked"], entry["got"], strict=True) if a)
-        got.append(f"| {name} | {pairs} |")
-    return [*first, *got]
 
 
 def _labels(settings: PoseEditorSettings, mesh: FaceMesh, device: str, say: Say) -> list[Tensor]:
@@ -407,33 +396,3 @@ def _fingerprint(settings: PoseEditorSettings, prepared: Prepared, encoder: Fram
     trained = replace(settings, measured_per_clip=0, calibration_codes=0, calibration_rounds=0)
     what = [json.dumps(asdict(trained)), prepared.data_hash("train"), weights_sha256(dict(encoder.state_dict()))]
     return hashlib.sha256(json.dumps([*what, samples]).encode()).hexdigest()[:12]
-
-
-_CARD = """# Pose and expression editor
-
-A change of a face model's parameters to a change of the codes of the generator `{sha256}`: FrEN/ViEN, section 4.4,
-with a face model on MediaPipe's mesh in the place of 3DDFA_V2 and BFM, which lies in the same folder (`basis.*`).
-
-## Data
-
-The linear part: the codes of {samples} pictures that the generator made itself. The MLP on top, {steps} steps:
-pairs of frames a third of a second apart of the clips below, and codes of both kinds whose renderings were
-measured. The face model: the same pictures, and the same clips: {clips}.
-
-## Metrics
-
-On persons not trained on, from the shipped encoder's codes. A slope of 1 means that what was asked is what was
-got. The second judge is a head pose net that was in no loss. `stylereel train pose-editor` measures this.
-
-{tables}
-
-## Limits
-
-Crops are aligned by eyes and mouth, so the generator has seen hardly any roll or shift: these answer weakly or not
-at all, and are offered within what was measured. The mesh follows blinks weakly.
-
-## Licence
-
-Learned from random-face's MobileStyleGAN (Apache-2.0 as packaged), which was distilled from NVIDIA's FFHQ model,
-whose own terms are non-commercial.
-"""

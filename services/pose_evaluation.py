@@ -19,7 +19,7 @@ from modules.perception.face_shape import UNIT, FaceBasis
 from modules.perception.landmarks import head_pose
 from modules.perception.mesh import FaceMesh
 from services.attributes import Measures, SecondAttributeJudge
-from services.evaluation_edits import Readings
+from services.evaluation_edits import Readings, as_markdown
 from services.registry.gate import Evaluation, utc_now
 
 _PERCENT = UNIT / 100
@@ -114,6 +114,17 @@ def drift_table(table: Mapping[str, Any], offered: Mapping[str, PoseEditSettings
         ]
         lines.append(f"| {name} ±{edit.typical:g} | " + " | ".join(cells) + " |")
     return lines
+
+
+def slopes_table(summary: Mapping[str, Any]) -> list[str]:
+    """The first table of ``as_markdown``, and what was got at every strength that was asked."""
+    lines = as_markdown(summary)
+    first = lines[2 : lines.index("", 2)]
+    got = ["", "| edit | asked: got |", "|---|---|"]
+    for name, entry in summary["edits"].items():
+        pairs = ", ".join(f"{a:+g}: {g:+.2f}" for a, g in zip(entry["asked"], entry["got"], strict=True) if a)
+        got.append(f"| {name} | {pairs} |")
+    return [*first, *got]
 
 
 def evaluation_of(

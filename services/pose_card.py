@@ -1,0 +1,43 @@
+"""The card of the folder of the pose editor: data, metrics, limits, licence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def card(generator_sha256: str, samples: int, steps: int, clips: Sequence[str], tables: Sequence[str]) -> str:
+    """Markdown: trained on ``samples`` of the generator and on ``clips``; ``tables`` says with what result."""
+    return _CARD.format(
+        sha256=generator_sha256, samples=samples, steps=steps, clips=", ".join(clips) or "none",
+        tables="\n".join(tables),
+    )  # fmt: skip
+
+
+_CARD = """# Pose and expression editor
+
+A change of a face model's parameters to a change of the codes of the generator `{sha256}`: FrEN/ViEN, section 4.4,
+with a face model on MediaPipe's mesh in the place of 3DDFA_V2 and BFM, which lies in the same folder (`basis.*`).
+
+## Data
+
+The linear part: the codes of {samples} pictures that the generator made itself. The MLP on top, {steps} steps:
+pairs of frames a third of a second apart of the clips below, and codes of both kinds whose renderings were
+measured. The face model: the same pictures, and the same clips: {clips}.
+
+## Metrics
+
+On persons not trained on, from the shipped encoder's codes. A slope of 1 means that what was asked is what was
+got. The second judge is a head pose net that was in no loss. `stylereel train pose-editor` measures this.
+
+{tables}
+
+## Limits
+
+Crops are aligned by eyes and mouth, so the generator has seen hardly any roll or shift: these answer weakly or not
+at all, and are offered within what was measured. The mesh follows blinks weakly.
+
+## Licence
+
+Learned from random-face's MobileStyleGAN (Apache-2.0 as packaged), which was distilled from NVIDIA's FFHQ model,
+whose own terms are non-commercial.
+"""
