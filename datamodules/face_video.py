@@ -31,14 +31,18 @@ class FaceVideoConfig:
     """Frames from the start of one item to the start of the next."""
     per_clip: int
     """Most items of one clip, evenly spread, so that long clips do not drown the others; 0 is all."""
+    stills: int
+    """Most items of one folder of stills, evenly spread; 0 is all."""
     batch_size: int
     """Items per batch."""
     workers: int
     """Processes that load; 0 loads in the training process."""
 
     def __post_init__(self) -> None:
-        if min(self.length, self.hop, self.batch_size) < 1 or min(self.per_clip, self.workers) < 0:
-            raise ValueError("length, hop and batch_size must be 1 or more, per_clip and workers 0 or more")
+        if min(self.length, self.hop, self.batch_size) < 1 or min(self.per_clip, self.stills, self.workers) < 0:
+            raise ValueError(
+                "length, hop and batch_size must be 1 or more, per_clip, stills and workers 0 or more"
+            )
 
 
 class Faces(NamedTuple):
@@ -57,7 +61,15 @@ class Faces(NamedTuple):
 class FaceDataset(Dataset[Faces]):
     """Runs of consecutive frames of prepared clips; no run crosses a cut or a frame without a face."""
 
-    def __init__(self, prepared: Prepared, split: Split, length: int = 1, hop: int = 1, per_clip: int = 0) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        split: Split,
+        length: int = 1,
+        hop: int = 1,
+        per_clip: int = 0,
+        stills: int = 0,
+    ) -> None:
         self.length = length
         self._clips: list[tuple[int, PreparedClip, Shard]] = []
         self._items: list[tuple[int, int]] = []
@@ -66,8 +78,9 @@ class FaceDataset(Dataset[Faces]):
                 continue
             shard = Shard(prepared.folder / clip.shard, REMAKE)
             starts = runs(shard.array("frame"), shard.array("shot"), length, hop)
-            if per_clip and clip.person >= 0 and len(starts) > per_clip:
-                starts = [starts[i] for i in np.linspace(0, len(starts) - 1, per_clip).round().astype(int)]
+            most = stills if clip.person < 0 else per_clip
+            if most and len(starts) > most:
+                starts = [starts[i] for i in np.linspace(0, len(starts) - 1, most).round().astype(int)]
             self._items += [(len(self._clips), start) for start in starts]
             self._clips.append((number, clip, shard))
 
@@ -117,7 +130,7 @@ class FaceVideoDataModule(lightning.LightningDataModule):
     def dataset(self, split: Split) -> FaceDataset:
         """Items of one split. Raises ``BadInputError`` where there are none."""
         config = self.config
-        dataset = FaceDataset(self.prepared, split, config.length, config.hop, config.per_clip)
+        dataset = FaceDataset(self.prepared, split, config.length, config.hop, config.per_clip, config.stills)
         if not len(dataset):
             raise BadInputError(
                 f"{self.folder} has nothing for {split!r} with {config.length} frames per item; "

@@ -58,7 +58,7 @@ from services.runs import training_run
 from services.settings import ROOT, Params
 from services.stages import CLIPS, FRAME_ENCODER, RUNS, SAMPLES
 from services.training import fit_steps
-from services.training_parts import image_losses, training_generator
+from services.training_parts import image_losses, judged_by, training_generator
 
 FOLDER = ROOT / "assets" / "pose-editor"
 MESHES, POOL = ROOT / "build" / "meshes", ROOT / "build" / "pose" / "pool.safetensors"
@@ -173,7 +173,7 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         asked_terms(model, tools, settings),
     )  # fmt: skip
     batches = pose_batches(clips, sources, model, settings)
-    run_folder = RUNS / f"pose-editor-{_fingerprint(settings, prepared, encoder, len(samples))}"
+    run_folder = RUNS / f"pose-editor-{_fingerprint(params, settings, prepared, encoder, len(samples))}"
     with training_run("pose-editor", params, {"generator": generator.sha256}, run_folder) as run:
         plan = settings.training
         fit_steps(
@@ -391,8 +391,10 @@ def _pairs(meshes: ShardMeshes, basis: FaceBasis, settings: PoseEditorSettings) 
     return FramePairs(shard, rows, change, 1 + degrees)
 
 
-def _fingerprint(settings: PoseEditorSettings, prepared: Prepared, encoder: FrameEncoder, samples: int) -> str:
-    """Runs resume only onto the settings, the encoder and the data that they began with."""
+def _fingerprint(
+    params: Params, settings: PoseEditorSettings, prepared: Prepared, encoder: FrameEncoder, samples: int
+) -> str:
+    """Runs resume only onto the settings, the networks and the data that they began with."""
     trained = replace(settings, measured_per_clip=0, calibration_codes=0, calibration_rounds=0)
     what = [json.dumps(asdict(trained)), prepared.data_hash("train"), weights_sha256(dict(encoder.state_dict()))]
-    return hashlib.sha256(json.dumps([*what, samples]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([*what, *judged_by(params), samples]).encode()).hexdigest()[:12]

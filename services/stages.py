@@ -24,20 +24,19 @@ from modules.assets import asset_path, fetch, manifest
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, w_statistics
 from modules.generators.mobile import MobileStyleGAN
 from modules.lit.frame_encoder import FrozenParts
+from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
 from modules.perception.identity import load_identity
 from modules.sheet import Image
-from services.runs import stage_run
+from services.runs import stage_run, training_run
 from services.settings import ROOT, Params
 from services.sheets import clips_sheet, pairs_sheet, samples_sheet
 from services.training import FrameEncoderSettings, fit_frame_encoder
-from services.training_parts import OF_FACES, face_seen, image_losses, training_generator
+from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, training_generator
 
 CLIPS, SAMPLES, RUNS = (ROOT / "build" / name for name in ("clips", "samples", "runs"))
 FRAME_ENCODER = ROOT / "assets" / "frame-encoder"
 REGISTRY_CLIPS = ("clips", "franck")
-RUN_ID = "run_id"
-"""File beside the checkpoints of a training: the run in MLflow that a later start goes on with."""
 W_SAMPLES = 20_000
 """Draws behind the mean and the spread of W that the encoder's head counts in."""
 
@@ -134,16 +133,11 @@ def train_frame_encoder(params: Params) -> Path:
     held_out = _spread(data.dataset("val" if data.prepared.of("val") else "test"), settings)
     torch.manual_seed(settings.trainer.seed)
     encoder, settings = first_encoder(settings, generator)
-    fingerprint = _fingerprint(settings, data.prepared, samples)
-    run_folder = RUNS / f"frame-encoder-{fingerprint}"
+    run_folder = RUNS / f"frame-encoder-{_fingerprint(params, settings, data, samples, generator.sha256)}"
     needed = {name for phase in settings.training.phases for name in phase.weights}
     parts = FrozenParts(generator, image_losses(params, needed), face_seen(params), OF_FACES)
-    known = run_folder / RUN_ID
-    run_id = known.read_text() if known.is_file() else None
     more = {"generator": generator.sha256, "data": data.prepared.data_hash("train"), "samples": len(samples)}
-    with stage_run("encoder", params, more, run_id) as run:
-        run_folder.mkdir(parents=True, exist_ok=True)
-        known.write_text(run.run_id)
+    with training_run("encoder", params, more, run_folder) as run:
 
         def show(step: int, inputs: list[Image], reconstructions: list[Image]) -> None:
             run.log_image("validation", pairs_sheet(inputs, reconstructions), step)
@@ -197,9 +191,18 @@ def _spread(faces: FaceDataset, settings: FrameEncoderSettings) -> Tensor:
     return torch.stack([faces[i * len(faces) // count].images for i in range(count)])
 
 
-def _fingerprint(settings: FrameEncoderSettings, prepared: Prepared, samples: SampleDataset) -> str:
-    """Runs resume only onto the settings and the data that they began with."""
-    what = [repr(settings), prepared.data_hash("train"), str(len(samples))]
+def _fingerprint(
+    params: Params,
+    settings: FrameEncoderSettings,
+    data: FaceVideoDataModule,
+    samples: SampleDataset,
+    generator_sha256: str,
+) -> str:
+    """Runs resume only onto the settings, the networks and the data that they began with."""
+    what = [
+        repr(settings), repr(data.config), *judged_by(params), generator_sha256, _start_sha256(settings),
+        data.prepared.data_hash("train"), str(len(samples)),
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 
@@ -211,8 +214,17 @@ def _card(settings: FrameEncoderSettings, prepared: Prepared, samples: int, gene
     )
     return (
         "# FrEN\n\nA vision transformer that sends a 256 px FFHQ crop to the 16 codes of MobileStyleGAN.\n\n"
-        f"Generator: {generator_sha256}\n\n## Trained\n\n{phases}\n\n"
+        f"Generator: {generator_sha256}\n\n## Trained\n\n{_origin(settings)}{phases}\n\n"
         f"On {samples} generator samples, and on real crops of: {', '.join(clips) or 'none'}.\n\n"
         "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
         "so are those of some of the training data. Not for telling people apart.\n"
     )
+
+
+def _origin(settings: FrameEncoderSettings) -> str:
+    sha256 = _start_sha256(settings)
+    return f"Went on from the encoder `{sha256[:12]}`.\n\n" if sha256 else ""
+
+
+def _start_sha256(settings: FrameEncoderSettings) -> str:
+    return weights_sha256(load_model(ROOT / settings.start_from).tensors) if settings.start_from else ""

@@ -65,3 +65,11 @@ def seen_by(mesh: FaceMesh, min_score: float) -> Seen:
         return (scores >= min_score).reshape(2, -1).all(dim=0)
 
     return seen
+
+
+def judged_by(params: Params) -> list[str]:
+    """What the losses look through, as text for a fingerprint: other judges make another training."""
+    return [
+        repr(params.section("face_judge", FaceJudgeConfig)),
+        repr(params.section("identity_loss", IdentityJudgeConfig)),
+    ]

@@ -23,7 +23,7 @@ from services.settings import ROOT, Params
 from services.sheets import pairs_sheet
 from services.stages import CLIPS, RUNS
 from services.training import VideoEncoderSettings, fit_video_encoder
-from services.training_parts import OF_FACES, face_seen, image_losses, training_generator
+from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, training_generator
 
 VIDEO_ENCODER = ROOT / "assets" / "video-encoder"
 
@@ -44,7 +44,7 @@ def train_video_encoder(params: Params) -> Path:
     coarse = coarse_rows(generator.layers, settings.network.coarse_resolution)
     encoder = start_from_frame_encoder(first, coarse, settings.network)
     first_sha256, data = weights_sha256(first.state_dict()), prepared.data_hash("train")
-    run_folder = RUNS / f"video-encoder-{_fingerprint(settings, first_sha256, data)}"
+    run_folder = RUNS / f"video-encoder-{_fingerprint(params, settings, first_sha256, data, generator.sha256)}"
     names = {name for phase in settings.training.phases for name in phase.weights}
     parts = VideoParts(generator, first, image_losses(params, names), face_seen(params), OF_FACES)
     more = {"generator": generator.sha256, "frame_encoder": first_sha256, "data": data, "coarse_rows": coarse}
@@ -82,9 +82,12 @@ def held_out_sequences(prepared: Prepared, clips: int, frames: int) -> Tensor:
     return torch.stack([part.images(range(part.first, part.first + frames)) for part in chosen])
 
 
-def _fingerprint(settings: VideoEncoderSettings, first_sha256: str, data: str) -> str:
-    """Runs resume only onto the settings, the FrEN and the data that they began with."""
-    return hashlib.sha256(json.dumps([repr(settings), first_sha256, data]).encode()).hexdigest()[:12]
+def _fingerprint(
+    params: Params, settings: VideoEncoderSettings, first_sha256: str, data: str, generator_sha256: str
+) -> str:
+    """Runs resume only onto the settings, the networks and the data that they began with."""
+    what = [repr(settings), *judged_by(params), generator_sha256, first_sha256, data]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 
 def _card(

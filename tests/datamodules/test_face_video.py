@@ -158,11 +158,11 @@ def test_items_are_runs_that_cross_neither_losses_nor_cuts(prepared):
 
 
 def test_batches_of_the_data_module(prepared):
-    module = FaceVideoDataModule(prepared.folder, FaceVideoConfig(2, 1, 0, 4, 0))
+    module = FaceVideoDataModule(prepared.folder, FaceVideoConfig(2, 1, 0, 0, 4, 0))
     module.prepare_data()
     batch = next(iter(module.train_dataloader()))
     assert isinstance(batch, Faces) and batch.images.shape == (4, 2, 3, SIZE, SIZE) and batch.person.shape == (4,)
-    again = next(iter(FaceVideoDataModule(prepared.folder, FaceVideoConfig(2, 1, 0, 4, 0)).train_dataloader()))
+    again = next(iter(FaceVideoDataModule(prepared.folder, FaceVideoConfig(2, 1, 0, 0, 4, 0)).train_dataloader()))
     assert torch.equal(batch.images, again.images)
     assert sum(len(b.images) for b in module.test_dataloader()) == 18
     with pytest.raises(BadInputError, match="nothing for 'val'"):
@@ -171,13 +171,13 @@ def test_batches_of_the_data_module(prepared):
     assert torch.equal(restored[3].images, module.dataset("train")[3].images)
     calls = []
     FaceVideoDataModule(
-        prepared.folder, FaceVideoConfig(1, 1, 0, 4, 0), prepare=lambda: calls.append(1)
+        prepared.folder, FaceVideoConfig(1, 1, 0, 0, 4, 0), prepare=lambda: calls.append(1)
     ).prepare_data()
     assert calls == [1]
     with pytest.raises(BadInputError, match="no prepared clips"):
-        FaceVideoDataModule(prepared.folder / "no", FaceVideoConfig(1, 1, 0, 4, 0)).train_dataloader()
+        FaceVideoDataModule(prepared.folder / "no", FaceVideoConfig(1, 1, 0, 0, 4, 0)).train_dataloader()
     with pytest.raises(ValueError):
-        FaceVideoConfig(0, 1, 0, 4, 0)
+        FaceVideoConfig(0, 1, 0, 0, 4, 0)
 
 
 def test_a_second_run_redoes_only_what_changed(prepared, videos):
@@ -227,6 +227,9 @@ def test_aligned_images_join_the_training_split(videos, prepared, tmp_path):
     expected = np.roll(square, 40, 0).reshape(32, 2, 32, 2, 3).mean((1, 3))
     got = (dataset[75].images.permute(1, 2, 0).numpy() + 1) * 127.5
     assert np.abs(got - expected).mean() < 4
+    few = FaceDataset(result, "train", stills=3)
+    assert [few[i].person for i in range(70, 73)] == [-1] * 3 and len(few) == 73
+    torch.testing.assert_close(few[72].images, dataset[75].images)
     assert len(FaceDataset(result, "train", length=2)) == len(FaceDataset(prepared, "train", length=2))
 
 
