@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     params = load_params()
     settings = params.section("stylespace", StylespaceSettings)
-    tools = load_tools(settings, params.runtime.torch_device())
+    tools = load_tools(settings, params)
     frames = held_out_frames(read_prepared(CLIPS), arguments.frames_per_clip)
     encoder = load_frame_encoder(FRAME_ENCODER, tools.generator.sha256)
     with torch.no_grad():

@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     params = load_params()
     settings = params.section("directions", DirectionSettings)
-    tools = load_instruments(settings, params.runtime.torch_device())
+    tools = load_instruments(settings, params)
     frames = held_out_frames(read_prepared(CLIPS), arguments.frames_per_clip)
     encoder = load_frame_encoder(FRAME_ENCODER, tools.generator.sha256)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from modules.perception.mesh import FaceMesh, load_face_mesh
 from modules.perception.second_judges import SecondJudges
 
 Measures = dict[str, NDArray[np.float32]]
-NAMES = ("age", "yaw", "pitch", "roll", "smile", "mouth_open", "eyes_open", "gender", "lift", "glasses")
+NAMES = ("age", "yaw", "pitch", "roll", "smile", "mouth_open", "eyes_open", "gender", "glasses")
 """The attributes, in the order of every table."""
 _EYES = (slice(96, 160), slice(64, 192))
 """Where the eyes lie in an FFHQ crop of 256 px, rows and columns."""
@@ -36,9 +36,8 @@ class AttributeJudge:
     """Age net and face mesh: ``judge(images)`` takes FFHQ crops ``(N, 3, H, W)`` in [-1, 1], gives ``(N,)`` each.
 
     ``age`` in years; ``yaw``, ``pitch``, ``roll`` in degrees; ``smile``, ``mouth_open`` over the distance of the
-    eyes; ``eyes_open`` height over width; ``gender`` the log odds of female; ``lift`` of the corners of the mouth
-    over the upper lip, which an opening mouth, unlike ``smile``, leaves where it is; ``glasses`` see
-    ``bridge_edges``. NaN where there is no face.
+    eyes; ``eyes_open`` height over width; ``gender`` the log odds of female; ``glasses`` see ``bridge_edges``.
+    NaN where there is no face.
     """
 
     mesh: FaceMesh
@@ -55,19 +54,16 @@ class AttributeJudge:
         """The same as tensors, differentiable with respect to the images."""
         faces, ages = self.mesh(images), self.age(images)
         pose = landmarks.head_pose(faces.points)
-        smile, gap = landmarks.smile(faces.points), landmarks.mouth_open(faces.points)
         female = ages.female.clamp(_CERTAIN, 1 - _CERTAIN)
         values = {
             "age": ages.age,
             "yaw": pose.yaw,
             "pitch": pose.pitch,
             "roll": pose.roll,
-            "smile": smile,
-            "mouth_open": gap,
+            "smile": landmarks.smile(faces.points),
+            "mouth_open": landmarks.mouth_open(faces.points),
             "eyes_open": landmarks.eyes_open(faces.points),
             "gender": torch.logit(female),
-            # The smile is measured from the middle of the lips, which sinks by half the gap.
-            "lift": smile - gap / 2,
             "glasses": bridge_edges(images),
         }
         seen = faces.score >= self.least_score

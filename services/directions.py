@@ -26,8 +26,7 @@ from modules.editing.boundaries import (
     unmix,
 )
 from modules.editing.directions import Direction, EditSet, save_directions
-from modules.generators import Generator, load_generator
-from modules.generators.mobile import MobileStyleGAN
+from modules.generators import Generator
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.identity import load_identity
 from services.attributes import NAMES, AttributeJudge, load_attribute_judge
@@ -49,13 +48,14 @@ from services.registry.tracking import Run
 from services.runs import stage_run
 from services.settings import ROOT, Params
 from services.sheets import edits_sheet
+from services.training_parts import training_generator
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 FOLDER = ROOT / "assets" / "directions"
 SAMPLES, LABELS = ROOT / "build" / "samples", ROOT / "build" / "labels"
-JUDGED_BY = "face-api age, mediapipe mesh"
+JUDGED_BY = "face-api age, mediapipe mesh, smile over the upper lip"
 """What labels of samples say of where they come from."""
 CLIPS, RUNS = ROOT / "build" / "clips", ROOT / "build" / "runs"
 FRAME_ENCODER = ROOT / "assets" / "frame-encoder"
@@ -155,7 +155,7 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     Raises ``BadInputError`` where there are no samples.
     """
     settings = params.section("directions", DirectionSettings)
-    tools = load_instruments(settings, params.runtime.torch_device())
+    tools = load_instruments(settings, params)
     with stage_run("directions", params, {"generator": tools.generator.sha256}) as run:
         return _learn(settings, tools, run, say)
 
@@ -228,11 +228,9 @@ def _identity(by_strength: Mapping[str, float], typical: float) -> float:
     return next(value for strength, value in strengths if strength >= typical)
 
 
-def load_instruments(settings: DirectionSettings, device: str) -> Instruments:
-    """The default generator, in bfloat16 features, and the judges."""
-    generator = load_generator(device=device)
-    if isinstance(generator, MobileStyleGAN):
-        generator.compute_dtype = torch.bfloat16
+def load_instruments(settings: DirectionSettings, params: Params) -> Instruments:
+    """The default generator, in the precision of ``params.runtime``, and the judges."""
+    generator, device = training_generator(params), params.runtime.torch_device()
     judge = load_attribute_judge(settings.least_score, device)
     identity = load_identity(device, judge.mesh)
     return Instruments(

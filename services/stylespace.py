@@ -20,7 +20,7 @@ from modules.editing.channels import ChannelIndex, certainty, region_energy, spa
 from modules.editing.directions import EditRequest, EditSet
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, save_stylespace
-from modules.generators import Generator, load_generator
+from modules.generators import Generator
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.appearance import REGIONS
 from modules.perception.identity import IdentityNet, load_identity
@@ -34,12 +34,12 @@ from services.appearance_measure import (
     measure_identity,
 )
 from services.directions import draw_single
-from services.pipeline.models import HasPrecision
 from services.registry.gate import Evaluation, utc_now
 from services.registry.tracking import Run
 from services.runs import stage_run
 from services.settings import ROOT, Params
 from services.sheets import appearance_sheet
+from services.training_parts import training_generator
 
 FOLDER = ROOT / "assets" / "stylespace"
 FOUND = ROOT / "build" / "stylespace" / "localisation.safetensors"
@@ -169,11 +169,9 @@ class Tools:
         return torch.cat(pictures).clamp(-1, 1)
 
 
-def load_tools(settings: StylespaceSettings, device: str) -> Tools:
-    """The default generator, in bfloat16 features, and the judges."""
-    generator = load_generator(device=device)
-    if isinstance(generator, HasPrecision):
-        generator.compute_dtype = torch.bfloat16
+def load_tools(settings: StylespaceSettings, params: Params) -> Tools:
+    """The default generator, in the precision of ``params.runtime``, and the judges."""
+    generator, device = training_generator(params), params.runtime.torch_device()
     judge = load_appearance_judge(settings.least_score, device)
     return Tools(generator, judge, load_identity(device, judge.mesh), device, settings.resolution)
 
@@ -278,7 +276,7 @@ def random_identity(settings: RandomIdentitySettings, generator: Generator, code
 def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:
     """Find the channels, set the units, measure, and write ``assets/stylespace``; returns the folder."""
     settings = params.section("stylespace", StylespaceSettings)
-    tools = load_tools(settings, params.runtime.torch_device())
+    tools = load_tools(settings, params)
     with stage_run("stylespace", params, {"generator": tools.generator.sha256}) as run:
         return _find(settings, tools, run, say)
 

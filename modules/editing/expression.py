@@ -18,18 +18,9 @@ Quantity = Callable[[Tensor], Tensor]
 """Meshes ``(N, 468, 3)`` to ``(N,)``."""
 
 
-def corners_lifted(points: Tensor) -> Tensor:
-    """``(N,)`` lift of the corners of the mouth over the upper lip, over the distance of the eyes.
-
-    ``landmarks.smile`` counts from the middle of the lips, which sinks by half the gap when the mouth opens.
-    """
-    lifted: Tensor = smile(points) - mouth_open(points) / 2
-    return lifted
-
-
 QUANTITIES: Mapping[str, Quantity] = {
     "mouth_open": mouth_open,
-    "smile": corners_lifted,
+    "smile": smile,
     "eyes_open": eyes_open,
     "brows_up": brows_up,
 }

@@ -80,14 +80,15 @@ def mouth_open(points: Tensor) -> Tensor:
 
 
 def smile(points: Tensor) -> Tensor:
-    """``(N,)`` how far the corners of the mouth lie above its middle, over the distance of the eyes.
+    """``(N,)`` lift of the mouth's corners over the middle of the upper lip, over the distance of the eyes.
 
-    Measured along the face's own vertical, so that pose does not enter; about 0 at rest, negative when they droop.
+    Measured along the face's own vertical, so that pose does not enter, and from the upper lip, which an opening
+    mouth leaves where it is (from the middle of both it would count half the gap as a smile). Over 6,800 faces of
+    the generator 0.02, and -0.01 to 0.05 in nine of ten.
     """
     down = _axes(points)[:, 1]
-    middle = (points[:, _UPPER_LIP] + points[:, _LOWER_LIP]) / 2
     corners = points[:, list(_MOUTH_CORNERS)].mean(1)
-    lift: Tensor = ((middle - corners) * down).sum(-1)
+    lift: Tensor = ((points[:, _UPPER_LIP] - corners) * down).sum(-1)
     return lift / eye_distance(points)
 
 

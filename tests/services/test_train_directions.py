@@ -27,7 +27,7 @@ from services.settings import load_params
 
 @pytest.fixture(scope="module")
 def tools() -> Instruments:
-    return load_instruments(load_params().section("directions", DirectionSettings), "cpu")
+    return load_instruments(load_params().section("directions", DirectionSettings), load_params())
 
 
 @pytest.fixture(scope="module")
