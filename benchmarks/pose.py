@@ -2,8 +2,8 @@
 
 python benchmarks/pose.py [--folder FOLDER] [--sheet PICTURE]
 
-Without ``--sheet`` the tables of docs/results.md; with it a picture instead: a row per person, over yaw, pitch and
-expressions. The codes are the shipped encoder's answers to the test persons' prepared crops.
+Without ``--sheet`` the tables of docs/results.md; with it a picture instead: a row per made face, over yaw, pitch
+and expressions. The codes measured are the shipped encoder's answers to the test persons' prepared crops.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
-from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
 from modules.editing.pose import load_pose_editor
 from modules.encoders.vit import load_frame_encoder
 from modules.perception.identity import load_identity
 from modules.perception.mesh import load_face_mesh
 from modules.sheet import Row, draw_sheet, to_picture
-from services.evaluation_frames import HeldOutFrames, held_out_frames
+from services.directions import draw_single
 from services.media import write_image
 from services.pose_editor import FOLDER, PoseEditorSettings, PoseTools, evaluate_pose_editor
 from services.settings import load_params
@@ -33,6 +32,8 @@ from services.training_parts import training_generator
 
 SIDE = 160
 """Of a picture on the sheet, in pixels."""
+SHEET_SEED, SHEET_PSI = 7, 0.7
+"""Of the made faces on the sheet."""
 COLUMNS = (
     ("pose.yaw", -20), ("pose.yaw", -10), ("pose.yaw", 0), ("pose.yaw", 10), ("pose.yaw", 20),
     ("pose.pitch", -10), ("pose.pitch", 10),
@@ -45,18 +46,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--persons", type=int, default=6)
+    parser.add_argument("--faces", type=int, default=6)
     arguments = parser.parse_args()
     params = load_params()
     params.runtime.apply_threads()
     settings = params.section("pose_editor", PoseEditorSettings)
-    generator, prepared = training_generator(params), read_prepared(CLIPS)
-    encoder = load_frame_encoder(FRAME_ENCODER, generator.sha256)
+    generator = training_generator(params)
 
     def render(ws: torch.Tensor) -> torch.Tensor:
         return generator.synthesize(ws, resolution=settings.resolution)
 
     if arguments.sheet is None:
+        prepared, encoder = read_prepared(CLIPS), load_frame_encoder(FRAME_ENCODER, generator.sha256)
         tools = PoseTools(render, load_face_mesh(), load_identity().embed)
         lines, _ = evaluate_pose_editor(
             prepared, encoder, tools, generator.sha256, settings,
@@ -65,20 +66,14 @@ def main() -> None:
         print("\n".join(lines))
         return
     edits = load_pose_editor(arguments.folder, generator.sha256).edits()
-    frames = held_out_frames(prepared, 1)
+    # Faces that nobody has: a picture of the clips' persons is not ours to publish.
     rows = []
     with torch.no_grad():
-        for index in first_of_each(frames)[: arguments.persons]:
-            ws, _ = encoder(to_tensor(frames.pixels[index : index + 1]))
+        for ws in draw_single(generator, arguments.faces, SHEET_SEED, SHEET_PSI).split(1):
             shown = [to_picture(render(edits.apply(ws, [EditRequest(n, s)])).clamp(-1, 1)[0]) for n, s in COLUMNS]
-            rows.append(Row([frames.pixels[index], *shown], frames.clips[index][:18]))
-    titles = ["input", *(f"{name.split('.')[1]} {strength:+g}" for name, strength in COLUMNS)]
+            rows.append(Row(shown))
+    titles = [f"{name.split('.')[1]} {strength:+g}" for name, strength in COLUMNS]
     write_image(arguments.sheet, draw_sheet(rows, SIDE, titles))
-
-
-def first_of_each(frames: HeldOutFrames) -> list[int]:
-    """The first frame of each person."""
-    return [frames.people.index(person) for person in dict.fromkeys(frames.people)]
 
 
 if __name__ == "__main__":
