@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -50,7 +49,6 @@ for _command in (register, promote, rollback, status, history):
     app.command()(_command)
 
 DISK_FULL = "the disk is full: free some space and run it again; nothing half-written is left"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml.")
@@ -264,7 +262,9 @@ def run(arguments: list[str]) -> int:
         known = _exit_code(error)
         if known is None:
             raise
-        complain(DISK_FULL if isinstance(error, OSError) and error.errno in _FULL else str(error))
+        from services.limits import is_disk_full  # brings the web framework with it
+
+        complain(DISK_FULL if is_disk_full(error) else str(error))
         return known
     if code == INTERRUPTED:
         complain("interrupted; nothing half-written is left")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,6 +125,8 @@ class PoseEdit:
         if self.change.shape != self.editor.scale.shape or not self.lower <= 0.0 <= self.upper:
             shape, bounds = tuple(self.change.shape), (self.lower, self.upper)
             raise ValueError(f"{self.name}: a change {shape} and bounds {bounds} do not fit")
+        if not (self.change.isfinite().all() and math.isfinite(self.lower) and math.isfinite(self.upper)):
+            raise ValueError(f"{self.name}: change and bounds must be finite")
 
     def __call__(self, ws: Tensor, strength: float, seed: int = 0) -> Tensor:
         """Move ``ws`` ``(N, num_ws, w_dim)``, all alike; 0 returns equal codes. No seed changes it.

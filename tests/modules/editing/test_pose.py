@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
-from modules.editing.pose import (
+from modules.editing.pose import PoseEdit, (
     NAMES,
     PoseEditor,
     PoseEditorConfig,
@@ -122,3 +122,10 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         PoseEditor(PoseEditorConfig(8, NUM_WS + 1), NUM_WS, torch.ones(3), torch.eye(W_DIM))
     with pytest.raises(ValueError, match="do not go with"):
         editor.solve(torch.zeros(3, 11), torch.zeros(2, NUM_WS, W_DIM), 0.1)
+
+
+@pytest.mark.parametrize("size, upper", [(1.0, float("inf")), (float("nan"), 20.0)])
+def test_an_edit_without_finite_numbers_is_refused(size: float, upper: float) -> None:
+    editor = toy_editor()
+    with pytest.raises(ValueError, match="finite"):
+        PoseEdit("pose.yaw", "degrees", torch.full_like(editor.scale, size), -20.0, upper, SHA, editor)
