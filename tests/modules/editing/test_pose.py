@@ -13,8 +13,9 @@ from sklearn.linear_model import Ridge
 
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
-from modules.editing.pose import PoseEdit, (
+from modules.editing.pose import (
     NAMES,
+    PoseEdit,
     PoseEditor,
     PoseEditorConfig,
     load_pose_editor,
