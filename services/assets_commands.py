@@ -63,7 +63,7 @@ def data_add(
 
         stylereel data add ~/clips && git commit data/clips.dvc
 
-        dvc repro -S data.root=data/clips
+        dvc repro      # once params.yaml says data.root: data/clips
     """
     from services.data import add_videos
 

@@ -58,8 +58,9 @@ def rollback(name: Name, why: Annotated[str, typer.Option(help="Kept in the hist
 
 def status() -> None:
     """Champion, challenger and previous version of each registered model."""
+    rows = _registry().status()
     print(f"{'model':<28} {'champion':<9} {'challenger':<11} {'previous':<9} versions")
-    for row in _registry().status():
+    for row in rows:
         if row.versions:
             cells = f"{row.champion or '-':<9} {row.challenger or '-':<11} {row.previous or '-':<9} {row.versions}"
             print(f"{row.name:<28} {cells} {row.note}".rstrip())

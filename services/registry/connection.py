@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Connection:
         self._client: MlflowClient | None = None
         self._experiment: str | None = None
         self._lock = threading.RLock()
+        self._down_until = 0.0
+        self._down_why = ""
 
     @property
     def address(self) -> str:
@@ -66,7 +69,9 @@ class Connection:
         """A client, and MLflow's errors as ours.
 
         Raises ``NoSuchVersionError`` for what the registry does not have, ``BadInputError`` for what it will
-        not take, and ``RegistryUnavailableError`` for everything that means that it cannot be used now.
+        not take, and ``RegistryUnavailableError`` for everything that means that it cannot be used now. One on the
+        network that could not be reached is left alone for ``timeout_seconds``: whoever asks meanwhile hears so at
+        once, and several models of one that hangs do not wait one after the other.
         """
         try:
             yield self._connect()
@@ -97,6 +102,8 @@ class Connection:
 
     def _connect(self) -> MlflowClient:
         with self._lock:
+            if time.monotonic() < self._down_until:
+                raise RegistryUnavailableError(self._down_why)
             if self.database is not None:
                 self._check_database(self.database)
             if self._client is None:
@@ -144,7 +151,10 @@ class Connection:
 
     def _unavailable(self, why: str) -> RegistryUnavailableError:
         reason = self._without_credentials(why)[:300]
-        return RegistryUnavailableError(f"the registry at {self.address} cannot be reached ({reason})")
+        text = f"the registry at {self.address} cannot be reached ({reason})"
+        if self.database is None:
+            self._down_why, self._down_until = text, time.monotonic() + self.config.timeout_seconds
+        return RegistryUnavailableError(text)
 
     def _without_credentials(self, text: str) -> str:
         credentials, at, _ = urlsplit(self.uri).netloc.rpartition("@")
