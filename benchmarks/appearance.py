@@ -19,8 +19,8 @@ from datamodules.clips import read_prepared
 from datamodules.shards import to_tensor
 from modules.editing.stylespace import load_stylespace
 from modules.encoders.vit import load_frame_encoder
-from services.directions import draw_single
 from services.evaluation_frames import held_out_frames
+from services.instruments import draw_single
 from services.media import write_image
 from services.settings import load_params
 from services.sheets import appearance_sheet

@@ -16,18 +16,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datamodules.clips import read_prepared
 from modules.editing.directions import EditRequest
 from modules.editing.pose import load_pose_editor
-from modules.encoders.vit import load_frame_encoder
-from modules.perception.identity import load_identity
-from modules.perception.mesh import load_face_mesh
 from modules.sheet import Row, draw_sheet, to_picture
-from services.directions import draw_single
+from services.instruments import draw_single
 from services.media import write_image
-from services.pose_editor import FOLDER, PoseEditorSettings, PoseTools, evaluate_pose_editor
+from services.pose_editor import FOLDER, measured_pose_editor
+from services.pose_settings import PoseEditorSettings
 from services.settings import load_params
-from services.stages import CLIPS, FRAME_ENCODER
 from services.training_parts import training_generator
 
 SIDE = 160
@@ -45,6 +41,7 @@ def main() -> None:
     """Print the tables, or draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--evaluation", type=Path, help="Write what the gate reads there.")
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--faces", type=int, default=6)
     arguments = parser.parse_args()
@@ -53,18 +50,18 @@ def main() -> None:
     settings = params.section("pose_editor", PoseEditorSettings)
     generator = training_generator(params)
 
+    if arguments.sheet is None:
+        lines, evaluation = measured_pose_editor(
+            arguments.folder, params, lambda line: print(line, file=sys.stderr)
+        )
+        print("\n".join(lines))
+        if arguments.evaluation is not None:
+            arguments.evaluation.write_text(evaluation.to_json())
+        return
+
     def render(ws: torch.Tensor) -> torch.Tensor:
         return generator.synthesize(ws, resolution=settings.resolution)
 
-    if arguments.sheet is None:
-        prepared, encoder = read_prepared(CLIPS), load_frame_encoder(FRAME_ENCODER, generator.sha256)
-        tools = PoseTools(render, load_face_mesh(), load_identity().embed)
-        lines, _ = evaluate_pose_editor(
-            prepared, encoder, tools, generator.sha256, settings,
-            lambda line: print(line, file=sys.stderr), arguments.folder,
-        )  # fmt: skip
-        print("\n".join(lines))
-        return
     edits = load_pose_editor(arguments.folder, generator.sha256).edits()
     # Faces that nobody has: a picture of the clips' persons is not ours to publish.
     rows = []

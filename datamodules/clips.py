@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules.alignment import SmoothingConfig, align, crop_frame, invert, natural_crop_size, transform_points
 from datamodules.images import FORMATS, read_image, sniff
 from datamodules.people import PeopleConfig, Split, read_test_list, same_people, split_people
-from datamodules.shards import Shard, encode_jpeg, metadata_of, save_shard, to_tensor
+from datamodules.shards import NO_SPACE, Shard, encode_jpeg, metadata_of, save_shard, to_tensor
 from datamodules.shots import ShotConfig, ShotDetector
 from datamodules.types import Alignment, BadInputError, FrameBatch, Frames, Landmarks
 from datamodules.video_read import probe, read_frames
@@ -27,6 +27,10 @@ INDEX = "index.json"
 REMAKE = "dvc repro prepare"
 VERSION = 1
 """Raised when the content of a shard changes for the same settings."""
+HELD_OUT = "it shows a person that is tested or validated on"
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts", ".m2ts", ".wmv")
+_STILLS = 32
+"""Stills whose pixels are in memory at once."""
 
 FindLandmarks = Callable[[Frames], Landmarks]
 """``(T, H, W, 3)`` frames of one clip, batch after batch, to their landmarks in frame pixels."""
@@ -111,9 +115,10 @@ def prepare_clips(
     """Align videos into one shard each and write the index; shards that are up to date are kept.
 
     ``new_tracker()`` starts a clip and gives what finds its landmarks. ``image_folders`` hold faces that are
-    FFHQ-aligned already; they go to the training split. ``made_by`` names the networks: shards of others are
-    made anew. A video that cannot be used is listed with its reason, never fatal, and so is a second copy of
-    the same file. Raises ``BadInputError`` where nothing at all is left, or the disk is full.
+    FFHQ-aligned already; they go to the training split, except those that show a person of a clip that is held
+    out of it. ``made_by`` names the networks: shards of others are made anew. A video that cannot be used is
+    listed with its reason, never fatal, and so is a second copy of the same file. Raises ``BadInputError``
+    where nothing at all is left, and, with status 507, where the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**asdict(config), **asdict(smoothing), **asdict(shots), "made_by": made_by, "version": VERSION}
@@ -130,6 +135,8 @@ def prepare_clips(
                 _write_clip(video, shard, fingerprint, new_tracker(), embed, config, smoothing, shots)
             kept.append((video.name, sha256, shard))
         except BadInputError as error:
+            if error.status == NO_SPACE:
+                raise
             left_out.append((video.name, str(error)))
         progress(done, total, video.name)
     identities = [Shard(shard, REMAKE).array("identities") for _, _, shard in kept]
@@ -140,10 +147,14 @@ def prepare_clips(
         PreparedClip(name, sha, shard.name, len(Shard(shard, REMAKE)), person, split)
         for (name, sha, shard), person, split in zip(kept, who, splits, strict=True)
     ]
+    unseen = [rows for rows, split in zip(identities, splits, strict=True) if split != "train"]
+    held_out = _HeldOut(unseen, people.same_person, embed, made_by)
     for done, images in enumerate(image_folders, start=len(videos) + 1):
         try:
-            clips.append(_prepare_images(images, folder, config, left_out))
+            clips.append(_prepare_images(images, folder, config, held_out, left_out))
         except BadInputError as error:
+            if error.status == NO_SPACE:
+                raise
             left_out.append((images.name, str(error)))
         progress(done, total, images.name)
     if not clips:
@@ -165,11 +176,14 @@ def read_prepared(folder: Path) -> Prepared:
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """Video files in a folder and below it, told by their bytes, in the order of their names."""
+    """Video files in a folder and below it, told by their suffix or their bytes, in the order of their names.
+
+    A file that is named like a video counts as one whatever is in it, so that what is wrong with it is said.
+    """
     if not folder.is_dir():
         raise BadInputError(f"{folder} is not a folder; give one that holds videos")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return [path for path in files if _kind(path).startswith("video/")]
+    return [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES or _kind(path).startswith("video/")]
 
 
 def _write_clip(
@@ -252,32 +266,54 @@ def _identities(faces: dict[int, NDArray[np.uint8]], shot: dict[int, int], embed
     return identities
 
 
+@dataclass(frozen=True)
+class _HeldOut:
+    """The persons of the clips that are not trained on, whom no still that is trained on may show."""
+
+    identities: Sequence[NDArray[np.float32]]
+    """``(S, D)`` unit embeddings per clip."""
+    same_person: float
+    """Cosine from which a still shows one of them."""
+    embed: Embed
+    made_by: str
+    """Names the networks."""
+
+    def settings(self) -> dict[str, Any]:
+        """What the choice of stills follows from, the same for the same persons in any order."""
+        rows = sorted(row.tobytes() for clip in self.identities for row in clip)
+        digest = hashlib.sha256(b"".join(rows)).hexdigest()
+        return {"held_out": digest, "same_person": self.same_person, "made_by": self.made_by}
+
+    def reasons(self, crops: Sequence[NDArray[np.uint8]]) -> list[str]:
+        """For each of ``(size, size, 3)`` crops why it may not be trained on; empty where it may."""
+        if not self.identities or not crops:
+            return [""] * len(crops)
+        with torch.no_grad():
+            found = self.embed(to_tensor(np.stack(crops))).detach().float().cpu().numpy()
+        cosines = (found @ np.concatenate(self.identities).T).max(axis=1)
+        # Below, not above: a face whose embedding is NaN could be anyone's.
+        return ["" if cosine < self.same_person else HELD_OUT for cosine in cosines]
+
+
 def _prepare_images(
-    images: Path, folder: Path, config: ClipsConfig, left_out: list[tuple[str, str]]
+    images: Path, folder: Path, config: ClipsConfig, held_out: _HeldOut, left_out: list[tuple[str, str]]
 ) -> PreparedClip:
-    """Pack a folder of aligned faces into one shard; files that cannot be read are listed."""
+    """Pack a folder of aligned faces into one shard; files that cannot be used are listed."""
     if not images.is_dir():
         raise BadInputError("it is not a folder")
-    files = sorted(path for path in images.rglob("*") if path.is_file() and _kind(path) in FORMATS)
+    kinds = {path: _kind(path) for path in sorted(images.rglob("*")) if path.is_file()}
+    left_out.extend((f"{images.name}/{path.name}", "it cannot be read") for path in kinds if not kinds[path])
+    files = [path for path, kind in kinds.items() if kind in FORMATS]
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.name} {_sha256(path)}\n".encode())
     sha256 = digest.hexdigest()
-    shard, fingerprint = _place(folder, "images", sha256, {**asdict(config), "version": VERSION})
+    settings = {**asdict(config), **held_out.settings(), "version": VERSION}
+    shard, fingerprint = _place(folder, "images", sha256, settings)
     if not _is_current(shard, fingerprint):
-        jpegs = []
-        for path in files:
-            try:
-                pixels = read_image(path, config.max_image_pixels)
-                if pixels.shape[0] != pixels.shape[1]:
-                    raise BadInputError("it is not square, so it is not FFHQ-aligned")
-                scale = pixels.shape[0] / config.size
-                middle = (scale - 1) / 2
-                whole = np.array([[scale, 0, middle], [0, scale, middle], [0, 0, 1]])
-                jpegs.append(encode_jpeg(crop_frame(pixels, whole, config.size), config.jpeg_quality))
-            except BadInputError as error:
-                left_out.append((f"{images.name}/{path.name}", str(error)))
+        jpegs, refused = _stills(files, config, held_out)
         if not jpegs:
+            left_out.extend((f"{images.name}/{name}", reason) for name, reason in refused)
             raise BadInputError("it holds no image that can be used")
         count = len(jpegs)
         # Every image is a shot of its own, so no pair is made of two.
@@ -286,8 +322,45 @@ def _prepare_images(
             "frame": np.arange(count, dtype=np.int64),
             "shot": np.arange(count, dtype=np.int32),
         }
-        save_shard(shard, arrays, jpegs, {"fingerprint": fingerprint, "name": images.name})
-    return PreparedClip(images.name, sha256, shard.name, len(Shard(shard, REMAKE)), -1, "train")
+        # A later run that keeps the shard still has to say what is not in it.
+        metadata = {"fingerprint": fingerprint, "name": images.name, "left_out": json.dumps(refused)}
+        save_shard(shard, arrays, jpegs, metadata)
+    packed = Shard(shard, REMAKE)
+    refused = json.loads(packed.metadata["left_out"])
+    left_out.extend((f"{images.name}/{name}", reason) for name, reason in refused)
+    return PreparedClip(images.name, sha256, shard.name, len(packed), -1, "train")
+
+
+def _stills(
+    files: Sequence[Path], config: ClipsConfig, held_out: _HeldOut
+) -> tuple[list[bytes], list[tuple[str, str]]]:
+    """JPEGs of the stills that can be trained on, and names and reasons of the others."""
+    jpegs: list[bytes] = []
+    refused: list[tuple[str, str]] = []
+    for first in range(0, len(files), _STILLS):
+        crops: dict[Path, NDArray[np.uint8]] = {}
+        for path in files[first : first + _STILLS]:
+            try:
+                crops[path] = _still(path, config)
+            except BadInputError as error:
+                refused.append((path.name, str(error)))
+        for (path, crop), reason in zip(crops.items(), held_out.reasons([*crops.values()]), strict=True):
+            if reason:
+                refused.append((path.name, reason))
+            else:
+                jpegs.append(encode_jpeg(crop, config.jpeg_quality))
+    return jpegs, refused
+
+
+def _still(path: Path, config: ClipsConfig) -> NDArray[np.uint8]:
+    """A whole aligned picture as a ``(size, size, 3)`` crop. Raises ``BadInputError``."""
+    pixels = read_image(path, config.max_image_pixels)
+    if pixels.shape[0] != pixels.shape[1]:
+        raise BadInputError("it is not square, so it is not FFHQ-aligned")
+    scale = pixels.shape[0] / config.size
+    middle = (scale - 1) / 2
+    whole = np.array([[scale, 0, middle], [0, scale, middle], [0, 0, 1]])
+    return crop_frame(pixels, whole, config.size)
 
 
 def _first_frames(video: Path, count: int) -> Iterator[FrameBatch]:
@@ -324,7 +397,7 @@ def _write_index(prepared: Prepared) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise BadInputError(
-            f"cannot write {prepared.folder / INDEX} ({error.strerror}); free some space"
+            f"cannot write {prepared.folder / INDEX} ({error.strerror}); free some space", NO_SPACE
         ) from error
 
 
@@ -337,5 +410,9 @@ def _sha256(path: Path) -> str:
 
 
 def _kind(path: Path) -> str:
-    with path.open("rb") as stream:
-        return sniff(stream.read(512))
+    """What the bytes show; empty for a file that cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return sniff(stream.read(512))
+    except OSError:
+        return ""

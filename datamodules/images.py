@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from datamodules.types import BadInputError
 
@@ -21,6 +21,8 @@ FORMATS = {
 }
 HEAD = 512
 """Bytes that are enough to tell."""
+COLOURS = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "PA": "RGB", "L": "L", "LA": "L", "CMYK": "CMYK"}
+"""Pillow's mode of an image to the mode of its colours without alpha, where a profile can speak of them."""
 
 
 def sniff(data: bytes) -> str:
@@ -70,9 +72,10 @@ def sniff(data: bytes) -> str:
 def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
     """Decode a still image as ``(H, W, 3)`` uint8 RGB, turned as its EXIF asks.
 
-    Grey is repeated, alpha is laid over white, 16 bits are rounded down to 8; of an animation the first frame
-    counts. Raises ``BadInputError``: 415 for what is no image, 413 for more than ``max_pixels``, 422 for one
-    that is missing, empty or damaged.
+    Colours are brought to sRGB where a profile is embedded; one that cannot be used, or that comes with 16-bit
+    grey, is ignored. Grey is repeated, alpha is laid over white, 16 bits are rounded down to 8; of an animation
+    the first frame counts. Raises ``BadInputError``: 415 for what is no image, 413 for more than ``max_pixels``,
+    422 for one that is missing, empty or damaged.
     """
     name, data = _bytes_of(source)
     if not data:
@@ -88,7 +91,7 @@ def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
                     status=413,
                 )
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+            return _as_rgb(_in_srgb(ImageOps.exif_transpose(image)))
     except BadInputError:
         raise
     except Image.DecompressionBombError as error:
@@ -107,6 +110,32 @@ def _bytes_of(source: bytes | Path) -> tuple[str, bytes]:
         return source.name, source.read_bytes()
     except OSError as error:
         raise BadInputError(f"{source} cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The image as its embedded profile means it; itself where there is none to use, or sRGB's."""
+    embedded, mode = image.info.get("icc_profile"), COLOURS.get(image.mode)
+    if not embedded or mode is None:
+        return image
+    try:
+        profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(embedded)), ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(profile, srgb, mode, "RGB", ImageCms.Intent.PERCEPTUAL)
+    except (ImageCms.PyCMSError, OSError):
+        return image
+    if mode == "RGB" and _changes_nothing(transform):
+        return image
+    turned = transform.apply(image.convert(mode))
+    if image.has_transparency_data:
+        turned.putalpha(image.convert("RGBA").getchannel("A"))
+    return turned
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    # Profiles of sRGB have many names, and tables that differ in the last digit: only what they do tells.
+    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(27, 27, 3)
+    moved = np.asarray(transform.apply(Image.fromarray(colours))).astype(int) - colours
+    return bool(np.abs(moved).max() <= 1)
 
 
 def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:

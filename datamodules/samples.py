@@ -139,7 +139,7 @@ def write_samples(
 
     ``made_by`` says what ``draw`` and ``render`` are, e.g. the generator's sha256; shards made by another are
     made anew. ``progress(done, total)`` is called after every rendered batch. Shards appear whole or not at
-    all. Returns their paths in order.
+    all; those of an earlier, larger run are deleted at the end. Returns their paths in order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths, done = [], 0
@@ -165,6 +165,9 @@ def write_samples(
             done += len(batch)
             progress(done, config.count)
         save_shard(path, {"ws": ws.numpy()}, blobs, {"fingerprint": fingerprint, **(made_by or {})})
+    # What reads the folder takes every shard in it, so one that was not asked for would be trained on.
+    for surplus in set(folder.glob("samples-*.safetensors")) - set(paths):
+        surplus.unlink(missing_ok=True)
     return paths
 
 
@@ -184,6 +187,8 @@ class SampleDataset(Dataset[Sample]):
         if not paths:
             raise BadInputError(f"{folder} has no samples; make them with `{REMAKE}`")
         self.shards = [Shard(path, REMAKE) for path in paths]
+        self.fingerprints = tuple((metadata_of(path) or {}).get("fingerprint", "") for path in paths)
+        """Of each shard: what its samples were made with."""
         self._ends = np.cumsum([len(shard) for shard in self.shards])
         total = int(self._ends[-1])
         self._count = total if count is None else min(count, total)

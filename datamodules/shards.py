@@ -18,6 +18,8 @@ from torch import Tensor
 from datamodules.types import BadInputError
 
 Arrays = Mapping[str, NDArray[Any]]
+NO_SPACE = 507
+"""Status of the error of a shard that could not be written: no other one could be either."""
 
 
 def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
@@ -28,7 +30,10 @@ def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
 
 
 def save_shard(path: Path, arrays: Arrays, jpegs: Sequence[bytes], metadata: dict[str, str]) -> None:
-    """Write a shard whole or not at all; ``jpeg`` and ``offsets`` are added to ``arrays``."""
+    """Write a shard whole or not at all; ``jpeg`` and ``offsets`` are added to ``arrays``.
+
+    Raises ``BadInputError`` with status ``NO_SPACE`` where it cannot be written.
+    """
     offsets = np.cumsum([0, *map(len, jpegs)], dtype=np.int64)
     whole = {**arrays, "jpeg": np.frombuffer(b"".join(jpegs), np.uint8), "offsets": offsets}
     part = path.with_name(f".{path.name}.part")
@@ -38,7 +43,7 @@ def save_shard(path: Path, arrays: Arrays, jpegs: Sequence[bytes], metadata: dic
         part.chmod(0o644)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
-        raise BadInputError(f"cannot write {path} ({error}); free some space") from error
+        raise BadInputError(f"cannot write {path} ({error}); free some space", NO_SPACE) from error
     finally:
         part.unlink(missing_ok=True)
 

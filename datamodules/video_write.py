@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -23,7 +24,8 @@ ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "ffv1": "
 """Codec as users name it to FFmpeg's encoder; ffv1 is lossless."""
 FINE = 100
 """Ticks per frame where the source's own ticks cannot hold its rate."""
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm")
+CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""Ending of a file's name to FFmpeg's name of the container."""
 RGB_MATRIX = 0
 
 
@@ -52,8 +54,8 @@ class VideoWriter:
         start: float | None = None,
         end: float | None = None,
     ) -> None:
-        if path.suffix.lower() not in SUFFIXES:
-            raise BadInputError(f"cannot write {path.name}: the name must end in {', '.join(SUFFIXES)}")
+        if path.suffix.lower() not in CONTAINERS:
+            raise BadInputError(f"cannot write {path.name}: the name must end in {', '.join(CONTAINERS)}")
         if codec not in ENCODERS:
             raise BadInputError(f"unknown codec {codec!r}; there are {', '.join(ENCODERS)}")
         if bit_depth not in (None, 8, 10):
@@ -77,9 +79,23 @@ class VideoWriter:
         self._last: int | None = None
         self._audio: _AudioCopy | None = None
 
+    def check(self) -> None:
+        """Raise what entering would raise for a container that does not hold the codecs; touches no file.
+
+        For callers that work long before their first frame. The writer can be entered afterwards.
+        """
+        self._check_folder()
+        try:
+            self._out = av.open(io.BytesIO(), "w", format=CONTAINERS[self.path.suffix.lower()])
+            self._begin()
+        except BaseException as error:
+            raise self._explained(error) from error
+        finally:
+            self._abandon()
+            self._out = self._stream = self._audio = None
+
     def __enter__(self) -> Self:
-        if not self.path.parent.is_dir():
-            raise BadInputError(f"{self.path.parent} is not a folder; make it first")
+        self._check_folder()
         try:
             scratch = self._stack.enter_context(
                 tempfile.TemporaryDirectory(prefix=f".{self.path.stem}-", dir=self.path.parent)
@@ -87,11 +103,7 @@ class VideoWriter:
             self._part = Path(scratch) / self.path.name
             options = {"movflags": "+faststart"} if self.path.suffix.lower() in (".mp4", ".mov") else {}
             self._out = av.open(str(self._part.resolve()), "w", container_options=options)
-            self._stream = self._add_video()
-            if self._audio_from is not None:
-                source = self._stack.enter_context(opened(self._audio_from))
-                self._audio = _AudioCopy(source, self._out)
-            self._out.start_encoding()
+            self._begin()
         except BaseException as error:
             self._abandon()
             raise self._explained(error) from error
@@ -126,6 +138,18 @@ class VideoWriter:
             self._abandon()
             raise self._explained(failure) from failure
         self._stack.close()
+
+    def _check_folder(self) -> None:
+        if not self.path.parent.is_dir():
+            raise BadInputError(f"{self.path.parent} is not a folder; make it first")
+
+    def _begin(self) -> None:
+        """Streams and header: some containers refuse a codec at the one, some at the other."""
+        self._stream = self._add_video()
+        if self._audio_from is not None:
+            source = self._stack.enter_context(opened(self._audio_from))
+            self._audio = _AudioCopy(source, self._out)
+        self._out.start_encoding()
 
     def _add_video(self) -> Any:
         stream = self._out.add_stream(ENCODERS[self._codec], rate=self.info.rate, options=self._options)
@@ -243,6 +267,17 @@ class _AudioCopy:
             packet.dts = packet.pts if packet.dts is None else packet.dts - shift
             packet.stream = self._to[packet.stream.index]
             self._out.mux(packet)
+
+
+def kept_depth(info: ClipInfo, codec: str) -> int:
+    """Bits to write a clip at: 10 where it has more than 8 and the encoder holds 10 at its size, 8 otherwise."""
+    if info.bit_depth <= 8 or codec not in ENCODERS:
+        return 8
+    try:
+        pixel_format(info, codec, 10)
+    except BadInputError:
+        return 8
+    return 10
 
 
 def pixel_format(info: ClipInfo, codec: str, bit_depth: int) -> str:

@@ -87,6 +87,8 @@ def load_model(folder: Path, kind: str | None = None) -> ModelFolder:
     try:
         config = json.loads((folder / CONFIG).read_text())
         tensors = load_file(folder / WEIGHTS)
+    except MemoryError:  # says nothing of the folder, and may pass
+        raise
     except Exception as error:  # safetensors and json raise many kinds; all mean a damaged folder
         raise BadInputError(f"{folder} is damaged ({error}); fetch or register the model again") from error
     if not isinstance(config, dict) or "kind" not in config:

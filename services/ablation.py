@@ -110,7 +110,10 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
     parts = FrozenParts(generator, image_losses(params, weights.keys()), face_seen(params), OF_FACES)
     faces = data.dataset("train")
     held_out = torch.stack([faces[i * len(faces) // 4].images for i in range(4)])
-    trained = fit_frame_encoder(encoder, parts, SampleDataset(SAMPLES), Crops(faces), held_out, whole, folder)
+    trained = fit_frame_encoder(
+        encoder, parts, SampleDataset(SAMPLES), Crops(faces), held_out, whole, folder,
+        accelerator=params.runtime.torch_device(),
+    )  # fmt: skip
     card = (
         f"# FrEN, {label}\n\nOne row of the loss ablation: {dict(weights)}, {settings.steps} steps. Not for use.\n"
     )

@@ -22,6 +22,7 @@ from modules.editing.directions import EditRequest, parse_edit
 from services.schemas import MAX_EDITS, EditBody, EditIn
 
 EDITS = TypeAdapter(list[EditIn])
+FLAG = TypeAdapter(bool)
 CHUNK = 1 << 20
 
 
@@ -37,6 +38,14 @@ class Body:
     latent: str | None = None
     options: dict[str, str] = field(default_factory=dict)
     """Query and form fields other than the file and the edits; the form wins."""
+
+    def flag(self, name: str) -> bool:
+        """Take a yes or no out of the options, False where it is not there; raises ``BadInputError``."""
+        text = self.options.pop(name, "false")
+        try:
+            return FLAG.validate_python(text.strip())
+        except ValidationError as error:
+            raise BadInputError(f"cannot use {name}={text[:64]!r}: it must be true or false") from error
 
     async def image(self) -> bytes:
         """The whole file; raises ``BadInputError`` where there is none."""
@@ -63,21 +72,27 @@ class Body:
 
 @asynccontextmanager
 async def read_body(
-    request: Request, file: str, options: tuple[str, ...], latents: bool = False
+    request: Request, file: str, options: tuple[str, ...], latents: bool = False, edits: bool = True
 ) -> AsyncIterator[Body]:
     """Sort a request into its parts; temporary files are gone after the ``with`` block.
 
     ``file`` is the name of the form field that holds the image or video; ``options`` are the other names that
-    are known; ``latents`` says whether JSON that names one may stand in the file's place. What a body is called
-    only decides where its bytes say nothing else: an image that is called JSON is an image. Raises
-    ``BadInputError`` for what cannot be read.
+    are known; ``latents`` says whether JSON that names one may stand in the file's place, ``edits`` whether edits
+    are taken. What a body is called only decides where its bytes say nothing else: an image that is called JSON
+    is an image. Raises ``BadInputError`` for what cannot be read, and for names that are not known: an option
+    with a slip in it would otherwise be one that was never asked for.
     """
+    known = (*options, *(("edit",) if edits else ()))
+    for name in request.query_params:
+        if name not in known:
+            raise BadInputError(f"the query option {name[:64]!r} is not known; there are {', '.join(known)}")
     body = Body(options={name: value for name, value in request.query_params.items() if name in options})
     body.edits = [parse_edit(text) for text in request.query_params.getlist("edit")]
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with request.form(max_files=1, max_fields=64) as form:
-            _sort_form(body, form, file, options, latents)
+            others = (*(("edit", "edits") if edits else ()), *(("latent",) if latents else ()))
+            _sort_form(body, form, file, options, others)
             yield _checked(body)
     elif kind == "application/json" and latents and (await request.body()).lstrip()[:1] in (b"", b"{", b"["):
         given = parse_json(TypeAdapter(EditBody), await request.body())
@@ -131,8 +146,7 @@ def _quality(text: str) -> float:
         return 0.0
 
 
-def _sort_form(body: Body, form: FormData, file: str, options: tuple[str, ...], latents: bool) -> None:
-    others = ("edit", "edits", *(("latent",) if latents else ()))
+def _sort_form(body: Body, form: FormData, file: str, options: tuple[str, ...], others: tuple[str, ...]) -> None:
     for name, value in form.multi_items():
         if name == file:
             if not isinstance(value, UploadFile):
@@ -152,6 +166,9 @@ def _sort_form(body: Body, form: FormData, file: str, options: tuple[str, ...], 
 
 
 def _checked(body: Body) -> Body:
+    # A page's form sends a file field that was left alone as an empty file.
+    if body.latent is not None and body.upload is not None and body.upload.size:
+        raise BadInputError("an image and a latent came; send one of them")
     if len(body.edits) > MAX_EDITS:
         raise BadInputError(f"{len(body.edits)} edits were asked, at most {MAX_EDITS} are taken")
     return body

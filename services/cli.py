@@ -193,6 +193,7 @@ def train(
     from services.pipeline.progress import Meter, never
 
     params = load_params(overrides=set_ or [])
+    left_out: tuple[tuple[str, str], ...] = ()
     with bars(quiet) as report:
         meters: dict[str, Meter] = {}
 
@@ -200,10 +201,14 @@ def train(
             meter = meters.setdefault(stage, Meter(stage, total, report, never))
             meter.advance(done - meter.done)
 
-        if stage in ("fetch", "prepare", "samples"):
-            from services.stages import fetch_parts, make_samples, prepare
+        if stage == "prepare":
+            from services.stages import prepare
 
-            {"fetch": fetch_parts, "prepare": prepare, "samples": make_samples}[stage](params, tell)
+            left_out = prepare(params, tell).left_out
+        elif stage in ("fetch", "samples"):
+            from services.stages import fetch_parts, make_samples
+
+            {"fetch": fetch_parts, "samples": make_samples}[stage](params, tell)
         elif stage == "encoder":
             from services.stages import train_frame_encoder
 
@@ -224,6 +229,8 @@ def train(
             from services.directions import train_directions
 
             print(train_directions(params, print))
+    for name, reason in left_out:  # after the bars, which would be drawn over it
+        print(f"left out {name}: {reason}")
 
 
 @app.command()

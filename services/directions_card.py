@@ -10,17 +10,32 @@ from services.evaluation_edits import as_markdown
 
 def card(summary: Mapping[str, Any], generator_sha256: str) -> str:
     """The card for what was measured; ``summary`` is what ``metrics.json`` holds."""
-    scores = ", ".join(f"{name} {score:.2f}" for name, score in summary["fit"].items())
-    return _CARD.format(
+    scores = ", ".join(f"{name} {score:.2f}" for name, score in summary["fit"].items()) or "not known"
+    text = _CARD.format(
         sha256=generator_sha256, samples=summary["samples"], scores=scores,
-        refined=_REFINED.format(**summary["refined_on"]) if summary["refined_on"]["codes"] else "",
+        units_on=summary["units_on"], persons=summary["persons"], clips=summary["clips"],
+        fitted=_fitted(summary),
         tables="\n".join(as_markdown(summary)),
     )  # fmt: skip
+    return text.replace(" \n", "\n")
 
 
-_REFINED = """They were then refined by gradient
-through the generator, these nets and an identity net, on {codes} more renderings: codes of one z, codes mixed
-between layers, and {encoded} codes that the frame encoder gave for frames of persons of its training clips. """
+def _fitted(summary: Mapping[str, Any]) -> str:
+    codes, alone, start = summary["refined_on"], ", ".join(summary["alone"]), summary["went_on_from"]
+    if start:
+        then = _REFINED.format(who=f"{alone} was then", codes=codes) if alone else ""
+        return f"They went on from `{start}`\nas it was, fitted and refined on such pictures. {then}"
+    if not codes:
+        return _FITTED
+    once_more = f"{alone} was refined once more. " if alone else ""
+    return f"{_FITTED}{_REFINED.format(who='All were', codes=codes)}{once_more}"
+
+
+_FITTED = "Boundaries were fitted with scikit-learn and parted from each other. "
+
+_REFINED = """{who} refined by gradient
+through the generator, these nets and an identity net, on {codes} renderings: codes of one z, codes mixed between
+layers, and codes that the frame encoder gave for frames of persons of its training clips. """
 
 _CARD = """# Linear edits of a face
 
@@ -29,16 +44,18 @@ Directions in W+ of the generator `{sha256}`.
 ## Data
 
 {samples} pictures that this generator made itself, labelled by face-api's age and gender net and by MediaPipe's
-face mesh. Boundaries were fitted with scikit-learn and parted from each other. {refined}Last, they were set to
-their units by measuring renderings (`stylereel train directions`).
+face mesh. {fitted}
+Last, they were set to their units by measuring renderings of {units_on}
+(`stylereel train directions`).
 
 Held-out scores of the fits (share of variance; gender: right answers): {scores}.
 
 ## Metrics
 
-On other generator samples, by the judges the edits were set with. A slope of 1 means that what was asked is what
-was got. In the second table a row is an edit at a usual strength; a cell says how far it moves an attribute, as a
-share of that attribute's own usual strength.
+On the frame encoder's codes for frames of {persons} persons in {clips} clips that nothing was trained on, by
+the judges the edits were set with and, where there is one, by a second net that no edit was fitted or set to. A
+slope of 1 means that what was asked is what was got. In the second table a row is an edit at a usual strength; a
+cell says how far it moves an attribute, as a share of that attribute's own usual strength.
 
 {tables}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.types import BadInputError
+from datamodules.types import BadInputError, ClipInfo
 from modules.editing.directions import Direction, Edit, EditRequest, EditSet
 from modules.editing.pose import PoseEdit
 from modules.editing.random_identity import RandomIdentity
@@ -22,11 +22,11 @@ from services.jobs import Report
 from services.limits import one_line
 from services.pipeline.encoders import NAMES, Encoder, load_encoder, shipped_frame_encoder
 from services.pipeline.models import Models, load_edits, load_models
-from services.pipeline.options import EditOptions
+from services.pipeline.options import EditOptions, PipelineConfig, VideoConfig
 from services.pipeline.plan import check_clip
 from services.pipeline.progress import Progress
 from services.pipeline.sidecar import plain
-from services.pipeline.stream import edit_video
+from services.pipeline.stream import clip_writer, edit_video
 from services.registry.connection import RegistryConfig
 from services.registry.store import CHAMPION, ModelStore
 from services.settings import Params
@@ -144,8 +144,13 @@ class Engine:
         self.session().models.edits.check(edits)
 
     def analyse(self, source: Path) -> dict[str, Any]:
-        """What the clip is; raises ``BadInputError`` for one that is no clip, too large or too long."""
-        about: dict[str, Any] = plain(check_clip(source, self._params.runtime))
+        """What the clip is; raises ``BadInputError`` for one that is no clip, too large or too long.
+
+        So it does for one whose sound MP4, which every job writes, cannot hold.
+        """
+        info = check_clip(source, self._params.runtime)
+        _check_mp4(info, self._params.section("pipeline", PipelineConfig).video)
+        about: dict[str, Any] = plain(info)
         return {name: value for name, value in about.items() if name != "path"}
 
     def render(
@@ -246,6 +251,18 @@ def edit_options(given: Mapping[str, str], known: tuple[str, ...]) -> EditOption
         except ValueError as error:
             raise BadInputError(f"cannot use {name}={text[:64]!r}: {one_line(error)}") from error
     return EditOptions(**options)
+
+
+def _check_mp4(info: ClipInfo, video: VideoConfig) -> None:
+    target = info.path.with_name("output.mp4")
+    # First without the sound, which is not to be blamed for a codec that params.yaml has wrong.
+    clip_writer(target, replace(info, audio_codec=None), video, EditOptions()).check()
+    try:
+        clip_writer(target, info, video, EditOptions()).check()
+    except BadInputError as error:
+        raise BadInputError(
+            f"jobs write MP4, which cannot hold the clip's sound ({info.audio_codec}); send it with AAC sound"
+        ) from error
 
 
 def _asked(request: Mapping[str, Any]) -> tuple[list[EditRequest], EditOptions]:

@@ -8,6 +8,13 @@ from pathlib import Path
 from datamodules.clips import read_prepared
 from datamodules.people import Split
 from datamodules.types import BadInputError
+from services.direction_settings import DirectionSettings
+from services.directions_evaluation import (
+    data_hash_of,
+    evaluate_directions,
+    frames_of_test_persons,
+    standard_strengths,
+)
 from services.evaluate_table import evaluate_table
 from services.evaluate_video import FILES as VIDEO_FILES
 from services.evaluate_video import evaluate_video_encoder, write_video_evaluation
@@ -27,10 +34,12 @@ from services.evaluation_report import (
 from services.evaluation_table import BLOCK as VIDEO_BLOCK
 from services.evaluation_table import TABLE, write_table
 from services.evaluation_table import markdown as video_markdown
+from services.instruments import load_instruments
 from services.pipeline.encoders import NAMES, SHIPPED, asked_for, name_of, shipped_frame_encoder
 from services.pipeline.models import Judges
 from services.pipeline.options import PipelineConfig
-from services.pipeline.progress import Cancelled, Report, never, silent
+from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pose_editor import measured_pose_editor
 from services.registry.connection import RegistryConfig
 from services.registry.gate import Evaluation
 from services.registry.promote import ModelRegistry, ReEvaluate
@@ -39,7 +48,8 @@ from services.runs import stage_run
 from services.settings import ROOT, Params
 from services.sheets import Shown
 
-NAME = "stylereel-frame-encoder"
+NAME, DIRECTIONS = "stylereel-frame-encoder", "stylereel-directions"
+POSE_EDITOR = "stylereel-pose-editor"
 VIDEO_ENCODER_BLOCK = "video-encoder"
 CLIPS = ROOT / "build" / "clips"
 """Where the stage ``prepare`` leaves its shards."""
@@ -57,7 +67,7 @@ class EvaluateOptions:
     """Prepared clips; None takes those that ``dvc repro prepare`` makes."""
     split: Split = "test"
     """Persons to measure on."""
-    optimise: bool = True
+    optimise: bool = False
     """Whether the rows that take minutes per frame are measured too."""
     table: bool = False
     """Whether Table 1 is measured too, on consecutive frames, and both tables in ``docs/results.md`` replaced."""
@@ -108,6 +118,8 @@ def evaluate(
 def _evaluate_video(
     params: Params, folder: Path, options: EvaluateOptions, report: Report, cancelled: Cancelled
 ) -> str:
+    if options.optimise:
+        raise BadInputError("--optimise measures codes of single frames: leave it out for a video encoder")
     prepared = read_prepared(options.clips or CLIPS)
     with stage_run("evaluate-video", params, {"command": options.command}) as run:
         found = evaluate_video_encoder(params, folder, prepared, options.split, report=report, cancelled=cancelled)
@@ -179,6 +191,10 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
     """
     if name == NAMES["video"]:
         return _video_re_evaluation(params, report)
+    if name == POSE_EDITOR:
+        return _pose_re_evaluation(params)
+    if name == DIRECTIONS:
+        return _directions_re_evaluation(params, report)
     if name != NAME:
         return None
 
@@ -202,6 +218,31 @@ def _video_re_evaluation(params: Params, report: Report) -> ReEvaluate:
             return shipped_frame_encoder(wanted) or registry.download_weights(NAME, wanted)
 
         return evaluate_video_encoder(params, folder, read_prepared(CLIPS), "test", find, report)[0]
+
+    return measure
+
+
+def _pose_re_evaluation(params: Params) -> ReEvaluate:
+    def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
+        return measured_pose_editor(folder, params)[1]
+
+    return measure
+
+
+def _directions_re_evaluation(params: Params, report: Report) -> ReEvaluate:
+    settings = params.section("directions", DirectionSettings)
+
+    def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
+        tools = load_instruments(settings, params)
+        frames = frames_of_test_persons(settings, tools.generator.sha256)
+        if (here := data_hash_of(frames, settings)) != challenger.data_hash:
+            raise BadInputError(
+                f"the challenger was measured on data {challenger.data_hash[:12]}, the test clips, the encoder "
+                f"and params.yaml here give {here[:12]}: measure the challenger here and register it again"
+            )
+        strengths = sum(len(asked) for asked in standard_strengths(settings).values())
+        meter = Meter("measure the champion", 1 + strengths, report, never)
+        return evaluate_directions(folder, frames, settings, tools, lambda done, total: meter.advance())[1]
 
     return measure
 

@@ -23,6 +23,8 @@ ImageJudge = Callable[[Tensor], Measures]
 Embed = Callable[[Tensor], Tensor]
 """``embed(images)`` gives ``(N, E)`` of unit length."""
 Progress = Callable[[int, int], None]
+BATCH = 32
+"""Pictures that are judged at once."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,19 @@ def measure_edits(
         for name, strength in [("", 0.0), *asked]:
             moved = edits.apply(ws, [EditRequest(name, strength)]) if name else ws
             images = torch.cat([render(one) for one in torch.split(moved, 1)]).clamp(-1, 1)
-            embedding = embed(images)
+            embedding = torch.cat([embed(some) for some in torch.split(images, BATCH)])
             start_embedding = embedding if start_embedding is None else start_embedding
             likeness = (embedding * start_embedding).sum(1).float().cpu().numpy()
-            others = second(images) if second else {}
-            readings.append(Reading(name, strength, judge(images), others, likeness))
+            others = _judged(second, images) if second else {}
+            readings.append(Reading(name, strength, _judged(judge, images), others, likeness))
             done += 1
             progress(done, total)
     return Readings(readings[0], tuple(readings[1:]))
+
+
+def _judged(judge: ImageJudge, images: Tensor) -> Measures:
+    parts = [judge(some) for some in torch.split(images, BATCH)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def summarise(
@@ -105,6 +112,7 @@ def summarise(
             "got": [_mean_change(readings.start, r, name) / units[name] for r in rows],
             "slope": _mean(per_code),
             "slope_spread": float(np.nanstd(per_code)),
+            "seen": int(np.isfinite(per_code).sum()),
             "identity": {f"{r.strength:g}": _mean(r.identity) for r in rows if r.strength},
             "identity_5th_percentile": {
                 f"{r.strength:g}": float(np.percentile(r.identity, 5)) for r in rows if r.strength
@@ -130,7 +138,7 @@ def numbers_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_markdown(summary: Mapping[str, Any]) -> list[str]:
-    """The summary as two tables, one line each item."""
+    """The summary as tables, one line each item: slopes, cross-effects, and the age edit by start age."""
     edits = summary["edits"]
     lines = [
         f"Measured on {summary['codes']} codes.",
@@ -155,7 +163,20 @@ def as_markdown(summary: Mapping[str, Any]) -> list[str]:
     for name, entry in edits.items():
         cells = " | ".join(f"{entry['cross_effects'].get(other, float('nan')):+.2f}" for other in names)
         lines.append(f"| {name} | {cells} |")
+    bands = edits.get("age", {}).get("slope_by_start_age", {})
+    if bands:
+        lines += ["", "| age at the start | codes | slope of age | spread |", "|---|--:|--:|--:|"]
+        lines += [f"| {n} | {b['codes']} | {b['slope']:.2f} | {b['spread']:.2f} |" for n, b in bands.items()]
     return lines
+
+
+def rounded(value: Any) -> Any:
+    """Plain numbers for a file that people read."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def slopes_between(readings: Readings, edit: str, attributes: Sequence[str]) -> NDArray[np.float64]:

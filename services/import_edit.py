@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, load_directions, save_directions
 from modules.editing.published_edits import Kind, Part, PublishedEdit, read_edit
-from modules.generators import load_generator
 from modules.model_folder import load_model, require_replaceable
-from modules.perception.identity import load_identity
 from modules.sheet import Image, Row, draw_sheet, to_picture
-from services.attributes import load_attribute_judge
-from services.directions import DirectionSettings, Instruments, draw_single, evaluation_of
-from services.evaluation_edits import Readings, measure_edits, slopes_between, summarise
+from services.direction_settings import DirectionSettings
+from services.directions_evaluation import evaluation_of, frames_of_test_persons, standard_strengths, summary_of
+from services.encoded_codes import EncodedFrames
+from services.evaluation_edits import Readings, measure_edits, slopes_between
+from services.instruments import Instruments, draw_single, load_instruments
 from services.media import write_image
-from services.pipeline.models import HasPrecision
 from services.pipeline.progress import Meter, Report, never
 from services.pipeline.sidecar import file_sha256
 from services.settings import Params
@@ -66,8 +66,9 @@ class EditChoice:
 def import_edit(file: Path, folder: Path, choice: EditChoice, params: Params, report: Report) -> list[str]:
     """Write the edit in ``file`` as a model folder, ``FOLDER-samples.png`` next to it; returns what to say of it.
 
-    With ``beside`` the whole set is measured on the codes of ``assets/directions``, and
-    ``FOLDER.evaluation.json`` is what the gate reads. Raises ``BadInputError``; nothing is written then.
+    With ``beside`` the whole set is measured on the test persons, as ``assets/directions`` was, and
+    ``FOLDER.evaluation.json`` is what the gate reads; where that cannot be, the last line says why. Raises
+    ``BadInputError``; nothing is written then.
     """
     settings = params.section("directions", DirectionSettings)
     config = params.section("imported_edits", ImportedEditsConfig)
@@ -77,42 +78,31 @@ def import_edit(file: Path, folder: Path, choice: EditChoice, params: Params, re
     if choice.attribute is not None and choice.attribute not in settings.edits:
         raise BadInputError(f"nothing measures {choice.attribute!r}; --attribute is {', '.join(settings.edits)}")
     require_replaceable(folder)
-    tools = _instruments(params, settings, choice.generator)
+    tools = load_instruments(settings, params, choice.generator)
     found = read_edit(file, tools.generator, choice.part)
     others = load_directions(choice.beside, tools.generator.sha256) if choice.beside else EditSet([])
     if name in others:
         raise BadInputError(f"{choice.beside} has an edit {name!r} already; give this one another --name")
     edit = _with_unit(name, found, choice, tools, settings, config, report)
     asked = {name: tuple(s for s in (edit.lower, edit.lower / 2, edit.upper / 2, edit.upper) if s)}
-    standard = {other: settings.edits[other].measured for other in others if other in settings.edits}
+    lines = _effects(edit, _measure(EditSet([edit]), asked, tools, settings, report, "measure"), settings)
     edits = EditSet([*others.values(), edit])
-    readings = _measure(edits, {**standard, **asked}, tools, settings, report, "measure")
-    lines = _effects(edit, readings, settings)
+    standard = {other: strengths for other, strengths in standard_strengths(settings).items() if other in others}
+    frames, why_not = _frames_for_gate(standard, tools, settings) if choice.beside else (None, "")
+    readings = None
+    if frames is not None:
+        readings = _measure(edits, {**standard, **asked}, tools, settings, report, "measure the set", frames.ws)
     note = "" if choice.beside is None else load_model(choice.beside).card
     save_directions(folder, edits, _card(file, found, edit, lines, note))
     sheet = folder.with_name(f"{folder.name}-samples.png")
     write_image(sheet, _sheet(edit, tools, settings, config.sheet_codes))
     lines = [f"{file.name}: {found.format}, generator sha256 {edit.generator_sha256}", *lines]
     lines.append(f"written to {folder}, samples in {sheet}")
-    if choice.beside is not None:
-        lines.append(_evaluate(folder, edit, readings, standard.keys() == settings.edits.keys(), settings))
+    if frames is not None and readings is not None:
+        lines.append(_evaluate(folder, edit, readings, frames, settings))
+    elif why_not:
+        lines.append(f"{why_not}; the set can be used with --directions, not promoted")
     return lines
-
-
-def _instruments(params: Params, settings: DirectionSettings, source: str | None) -> Instruments:
-    params.runtime.apply_threads()
-    device = params.runtime.torch_device()
-    generator = load_generator(source, device) if source else load_generator(device=device)
-    if params.runtime.bfloat16() and isinstance(generator, HasPrecision):
-        generator.compute_dtype = torch.bfloat16
-    judge = load_attribute_judge(settings.least_score, device)
-    side = min(settings.resolution, generator.resolution)
-    return Instruments(
-        generator,
-        lambda ws: generator.synthesize(ws.to(device), resolution=side),
-        judge,
-        load_identity(device, judge.mesh).embed,
-    )
 
 
 def _with_unit(
@@ -159,12 +149,15 @@ def _measure(
     settings: DirectionSettings,
     report: Report,
     stage: str,
+    ws: Tensor | None = None,
 ) -> Readings:
-    """On the codes that the shipped edits were measured on."""
+    """On codes ``(N, num_ws, w_dim)``; without, on samples of the generator, which need no clips."""
     meter = Meter(stage, 1 + sum(len(values) for values in asked.values()), report, never)
+    if ws is None:
+        seed = settings.calibration_seed + 1
+        ws = draw_single(tools.generator, settings.measured_codes, seed, settings.truncation)
     return measure_edits(
-        draw_single(tools.generator, settings.measured_codes, settings.calibration_seed + 1, settings.truncation),
-        edits, asked, tools.render, tools.judge, tools.embed,
+        ws, edits, asked, tools.render, tools.judge, tools.embed,
         progress=lambda done, total: meter.advance(),
     )  # fmt: skip
 
@@ -193,16 +186,23 @@ def _effects(edit: Direction, readings: Readings, settings: DirectionSettings) -
     return lines
 
 
+def _frames_for_gate(
+    standard: Mapping[str, Sequence[float]], tools: Instruments, settings: DirectionSettings
+) -> tuple[EncodedFrames | None, str]:
+    """What a set with the edits ``standard`` is measured on for the gate; where that cannot be, why."""
+    if standard.keys() != settings.edits.keys():
+        return None, f"the set lacks edits that the gate's evaluation needs ({', '.join(settings.edits)})"
+    try:
+        return frames_of_test_persons(settings, tools.generator.sha256), ""
+    except BadInputError as error:
+        return None, str(error)
+
+
 def _evaluate(
-    folder: Path, edit: Direction, readings: Readings, complete: bool, settings: DirectionSettings
+    folder: Path, edit: Direction, readings: Readings, frames: EncodedFrames, settings: DirectionSettings
 ) -> str:
     """Write what the gate reads; returns the line that says so."""
-    if not complete:
-        missing = "the set lacks edits that the gate's evaluation needs"
-        return f"{missing} ({', '.join(settings.edits)}); it can be used with --directions, not promoted"
-    typical = {name: usual.typical for name, usual in settings.edits.items()}
-    units = {name: usual.per_unit for name, usual in settings.edits.items()}
-    evaluation = evaluation_of(summarise(readings, typical, units, settings.age_bands), folder, settings)
+    evaluation = evaluation_of(summary_of(readings, settings), folder, settings, frames)
     halves = (edit.lower / 2, edit.upper / 2)
     rows = [row for row in readings.of(edit.name) if row.strength in halves and row.strength]
     least = min(evaluation.metrics["identity"], *(float(row.identity.mean()) for row in rows))

@@ -224,7 +224,10 @@ class Jobs:
     def cancel(self, job: str) -> Job:
         """Stop a job that is queued or running; one that is over stays as it is. Raises ``KeyError``."""
         if self.get(job).state in ("queued", "running"):
-            (self.folder / job / "cancelled").touch()
+            try:
+                (self.folder / job / "cancelled").touch()
+            except FileNotFoundError as gone:  # deleted since
+                raise KeyError(job) from gone
             DBOS.cancel_workflow(job)
         return self.get(job)
 
@@ -233,7 +236,10 @@ class Jobs:
         self.cancel(job)
         # Moved away in one go, so that a step that is still stopping finds no folder to write into.
         grave = self.folder / f".deleted-{job}"
-        os.replace(self.folder / job, grave)
+        try:
+            os.replace(self.folder / job, grave)
+        except FileNotFoundError as gone:  # by whoever else deleted it
+            raise KeyError(job) from gone
         shutil.rmtree(grave, ignore_errors=True)
         DBOS.delete_workflow(job)
 
@@ -242,16 +248,28 @@ class Jobs:
         before = time.time() - self._keep_seconds
         swept = []
         for path in sorted(self.folder.iterdir()):
-            if path.name.startswith((".upload-", ".deleted-")) and path.stat().st_mtime < before:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            elif JOB_ID.fullmatch(path.name) and path.stat().st_mtime < before:
-                try:
-                    if self.get(path.name).state not in ("queued", "running"):
-                        self.delete(path.name)
-                        swept.append(path.name)
-                except KeyError:
-                    shutil.rmtree(path)  # the server died between making the folder and queueing the job
+            try:
+                if path.stat().st_mtime < before and self._swept(path):
+                    swept.append(path.name)
+            except OSError:
+                log.exception("cannot remove %s, which is past its time", path.name)  # the others still can
         return swept
+
+    def _swept(self, path: Path) -> bool:
+        """Remove one old entry of the folder; True where it was a job's."""
+        if path.name.startswith((".upload-", ".deleted-")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return False
+        if not JOB_ID.fullmatch(path.name):
+            return False
+        try:
+            if self.get(path.name).state in ("queued", "running"):
+                return False
+            self.delete(path.name)
+        except KeyError:
+            # The server died between making the folder and queueing the job, or while it wrote.
+            shutil.rmtree(path)
+        return True
 
     def run(self, job: str, step: Callable[[Path], None]) -> dict[str, Any] | None:
         """Run one step; None where the job goes on, and its outcome where something went wrong."""
@@ -344,6 +362,6 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         value: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # not there, or cut short when the power went
         return None
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from services.pipeline.models import (
 )
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Meter, Report, never
-from services.pipeline.sidecar import plain, write_sidecar
+from services.pipeline.sidecar import write_sidecar
 from services.pipeline.stream import edit_video, invert_video
 from services.settings import Params
 
@@ -76,7 +75,7 @@ def edit_file(
     else:
         done = edit_video(source, target, requests, models, options, report)
         result, warnings = done, done.warnings
-    write_sidecar(target, source, requests, options, models.versions, _numbers(models), result)
+    write_sidecar(target, source, requests, options, models.versions, models.numbers(), result)
     return warnings
 
 
@@ -108,7 +107,7 @@ def invert_file(
         os.replace(save_codes(part, ws, models.generator), target)
     finally:
         part.unlink(missing_ok=True)
-    write_sidecar(target, source, [], options, models.versions, _numbers(models), result)
+    write_sidecar(target, source, [], options, models.versions, models.numbers(), result)
     return metrics, warnings
 
 
@@ -165,13 +164,6 @@ def _edit_codes(
 
 def _about(inversion: Inversion) -> dict[str, object]:
     return {"metrics": inversion.metrics, "crop_to_frame": inversion.crop_to_frame, "size": inversion.size}
-
-
-def _numbers(models: Models) -> dict[str, object]:
-    """The sections of params.yaml that the output depends on."""
-    return {name: plain(getattr(models, name)) for name in ("smoothing", "shots")} | {
-        "pipeline": dataclasses.asdict(models.config)
-    }
 
 
 def _check_paths(source: Path, target: Path) -> None:

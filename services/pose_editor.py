@@ -20,16 +20,15 @@ from datamodules.shards import Shard
 from modules.editing.expression import QUANTITIES, fit_expressions
 from modules.editing.pose import (
     PoseEditor,
-    PoseEditorConfig,
-    PoseEditSettings,
     load_pose_editor,
     pose_edits,
     request,
     save_pose_editor,
 )
 from modules.encoders.vit import FrameEncoder, load_frame_encoder
+from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts
-from modules.lit.pose_editor import LitPoseEditor, PoseEditorTraining
+from modules.lit.pose_editor import LitPoseEditor
 from modules.losses.edits import EditTerm, IdentityFloor
 from modules.losses.pose import AskedMesh
 from modules.model_folder import load_model, weights_sha256
@@ -39,6 +38,7 @@ from modules.perception.mesh import FaceMesh, load_face_mesh
 from modules.perception.second_judges import SecondJudges
 from services.attributes import SecondAttributeJudge, load_attribute_judge
 from services.directions import JUDGED_BY, LABELS
+from services.encoded_codes import training_codes
 from services.evaluation_edits import Embed, Render, as_markdown, measure_edits, slopes_between, summarise
 from services.evaluation_frames import held_out_frames, spread
 from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
@@ -52,9 +52,10 @@ from services.pose_evaluation import (
     second_judge,
     slopes_table,
 )
-from services.refinement import encoded_codes, render_pool
+from services.pose_settings import PoseEditorSettings
+from services.refinement import render_pool
 from services.registry.gate import Evaluation
-from services.runs import training_run
+from services.runs import code_sha256, training_run
 from services.settings import ROOT, Params
 from services.stages import CLIPS, FRAME_ENCODER, RUNS, SAMPLES
 from services.training import fit_steps
@@ -66,54 +67,6 @@ METRICS = "metrics.json"
 EVALUATION = ROOT / "metrics" / "pose_editor.evaluation.json"
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class PoseEditorSettings:
-    """Section ``pose_editor``."""
-
-    identity_components: int
-    """Of the face model, alpha."""
-    expression_components: int
-    """Of the face model, beta."""
-    expression_ridge: float
-    """Of the components that go with a named expression, relative to its variance."""
-    kept: tuple[str, ...]
-    """Attributes of the samples (``services.attributes``) that the linear part leaves alone."""
-    linear_ridge: float
-    """Of the linear part, relative to the variance of the face model's parameters."""
-    least_score: float
-    """Of the mesh, below which a picture shows no face."""
-    seconds: float
-    """Between the two frames of a pair; the paper's 10 frames are a third of a second."""
-    network: PoseEditorConfig
-    """Shape of the MLP."""
-    training: PoseEditorTraining
-    """What it learns."""
-    active: float
-    """Probability with which an edit has a part in what is asked of a code in training."""
-    encoded_per_clip: int
-    """Frames of each training person's clip whose codes join the samples."""
-    mesh_pixels: float
-    """Error of the asked mesh from which it counts as a distance, not as a square."""
-    named_units: float
-    """The same of the named expressions, in units of their edits."""
-    identity: float
-    """Likeness to the unmoved face that is enough in training."""
-    checkpoint_every: int
-    """Steps between checkpoints."""
-    seed: int
-    """Of initial weights and batches."""
-    calibration_codes: int
-    """Codes of training persons' frames on which units are set; 0 leaves them as they are."""
-    calibration_rounds: int
-    """Times that units are set anew from what was measured."""
-    measured_per_clip: int
-    """Frames of each test person's clip on which the editor is measured."""
-    resolution: int
-    """Side of the pictures that are measured, in pixels."""
-    edits: dict[str, PoseEditSettings]
-    """What is offered, by the names of ``modules.editing.pose``."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +95,8 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     """
     settings = params.section("pose_editor", PoseEditorSettings)
     generator, prepared = training_generator(params), read_prepared(CLIPS)
-    device = params.runtime.torch_device()
-    encoder, mesh = load_frame_encoder(FRAME_ENCODER, generator.sha256), load_face_mesh(device)
-    tools = PoseTools(
-        lambda ws: generator.synthesize(ws.to(device), resolution=settings.resolution),
-        mesh,
-        load_identity(device, mesh).embed,
-    )
+    device, tools = params.runtime.torch_device(), pose_tools(generator, settings, params)
+    encoder, mesh = load_frame_encoder(FRAME_ENCODER, generator.sha256), tools.mesh
     clips = clip_meshes(
         prepared, "train", mesh, MESHES, lambda done, total: say(f"meshes of {done} of {total} clips")
     )
@@ -161,7 +109,7 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     torch.manual_seed(settings.seed)
     labels = _labels(settings, mesh, device, say)
     editor = solved_editor(model, shards, labels, encoder, settings)
-    encoded = encoded_codes(FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256)
+    encoded = training_codes(FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256)
     sources: list[SampleDataset | KeptSamples] = [samples]
     if len(encoded):
         made_from = f"{generator.sha256} {settings.resolution}"
@@ -173,7 +121,7 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         asked_terms(model, tools, settings),
     )  # fmt: skip
     batches = pose_batches(clips, sources, model, settings)
-    run_folder = RUNS / f"pose-editor-{_fingerprint(params, settings, prepared, encoder, len(samples))}"
+    run_folder = RUNS / f"pose-editor-{_fingerprint(params, settings, prepared, encoder, samples)}"
     with training_run("pose-editor", params, {"generator": generator.sha256}, run_folder) as run:
         plan = settings.training
         fit_steps(
@@ -184,6 +132,7 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
             run_folder,
             run.lightning_logger(),
             plan.gradient_clip,
+            device,
         )
         editor = lit.editor.eval().requires_grad_(False)
         gains = calibrate(editor, model, tools, samples, encoded, generator.sha256, settings, say)
@@ -314,6 +263,29 @@ def calibrate(
     return gains
 
 
+def pose_tools(generator: Generator, settings: PoseEditorSettings, params: Params) -> PoseTools:
+    """What renders and judges, on the device of ``params.runtime``."""
+    device = params.runtime.torch_device()
+    mesh = load_face_mesh(device)
+    return PoseTools(
+        lambda ws: generator.synthesize(ws.to(device), resolution=settings.resolution),
+        mesh,
+        load_identity(device, mesh).embed,
+    )
+
+
+def measured_pose_editor(
+    folder: Path, params: Params, say: Say = lambda line: None
+) -> tuple[list[str], Evaluation]:
+    """``evaluate_pose_editor`` of any folder on the test persons in ``build/clips``, by the shipped encoder."""
+    settings = params.section("pose_editor", PoseEditorSettings)
+    params.runtime.apply_threads()
+    generator = training_generator(params)
+    encoder = load_frame_encoder(FRAME_ENCODER, generator.sha256)
+    tools = pose_tools(generator, settings, params)
+    return evaluate_pose_editor(read_prepared(CLIPS), encoder, tools, generator.sha256, settings, say, folder)
+
+
 def evaluate_pose_editor(
     prepared: Prepared, encoder: FrameEncoder, tools: PoseTools, generator_sha256: str,
     settings: PoseEditorSettings, say: Say, folder: Path,
@@ -349,7 +321,8 @@ def evaluate_pose_editor(
         *drift_table(drifts, loaded.offered),
     ]
     sha256 = weights_sha256(load_model(folder).tensors)
-    evaluation = evaluation_of(summary, drifts, sha256, generator_sha256, frames.data_hash, clips, loaded.offered)
+    data = f"{frames.data_hash} {weights_sha256(dict(encoder.state_dict()))} {settings.least_score}"
+    evaluation = evaluation_of(summary, drifts, sha256, generator_sha256, data, clips, loaded.offered)
     return lines, evaluation
 
 
@@ -392,9 +365,10 @@ def _pairs(meshes: ShardMeshes, basis: FaceBasis, settings: PoseEditorSettings) 
 
 
 def _fingerprint(
-    params: Params, settings: PoseEditorSettings, prepared: Prepared, encoder: FrameEncoder, samples: int
+    params: Params, settings: PoseEditorSettings, prepared: Prepared, encoder: FrameEncoder, samples: SampleDataset
 ) -> str:
     """Runs resume only onto the settings, the networks and the data that they began with."""
     trained = replace(settings, measured_per_clip=0, calibration_codes=0, calibration_rounds=0)
     what = [json.dumps(asdict(trained)), prepared.data_hash("train"), weights_sha256(dict(encoder.state_dict()))]
-    return hashlib.sha256(json.dumps([*what, *judged_by(params), samples]).encode()).hexdigest()[:12]
+    what += [*judged_by(params), *samples.fingerprints, code_sha256("pose-editor")]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]

@@ -129,12 +129,12 @@ def slopes_table(summary: Mapping[str, Any]) -> list[str]:
 
 def evaluation_of(
     summary: Mapping[str, Any], drifts: Mapping[str, Any], model_sha256: str, generator_sha256: str,
-    data_hash: str, clips: int, offered: Mapping[str, PoseEditSettings],
+    data: str, clips: int, offered: Mapping[str, PoseEditSettings],
 ) -> Evaluation:  # fmt: skip
     """What the gate reads: yaw's error of slope by both judges, likeness at its ends, what it does to expressions.
 
     ``expression_drift`` is the largest mean change of an expression under yaw, over the noise of a difference of
-    two readings. Of pitch only the slope's error counts.
+    two readings. Of pitch only the slope's error counts. ``data`` says which codes were measured.
     """
     edits = summary["edits"]
     yaw = edits["pose.yaw"]
@@ -146,7 +146,9 @@ def evaluation_of(
         "identity": min(yaw["identity"].values()),
         "expression_drift": max((abs(row["mean"]) / row["noise"] for row in moved), default=0.0),
     }
-    asked = json.dumps([data_hash, {name: edit.measured for name, edit in offered.items()}])
+    asked = json.dumps(
+        [data, {name: [edit.measured, edit.typical, edit.per_unit] for name, edit in offered.items()}]
+    )
     return Evaluation(
         model_sha256=model_sha256,
         generator_sha256=generator_sha256,

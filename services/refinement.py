@@ -14,17 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.clips import read_prepared
 from datamodules.edit_batches import EditBatches
-from datamodules.shards import Shard, metadata_of, save_shard, to_tensor
+from datamodules.shards import Shard, metadata_of, save_shard
 from datamodules.types import Frames
 from modules.editing.directions import EditSet
-from modules.encoders.vit import load_frame_encoder
 from modules.lit.directions import DirectionTraining, LitDirections
 from modules.losses.edits import AttributeTerm, EditTerm, Embed, IdentityFloor
 from services.attributes import AttributeJudge
 from services.evaluation_edits import Progress, Render
-from services.evaluation_frames import held_out_frames
 from services.training import fit_steps
 
 if TYPE_CHECKING:
@@ -58,6 +55,20 @@ class RefineSettings:
 
 
 @dataclass(frozen=True)
+class AloneSettings:
+    """How one edit goes on learning by itself, after all have; what is not named here is as in ``refine``."""
+
+    training: DirectionTraining
+    """0 steps leave it as it is."""
+    rows: tuple[int, int]
+    """Rows ``[first, last)`` of the codes that it may move then."""
+    reach: tuple[float, float]
+    """Smallest and largest strength that it learns at."""
+    identity: float
+    """Likeness to the unedited face that is enough."""
+
+
+@dataclass(frozen=True)
 class Pool:
     """Codes and what the generator makes of them."""
 
@@ -77,21 +88,6 @@ class Goal:
     """Change of its own attribute per unit."""
     typical: float
     """Usual strength."""
-
-
-def encoded_codes(encoder: Path, clips: Path, per_clip: int, generator_sha256: str) -> Tensor:
-    """``(M, num_ws, w_dim)``: an encoder's answers to frames of the persons in ``clips`` that are trained on.
-
-    None, ``(0,)``, where ``per_clip`` is 0 or all persons are held out. Raises ``BadInputError`` for folders that
-    are missing or damaged, and for an encoder of another generator.
-    """
-    prepared = read_prepared(clips) if per_clip else None
-    if prepared is None or not any(clip.person >= 0 for clip in prepared.of("train")):
-        return torch.empty(0)
-    frames = held_out_frames(prepared, per_clip, "train")
-    net = load_frame_encoder(encoder, generator_sha256)
-    with torch.no_grad():
-        return torch.cat([net(crop)[0] for crop in torch.split(to_tensor(frames.pixels), 1)]).float()
 
 
 def render_pool(ws: Tensor, render: Render, path: Path, made_from: str, progress: Progress) -> Pool:
@@ -137,22 +133,28 @@ def refine(
     settings: RefineSettings,
     runs: Path,
     logger: Logger | bool = False,
+    accelerator: str = "auto",
+    alone: tuple[str, tuple[float, float]] | None = None,
 ) -> EditSet:
     """Train the directions on from where they are; goes on from the last checkpoint of the same run in ``runs``.
 
-    ``spread`` is a symmetric root of W's covariance. Units and bounds stay.
+    ``goals`` are those of all edits, since each is to leave alone what the others are for. ``alone`` names the one
+    edit that learns, and the strengths between which it does; without, all learn, within their bounds. ``spread``
+    is a symmetric root of W's covariance. Units and bounds stay.
     """
+    names = [alone[0]] if alone else list(goals)
     attributes, asked = attribute_term(judge, goals, settings)
     terms: dict[str, EditTerm] = {
         "attributes": attributes,
         "identity": IdentityFloor(embed, settings.identity),
     }
-    start = torch.stack([edits[name].vector for name in goals])
-    rows = [goal.rows for goal in goals.values()]
+    asked = asked[[list(goals).index(name) for name in names]]
+    start = torch.stack([edits[name].vector for name in names])
+    rows = [goals[name].rows for name in names]
     lit = LitDirections(
         start, rows, torch.from_numpy(spread), asked, settings.training, render, terms
     )  # fmt: skip
-    bounds = [(edits[name].lower, edits[name].upper) for name in goals]
+    bounds = [alone[1]] if alone else [(edits[name].lower, edits[name].upper) for name in names]
     plan = settings.training
 
     def batches(first_step: int) -> EditBatches:
@@ -160,10 +162,11 @@ def refine(
             pool.ws, pool.pictures, bounds, plan.codes, plan.steps, settings.seed, plan.least_strength, first_step
         )
 
-    said = json.dumps([asdict(settings), [asdict(goal) for goal in goals.values()], bounds])
+    said = json.dumps([asdict(settings), [asdict(goal) for goal in goals.values()], bounds, names])
     made_of = b"".join(tensor.numpy().tobytes() for tensor in (start, pool.ws))
     fingerprint = hashlib.sha256(said.encode() + made_of).hexdigest()[:12]
     folder = runs / f"directions-{fingerprint}"
-    fit_steps(lit, plan.steps, batches, settings.checkpoint_every, folder, logger)
+    fit_steps(lit, plan.steps, batches, settings.checkpoint_every, folder, logger, accelerator=accelerator)
     trained = lit.directions().detach().cpu()
-    return EditSet(replace(edits[name], vector=vector) for name, vector in zip(goals, trained, strict=True))
+    learned = dict(zip(names, trained, strict=True))
+    return EditSet(replace(edit, vector=learned.get(name, edit.vector)) for name, edit in edits.items())

@@ -54,6 +54,7 @@ Value = TypeVar("Value")
 MODEL_HEADER = "X-Stylereel-Model"
 SWEEP_SECONDS = 600.0
 INVERT_OPTIONS = ("face", "refine")
+CODES = "codes"
 IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed")
 VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview")
 OPTIONS = {
@@ -65,6 +66,7 @@ OPTIONS = {
     "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
     "end": "Seconds into the clip at which to end.",
     "preview": "true for a fast look: fewer frames, a small synthesis, no refinement.",
+    CODES: "true for the codes themselves in the answer.",
 }
 EDIT = "NAME=STRENGTH, any number of times, e.g. age=20."
 EDITS = 'JSON: [{"name": "age", "strength": 20}, ...].'
@@ -142,11 +144,11 @@ async def _thread(work: Callable[[], Value]) -> Value:
 async def _sweep(state: State) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
-        try:
-            await _thread(state.jobs.sweep)
-            await _thread(state.latents.sweep)
-        except Exception:
-            log.exception("could not remove what is past its time")
+        for sweep in (state.jobs.sweep, state.latents.sweep):
+            try:
+                await _thread(sweep)
+            except Exception:
+                log.exception("could not remove what is past its time")
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -229,11 +231,16 @@ def _add_health(app: FastAPI) -> None:
 
 
 def _add_images(app: FastAPI) -> None:
-    @app.post("/v1/invert", tags=["images"], openapi_extra=_takes("image", "image/*", INVERT_OPTIONS, edits=False))
-    async def invert(request: Request, response: Response, codes: bool = False) -> InvertOut:
+    @app.post(
+        "/v1/invert",
+        tags=["images"],
+        openapi_extra=_takes("image", "image/*", (*INVERT_OPTIONS, CODES), edits=False),
+    )
+    async def invert(request: Request, response: Response) -> InvertOut:
         """Invert the face of an image; the codes are kept under an id for a while."""
         state, runtime = _state(request), _state(request).runtime
-        async with read_body(request, "image", INVERT_OPTIONS) as body:
+        async with read_body(request, "image", (*INVERT_OPTIONS, CODES), edits=False) as body:
+            codes = body.flag(CODES)
             data, options = await body.image(), edit_options(body.options, INVERT_OPTIONS)
         session = state.engine.session()
 
@@ -271,6 +278,9 @@ def _add_images(app: FastAPI) -> None:
             return error_response("only image/png and image/jpeg are made; change the Accept header", 406)
         async with read_body(request, "image", IMAGE_OPTIONS, latents=True) as body:
             name, edits, options = body.latent, body.edits, edit_options(body.options, IMAGE_OPTIONS)
+            if name is not None and not body.options.keys().isdisjoint(INVERT_OPTIONS):
+                # Not raised: of an error's text, paths are taken out.
+                return error_response("face and refine are chosen at POST /v1/invert", 422)
             data = b"" if name is not None else await body.image()
         session = state.engine.session()
         _require_edits(edits)
@@ -369,7 +379,8 @@ def _takes(
 ) -> dict[str, Any]:
     """OpenAPI's description of what ``read_body`` reads."""
     text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
-    asked = {name: text | {"description": OPTIONS[name]} for name in options}
+    flag = {"type": "boolean"}
+    asked = {name: (flag if name == CODES else text) | {"description": OPTIONS[name]} for name in options}
     query: dict[str, Any] = asked | ({"edit": texts | {"description": EDIT}} if edits else {})
     form = {file: {"type": "string", "format": "binary"}} | query
     if edits:

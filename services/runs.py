@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -57,3 +58,14 @@ def sections_of(stage: str) -> list[str]:
     """The sections of ``params.yaml`` that ``dvc.yaml`` names for a stage."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     return list(stages[stage].get("params", []))
+
+
+def code_sha256(stage: str) -> str:
+    """Of the code that ``dvc.yaml`` names for a stage: a training that other code began is not gone on with."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    digest = hashlib.sha256()
+    code = [dep for dep in stages[stage]["deps"] if dep.startswith(("datamodules/", "modules/", "services/"))]
+    for place in (ROOT / dep for dep in code):
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{path.relative_to(ROOT).as_posix()} ".encode() + path.read_bytes())
+    return digest.hexdigest()

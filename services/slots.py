@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import threading
 import time
@@ -108,6 +107,7 @@ class Slot(Generic[T]):
         self._current: tuple[T, ServedVersion] | None = None
         self._state = SlotState(name, None, "unused" if registry is None else "down", "not started", "")
         self._failed: _Failure | None = None
+        self._noted = ""  # what the last good model was last written down as
         self._checking = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -175,6 +175,8 @@ class Slot(Generic[T]):
         if self._current is not None and serving is not None and _is(serving, wanted):
             if serving.source != "registry":
                 self._current = (self._current[0], replace(serving, source="registry"))
+            if self._noted != _key(wanted):
+                self._remember(self._registry, wanted, self._registry.download(wanted))
             return ""
         if self._failed is not None and self._failed.key != _key(wanted):
             self._failed = None
@@ -185,8 +187,9 @@ class Slot(Generic[T]):
             self._install(folder, wanted.version, wanted.sha256, "registry")
         except RegistryUnavailableError:
             raise
-        except BadInputError as error:  # the same bytes would be refused again
-            self._failed = _Failure(_key(wanted), f"version {wanted.version} is refused: {error}", 0, math.inf)
+        except BadInputError as error:  # most would be refused again; but a missing part may come, memory be freed
+            later = time.monotonic() + self._poll_seconds * (2**_MAX_DOUBLINGS - 1)
+            self._failed = _Failure(_key(wanted), f"version {wanted.version} is refused: {error}", 0, later)
             return self._failed.error
         except Exception as error:  # out of memory, a full disk: may pass, so try again, but ever more rarely
             times = 0 if self._failed is None else min(self._failed.times + 1, _MAX_DOUBLINGS)
@@ -229,6 +232,7 @@ class Slot(Generic[T]):
             )
         )
         part.replace(note)
+        self._noted = _key(version)
         registry.prune(self.name, keep=folder)
 
     def _fall_back(self, registry: ModelStore, error: str) -> str:

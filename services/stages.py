@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +17,9 @@ from torch.utils.data import Dataset
 from datamodules.alignment import SmoothingConfig
 from datamodules.clips import INDEX, ClipsConfig, FindLandmarks, Prepared, find_videos, prepare_clips
 from datamodules.face_video import FaceDataset, FaceVideoConfig, FaceVideoDataModule
-from datamodules.people import PeopleConfig
+from datamodules.people import PeopleConfig, read_test_list
 from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_samples
-from datamodules.types import Frames, Landmarks
+from datamodules.types import BadInputError, Frames, Landmarks
 from datamodules.video import ShotConfig
 from modules.assets import asset_path, fetch, manifest
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, w_statistics
@@ -28,7 +29,7 @@ from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
 from modules.perception.identity import load_identity
 from modules.sheet import Image
-from services.runs import stage_run, training_run
+from services.runs import code_sha256, stage_run, training_run
 from services.settings import ROOT, Params
 from services.sheets import clips_sheet, pairs_sheet, samples_sheet
 from services.training import FrameEncoderSettings, fit_frame_encoder
@@ -54,13 +55,42 @@ def fetch_parts(params: Params, report: Report = lambda done, total, what: None)
         run.log_metrics({"assets": len(assets), "bytes": sum(sizes)})
 
 
+def video_sources(folder: Path | None, registry: Sequence[Path], tested: Collection[str]) -> list[Path]:
+    """The videos of ``folder``, then the clips of the ``registry`` that are tested on; without one, all of those.
+
+    ``tested`` is the sha256 of every clip of the test list. A clip that ``folder`` holds a copy of is not brought
+    along. Raises ``BadInputError`` for a folder that is none.
+    """
+    if folder is None:
+        return list(registry)
+    own = find_videos(folder)
+    brought = [clip for clip in registry if hashlib.sha256(clip.read_bytes()).hexdigest() in tested]
+    return own + [clip for clip in brought if not any(_is_copy(video, clip) for video in own)]
+
+
+def _is_copy(video: Path, clip: Path) -> bool:
+    try:
+        return filecmp.cmp(video, clip, shallow=False)
+    except OSError:
+        return False  # a video that cannot be read is left out later, with the reason
+
+
 def prepare(params: Params, report: Report = lambda done, total, what: None) -> Prepared:
-    """Align the videos of ``data.root`` and the stills of ``data.images`` into shards in ``build/clips``."""
+    """Align the videos of ``data.root`` and the stills of ``data.images`` into shards in ``build/clips``.
+
+    Where ``data.root`` is a folder, the registry's clips of the committed test list come along, so that there
+    are always persons to test on; the registry's other clips do not. Raises ``BadInputError`` where the folder
+    and ``data.images`` give nothing to train on, and like ``prepare_clips``.
+    """
     folder = params.data.folder()
-    videos = find_videos(folder) if folder else [
+    registry = [
         asset_path(name, file) for name in REGISTRY_CLIPS for file in manifest()[name].files
         if Path(file).suffix in (".mp4", ".mov")
     ]  # fmt: skip
+    videos = video_sources(folder, registry, read_test_list())
+    # The clips that come along would hide that the folder is the wrong one.
+    if folder and not params.data.images and not any(video.is_relative_to(folder) for video in videos):
+        raise BadInputError(f"{folder} holds no videos; put some there, or set data.root: registry")
     device = params.runtime.torch_device()
     finder = load_face_finder(params.section("detection", DetectionConfig), device)
     identity = load_identity(device)
@@ -143,8 +173,9 @@ def train_frame_encoder(params: Params) -> Path:
             run.log_image("validation", pairs_sheet(inputs, reconstructions), step)
 
         trained = fit_frame_encoder(
-            encoder, parts, samples, Crops(train), held_out, settings, run_folder, run.lightning_logger(), show
-        )
+            encoder, parts, samples, Crops(train), held_out, settings, run_folder, run.lightning_logger(), show,
+            params.runtime.torch_device(),
+        )  # fmt: skip
         card = _card(settings, data.prepared, len(samples), generator.sha256)
         folder = save_frame_encoder(
             FRAME_ENCODER, trained, generator.sha256, card, {"steps": settings.training.ends[-1]}
@@ -201,7 +232,7 @@ def _fingerprint(
     """Runs resume only onto the settings, the networks and the data that they began with."""
     what = [
         repr(settings), repr(data.config), *judged_by(params), generator_sha256, _start_sha256(settings),
-        data.prepared.data_hash("train"), str(len(samples)),
+        data.prepared.data_hash("train"), *samples.fingerprints, code_sha256("encoder"),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 

@@ -33,7 +33,9 @@ from services.appearance_measure import (
     measure_channels,
     measure_identity,
 )
-from services.directions import draw_single
+from services.evaluation_edits import rounded
+from services.evaluation_report import write_whole
+from services.instruments import draw_single
 from services.registry.gate import Evaluation, utc_now
 from services.registry.tracking import Run
 from services.runs import stage_run
@@ -49,6 +51,9 @@ SHOWN = 3
 """Codes on which the run's sheet shows every edit."""
 
 Array = NDArray[np.float64]
+WHOLE = 1.0
+"""Strength at which the random identity is to hide who it is."""
+
 Say = Callable[[str], None]
 
 
@@ -86,8 +91,10 @@ class RandomIdentitySettings:
 
     unit: str
     """What a user reads."""
+    candidates: int
+    """Made persons whose changes are tried on the codes that units are set on."""
     people: int
-    """Made persons to choose from."""
+    """Of them, those that hide best; a seed chooses one of these."""
     rows: tuple[float, ...]
     """Share of δw for each row of the codes."""
     per_unit: float
@@ -100,6 +107,12 @@ class RandomIdentitySettings:
     """Seeds that it is measured with."""
     same_person: float
     """Likeness from which two pictures count as one person's."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.people <= self.candidates:
+            raise BadInputError("random_identity.people must be 1 or more, and no more than candidates")
+        if WHOLE not in self.measured:
+            raise BadInputError(f"stylespace.random_identity.measured must name {WHOLE:g}, which the gate reads")
 
 
 @dataclass(frozen=True)
@@ -257,13 +270,13 @@ def calibrate(made: ChannelEdit, edit: ChannelEditSettings, tools: Tools, ws: Te
 
 
 def random_identity(settings: RandomIdentitySettings, generator: Generator, codes: Tensor) -> RandomIdentity:
-    """The edit, from codes ``(N, num_ws, w_dim)`` of one z each."""
+    """The edit with all candidates, from codes ``(N, num_ws, w_dim)`` of one z each."""
     if len(settings.rows) != generator.num_ws:
         raise BadInputError(
             f"stylespace.random_identity.rows has {len(settings.rows)} numbers, "
             f"the generator {generator.num_ws} rows"
         )
-    people = codes[: settings.people, 0].cpu() - generator.w_mean.cpu()
+    people = codes[: settings.candidates, 0].cpu() - generator.w_mean.cpu()
     # All equally far, so that no seed hides less for being near the mean.
     lengths = people.norm(dim=1, keepdim=True)
     people = people * (lengths.mean() / lengths)
@@ -271,6 +284,27 @@ def random_identity(settings: RandomIdentitySettings, generator: Generator, code
     return RandomIdentity(
         "random_identity", settings.unit, people.half().float(), rows, settings.upper, generator.sha256
     )
+
+
+def best_hiding(edit: RandomIdentity, tools: Tools, ws: Tensor, count: int, say: Say) -> RandomIdentity:
+    """The ``count`` changes that leave least of the persons ``ws`` ``(N, num_ws, w_dim)``, but leave faces.
+
+    A change is judged by the person that it hides worst. Raises ``BadInputError`` where too few leave faces.
+    """
+    edits = EditSet([edit])
+    start = tools.identity.embed(tools.render(ws, edits, []))
+    worst = torch.full((len(edit.people),), torch.inf)
+    for seed in range(len(worst)):
+        pictures = tools.render(ws, edits, [EditRequest(edit.name, WHOLE)], seed)
+        seen = all(bool(measure.isfinite().all()) for measure in tools.judge(pictures).measures.values())
+        if seen:
+            worst[seed] = (tools.identity.embed(pictures) * start).sum(1).max().cpu()
+        if (seed + 1) % 16 == 0:
+            say(f"tried {seed + 1} of {len(worst)} persons to hide behind")
+    left = int(worst.isfinite().sum())
+    if left < count:
+        raise BadInputError(f"only {left} of {len(worst)} persons leave a face: lower random_identity.per_unit")
+    return replace(edit, people=edit.people[worst.argsort()[:count].sort().values])
 
 
 def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:
@@ -292,16 +326,17 @@ def _find(settings: StylespaceSettings, tools: Tools, run: Run, say: Say) -> Pat
         made = calibrate(made, edit, tools, calibration, settings.calibration_rounds)
         say(f"{name}: {', '.join(f'{layer} {number}' for layer, number in made.channels)}")
         edits.append(made)
-    edits.append(random_identity(settings.random_identity, tools.generator, codes))
+    random = random_identity(settings.random_identity, tools.generator, codes)
+    edits.append(best_hiding(random, tools, calibration, settings.random_identity.people, say))
     everything = EditSet(edits)
     ws = draw_single(tools.generator, settings.measured_codes, settings.seed + 3, settings.truncation)
     summary = measure_appearance(ws, range(len(ws)), everything, tools, settings, say)
     tables = "\n".join(as_markdown(summary))
     folder = save_stylespace(FOLDER, edits, card(edits, len(located.slopes), len(ws), tables))
-    (folder / METRICS).write_text(json.dumps(rounded(summary), indent=2) + "\n")
+    write_whole(folder / METRICS, json.dumps(rounded(summary), indent=2) + "\n")
     evaluation = evaluation_of(summary, folder, settings)
     EVALUATION.parent.mkdir(exist_ok=True)
-    EVALUATION.write_text(evaluation.to_json())
+    write_whole(EVALUATION, evaluation.to_json())
     say("\n".join(as_markdown(summary)))
     run.log_metrics(dict(evaluation.metrics))
     run.log_file(folder / METRICS)
@@ -323,7 +358,7 @@ def evaluation_of(summary: Mapping[str, Any], folder: Path, settings: Stylespace
         "slope_error": max(abs(entry["slope"] - 1) for entry in channels),
         "identity": min(min(entry["identity"].values()) for entry in channels),
         "inside": min(entry["inside"] for entry in channels),
-        "hidden": summary["random_identity"]["strengths"]["1"]["hidden"],
+        "hidden": summary["random_identity"]["strengths"][f"{WHOLE:g}"]["hidden"],
     }
     return Evaluation(
         model_sha256=weights_sha256(model.tensors),
@@ -361,12 +396,3 @@ def as_markdown(summary: Mapping[str, Any]) -> list[str]:
     channels, identity = summary["channels"], summary["random_identity"]
     head = f"Measured on {summary['codes']} codes."
     return [head, "", *channels_markdown(channels), "", *identity_markdown(identity)]
-
-
-def rounded(value: Any) -> Any:
-    """Plain numbers for a file that people read."""
-    if isinstance(value, Mapping):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return round(value, 4) if isinstance(value, float) else value

@@ -100,11 +100,12 @@ def fit_frame_encoder(
     run_folder: Path,
     logger: Logger | bool = False,
     show: Show = lambda step, inputs, reconstructions: None,
+    accelerator: str = "auto",
 ) -> FrameEncoder:
     """Train from the last checkpoint in ``run_folder``, or from the start; returns the averaged encoder.
 
     ``held_out`` are validation crops ``(N, 3, r, r)`` in [-1, 1]; ``show`` is handed them and their
-    reconstructions at every validation.
+    reconstructions at every validation; ``accelerator`` is where the frozen networks are, ``cpu`` or ``cuda``.
     """
     config, plan = settings.trainer, settings.training
     if plan.linear_start and not _step_of(run_folder / LAST):
@@ -118,7 +119,7 @@ def fit_frame_encoder(
         return BatchMixture(samples, frames, plans, settings.softening, config.seed, first_step=step, rank=rank)
 
     validation = DataLoader(_Validation(held_out[: config.validation_frames]), batch_size=4)
-    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show)
+    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
     return lit.encoder.eval()
 
 
@@ -132,6 +133,7 @@ def fit_video_encoder(
     run_folder: Path,
     logger: Logger | bool = False,
     show: Show = lambda step, inputs, reconstructions: None,
+    accelerator: str = "auto",
 ) -> VideoTransformer:
     """Like ``fit_frame_encoder``, for ViEN, on episodes; ``held_out`` are sequences ``(N, T, 3, r, r)``."""
     config, plan = settings.trainer, settings.training
@@ -145,7 +147,7 @@ def fit_video_encoder(
         return EpisodeBatches(clips, stills, plans, settings.unsteadiness, config.seed, step, rank)
 
     validation = DataLoader(_Sequences(held_out), batch_size=1)
-    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show)
+    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
     return lit.encoder.eval()
 
 
@@ -158,6 +160,7 @@ def fit_in_phases(
     run_folder: Path,
     logger: Logger | bool,
     show: Show,
+    accelerator: str,
 ) -> None:
     """Train ``lit`` from the last checkpoint in ``run_folder``, or from the start, to the averaged weights.
 
@@ -173,7 +176,7 @@ def fit_in_phases(
         every_n_train_steps=config.checkpoint_every, enable_version_counter=False,
     )  # fmt: skip
     trainer = L.Trainer(
-        accelerator="auto",
+        accelerator=accelerator,
         devices=config.devices,
         strategy="auto" if str(config.devices) in ("1", "auto") else "ddp",
         precision=config.lightning_precision(),
@@ -208,6 +211,7 @@ def fit_steps(
     run_folder: Path,
     logger: Logger | bool = False,
     gradient_clip: float | None = None,
+    accelerator: str = "auto",
 ) -> None:
     """Train ``lit`` for ``steps``, from the last checkpoint in ``run_folder`` or the start; 0 steps do nothing.
 
@@ -223,7 +227,7 @@ def fit_steps(
             every_n_train_steps=checkpoint_every, enable_version_counter=False,
         )  # fmt: skip
         trainer = L.Trainer(
-            accelerator="auto",
+            accelerator=accelerator,
             devices=1,
             max_steps=steps,
             max_epochs=-1,

@@ -18,7 +18,7 @@ from modules.generators.rows import coarse_rows
 from modules.lit.video_encoder import VideoParts
 from modules.model_folder import weights_sha256
 from modules.sheet import Image
-from services.runs import training_run
+from services.runs import code_sha256, training_run
 from services.settings import ROOT, Params
 from services.sheets import pairs_sheet
 from services.stages import CLIPS, RUNS
@@ -63,6 +63,7 @@ def train_video_encoder(params: Params) -> Path:
             run_folder,
             run.lightning_logger(),
             show,
+            params.runtime.torch_device(),
         )
         card = _card(settings, prepared, coarse, generator.num_ws, generator.sha256, first_sha256)
         steps = {"steps": settings.training.ends[-1]}
@@ -86,7 +87,7 @@ def _fingerprint(
     params: Params, settings: VideoEncoderSettings, first_sha256: str, data: str, generator_sha256: str
 ) -> str:
     """Runs resume only onto the settings, the networks and the data that they began with."""
-    what = [repr(settings), *judged_by(params), generator_sha256, first_sha256, data]
+    what = [repr(settings), *judged_by(params), generator_sha256, first_sha256, data, code_sha256("video-encoder")]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 

@@ -16,7 +16,7 @@ from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Report
-from services.pipeline.sidecar import plain, write_sidecar
+from services.pipeline.sidecar import write_sidecar
 from services.pipeline.stream import VideoReport, edit_video, invert_video
 
 
@@ -65,9 +65,6 @@ def edit_clip(
     if not requests:
         options = dataclasses.replace(options, paste="replace", region="head")
     done = edit_video(clip, target, requests, played, options, report)
-    numbers = {name: plain(getattr(models, name)) for name in ("smoothing", "shots")}
     options = dataclasses.replace(options, refine=steps)
-    write_sidecar(
-        target, clip, requests, options, models.versions, numbers | {"pipeline": plain(models.config)}, done
-    )
+    write_sidecar(target, clip, requests, options, models.versions, models.numbers(), done)
     return done

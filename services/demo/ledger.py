@@ -13,6 +13,8 @@ from typing import Any
 
 from services.pipeline.sidecar import file_sha256, plain
 
+ROOMS = ("datamodules", "modules", "services")
+
 
 @dataclass(frozen=True)
 class Done:
@@ -24,6 +26,14 @@ class Done:
     """Time that the step took when it was done."""
     redone: bool
     """False where an earlier run's outputs were taken."""
+
+
+def code_sha256(root: Path) -> str:
+    """Hash of the Python files of the rooms under ``root``: what a step computes changes with them."""
+    digest = hashlib.sha256()
+    for path in sorted(path for room in ROOMS for path in (root / room).rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 class Ledger:

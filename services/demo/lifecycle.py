@@ -51,12 +51,16 @@ def promote_shipped(registry: ModelRegistry, gates: Gates, name: str, folder: Pa
     if champion is not None and champion.sha256 == sha256:
         why = f"version {champion.version} is champion already"
     else:
-        version = registry.register(folder, name, find_evaluation([folder, metrics], sha256))
+        evaluation = find_evaluation([folder, metrics], sha256)
+        version = registry.register(folder, name, evaluation)
         try:
             done = registry.promote(name, gates.of(name), version.version)
             why = done.verdict.text if done.verdict else f"version {version.version} is champion"
         except GateRefusedError as refusal:
             why = refusal.verdict.text
+            if champion and evaluation and champion.evaluation(evaluation.data_hash) is None:
+                # What was shipped before was measured on other data, which need not be here.
+                why += f"; to begin anew, remove {registry.cache.parent}"
         champion = _champion(registry, name)
     return Standing(
         name=name,

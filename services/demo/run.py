@@ -20,13 +20,13 @@ from services.attributes import AttributeJudge, load_attribute_judge
 from services.console import bars
 from services.demo.clips import edit_clip, invert_clip
 from services.demo.compare import compare_served
-from services.demo.ledger import Done, Ledger
+from services.demo.ledger import Done, Ledger, code_sha256
 from services.demo.lifecycle import EVALUATIONS, promote_shipped
 from services.demo.measure import Places, frames_at, measure_edit, measure_reconstruction, places
 from services.demo.options import DemoConfig
 from services.demo.report import finite, markdown
 from services.demo.sheet import draw_demo
-from services.directions import DirectionSettings
+from services.direction_settings import DirectionSettings
 from services.evaluate import METRICS_FOLDER
 from services.media import write_image
 from services.pipeline.models import SHIPPED_DIRECTIONS, SHIPPED_ENCODER, Models, load_models
@@ -36,7 +36,6 @@ from services.registry.connection import RegistryConfig
 from services.registry.gate import Gates
 from services.registry.promote import ModelRegistry
 from services.settings import PREFIX, ROOT, Params, load_params
-from services.version import version
 
 OUT = ROOT / "demo"
 STATE = ROOT / "var" / "demo"
@@ -106,7 +105,7 @@ class Demo:
         names = ("pipeline", "smoothing", "shots", "detection")
         runtime = self.params.runtime
         return {
-            "stylereel": version(),
+            "code": code_sha256(ROOT),
             "clip": file_sha256(self.clip),
             "pretrained": file_sha256(MANIFEST),
             "models": {name: row["champion_sha256"] or row["shipped"] for name, row in self.standing.items()},

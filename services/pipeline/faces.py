@@ -234,9 +234,10 @@ class Presence:
 
 def check_face(face: str) -> str:
     """The choice itself when it is ``largest``, ``all`` or a number from 0; raises ``BadInputError``."""
-    if face in ("largest", "all") or (face.isascii() and face.isdigit()):
+    if face in ("largest", "all") or (face.isascii() and face.isdigit() and len(face) <= 4):
         return face
-    raise BadInputError(f"face must be 'largest', 'all' or a number counted from the left from 0, got {face!r}")
+    given = repr(face[:20])
+    raise BadInputError(f"face must be 'largest', 'all' or a number counted from the left from 0, got {given}")
 
 
 def presence(valid: NDArray[np.bool_], cuts: Sequence[int], config: FacesConfig) -> Presence:

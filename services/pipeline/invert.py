@@ -21,7 +21,7 @@ from services.pipeline.faces import Tracker
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, WarningsConfig
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.pipeline.refine import refine
+from services.pipeline.refine import Moments, refine
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class CodesState:
     """The encoder's own state."""
     offset: Tensor | None = None
     """``(1, num_ws, w_dim)``: how far refinement moved the codes of the frame before."""
+    moments: Moments | None = None
+    """What its optimiser remembers of that frame."""
 
 
 def invert_crops(
@@ -72,16 +74,17 @@ def invert_crops(
         )
     if not steps:
         return encoded, CodesState(memory)
-    refined, offset = [], state.offset
+    refined, offset, moments = [], state.offset, state.moments
     for ws, target in zip(torch.split(encoded, 1), torch.split(targets, 1), strict=True):
         budget = steps if offset is not None else round(steps * models.config.refine.first_factor)
         begin = ws if offset is None else ws + offset
         better = refine(
-            begin, target, models.generator, models.judges.perceptual, models.config.refine, budget, check
-        ).ws
-        offset = better - ws
-        refined.append(better)
-    return torch.cat(refined), CodesState(memory, offset)
+            begin, target, models.generator, models.judges.perceptual, models.config.refine, budget, check,
+            follows=offset is not None, moments=moments,
+        )  # fmt: skip
+        offset, moments = better.ws - ws, better.moments
+        refined.append(better.ws)
+    return torch.cat(refined), CodesState(memory, offset, moments)
 
 
 def invert_image(

@@ -34,7 +34,7 @@ from modules.perception.mesh import FaceMesh
 from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
 from services.pipeline.encoders import SHIPPED, Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
-from services.pipeline.sidecar import file_sha256
+from services.pipeline.sidecar import file_sha256, plain
 from services.settings import ROOT, Params
 
 if TYPE_CHECKING:
@@ -66,18 +66,18 @@ class Judges:
         parsing: ParsingConfig | None = None,
     ) -> None:
         """``parsing`` is needed for ``region`` alone."""
-        self._detection, self._lpips_net, self.device = detection, lpips_net, device
-        self._parsing = parsing or ParsingConfig("selfie", "")
+        self.detection, self._lpips_net, self.device = detection, lpips_net, device
+        self.parsing = parsing or ParsingConfig("selfie", "")
 
     @cached_property
     def finder(self) -> FaceFinder:
         """Boxes, mesh and landmarks of faces in frames."""
-        return load_face_finder(self._detection, self.device)
+        return load_face_finder(self.detection, self.device)
 
     @cached_property
     def _quick(self) -> FaceFinder:
         """The same without the second, larger search."""
-        config = replace(self._detection, largest_side=self._detection.long_side)
+        config = replace(self.detection, largest_side=self.detection.long_side)
         return FaceFinder(FaceDetector(config), self.mesh)
 
     @property
@@ -95,7 +95,7 @@ class Judges:
     @cached_property
     def parser(self) -> RegionParser:
         """Which part of a crop is face, hair or background."""
-        return load_region_parser(self._parsing, self.device)
+        return load_region_parser(self.parsing, self.device)
 
     @cached_property
     def perceptual(self) -> PerceptualLoss:
@@ -157,6 +157,23 @@ class Models:
                 f"the directions belong to generator {', '.join(made_for)}, "
                 f"but the one in use is {self.generator.sha256}"
             )
+
+    @property
+    def precision(self) -> str:
+        """``float32`` or ``bfloat16``: what the generator's features are computed in, whatever was asked for."""
+        dtype = self.generator.compute_dtype if isinstance(self.generator, HasPrecision) else torch.float32
+        return str(dtype).removeprefix("torch.")
+
+    def numbers(self) -> dict[str, object]:
+        """The sections of ``params.yaml`` that an output depends on, ``runtime`` as it was resolved; as JSON."""
+        return {
+            "runtime": {"device": self.device, "precision": self.precision},
+            "detection": plain(self.judges.detection),
+            "parsing": plain(self.judges.parsing),
+            "smoothing": plain(self.smoothing),
+            "shots": plain(self.shots),
+            "pipeline": plain(self.config),
+        }
 
     def mean_codes(self, count: int) -> Tensor:
         """``(count, num_ws, w_dim)``: the mean face."""

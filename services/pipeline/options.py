@@ -78,6 +78,10 @@ class PipelineConfig:
     """When a reconstruction counts as poor."""
 
 
+MOST_STEPS = 10_000
+"""Of refinement per frame: more is a slip of the finger that would keep every later job waiting."""
+
+
 @dataclass(frozen=True)
 class EditOptions:
     """What a user chooses per edit; the sidecar keeps it."""
@@ -105,8 +109,8 @@ class EditOptions:
 
     def __post_init__(self) -> None:
         check_face(self.face)
-        if self.refine is not None and self.refine < 0:
-            raise BadInputError(f"refine must be 0 or more steps, got {self.refine}")
+        if self.refine is not None and not 0 <= self.refine <= MOST_STEPS:
+            raise BadInputError(f"refine must be 0 to {MOST_STEPS} steps per frame, got {str(self.refine)[:20]}")
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"seed must be a whole number from 0, got {self.seed}")
         if self.start is not None and not self.start >= 0:

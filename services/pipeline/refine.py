@@ -34,7 +34,11 @@ class RefineConfig:
     first_factor: float
     """The first frame of a face in a shot takes this many times the steps; later ones begin where it ended."""
     learning_rate: float
-    """Of Adam, falling to 0 along half a cosine."""
+    """Of Adam, falling to 0 along half a cosine; of frames that follow no other."""
+    follow_rate: float
+    """Of Adam where a frame follows another: constant, and with what it remembers of the frame before."""
+    follow_betas: tuple[float, float]
+    """How long it remembers the gradients and their squares, then."""
     l2_weight: float
     """Of the mean squared error."""
     lpips_weight: float
@@ -43,6 +47,18 @@ class RefineConfig:
     """Backbone of LPIPS."""
     anchor_weight: float
     """Of the mean squared distance to the codes at the start, in units of W: keeps them editable."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What Adam remembers of a frame, for the frame that follows it."""
+
+    mean: Tensor
+    """``(N, num_ws, w_dim)``: of the gradients."""
+    square: Tensor
+    """The same of their squares."""
+    steps: Tensor
+    """``()``: how many there were."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,8 @@ class Refined:
     """``(N,)``: the loss of the codes at the start."""
     after: Tensor
     """``(N,)``: the loss of these codes."""
+    moments: Moments | None = None
+    """For the frame after a frame that followed another."""
 
 
 def refine(
@@ -65,11 +83,16 @@ def refine(
     config: RefineConfig,
     steps: int,
     check: Callable[[], None] = lambda: None,
+    follows: bool = False,
+    moments: Moments | None = None,
 ) -> Refined:
     """Minimise L2 + LPIPS + anchor over ``ws`` ``(N, num_ws, w_dim)`` with Adam, each frame for itself.
 
     ``targets`` are crops ``(N, 3, r, r)`` in [-1, 1]; the generator's output is compared at their size. The
     best codes seen are returned, so the loss never rises. ``check`` is called in every step and may raise.
+
+    A frame that ``follows`` another begins near its end and has few steps: Adam goes on with the ``moments`` of
+    that frame, for its own first steps would go equally far along every coordinate, whatever the gradient.
     """
     if targets.ndim != 4 or len(targets) != len(ws) or targets.shape[2] != targets.shape[3]:
         raise ValueError(f"targets must be ({len(ws)}, 3, r, r), got {tuple(targets.shape)}")
@@ -86,7 +109,7 @@ def refine(
 
     with torch.enable_grad():
         codes = start.clone().requires_grad_()
-        optimizer = torch.optim.Adam([codes], lr=config.learning_rate)
+        optimizer = _optimizer(codes, config, follows, moments)
         best, best_loss, first = start.clone(), torch.full((len(ws),), torch.inf, device=ws.device), None
         for step in range(steps + 1):
             check()
@@ -100,10 +123,23 @@ def refine(
             best_loss = torch.where(better, value, best_loss)
             if last:
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+            if not follows:
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
             optimizer.zero_grad(set_to_none=True)
             loss.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     assert first is not None
-    return Refined(best, first, best_loss)
+    kept = optimizer.state.get(codes) if follows else None
+    left = Moments(kept["exp_avg"], kept["exp_avg_sq"], kept["step"]) if kept else None
+    return Refined(best, first, best_loss, left)
+
+
+def _optimizer(codes: Tensor, config: RefineConfig, follows: bool, moments: Moments | None) -> torch.optim.Adam:
+    if not follows:
+        return torch.optim.Adam([codes], lr=config.learning_rate)
+    optimizer = torch.optim.Adam([codes], lr=config.follow_rate, betas=config.follow_betas)
+    if moments is not None:
+        kept = {"step": moments.steps, "exp_avg": moments.mean, "exp_avg_sq": moments.square}
+        optimizer.state[codes] = {name: value.clone() for name, value in kept.items()}
+    return optimizer

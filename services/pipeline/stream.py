@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_frame
-from datamodules.types import BadInputError, FrameBatch
-from datamodules.video import VideoWriter
+from datamodules.types import BadInputError, ClipInfo, FrameBatch
+from datamodules.video import VideoWriter, probe
+from datamodules.video_write import kept_depth
 from modules.editing.directions import EditRequest
 from services.pipeline.composite import Image, composite, resized_transform
 from services.pipeline.edit import (
@@ -29,7 +30,7 @@ from services.pipeline.edit import (
 from services.pipeline.faces import FaceState
 from services.pipeline.invert import CodesState, invert_crops, measure, poor_reconstruction, to_tensor
 from services.pipeline.models import Models
-from services.pipeline.options import EditOptions
+from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 
@@ -75,7 +76,7 @@ class VideoReport:
     """Numbers of the frames that begin a new shot, or where another person takes the face's place."""
     faces: tuple[FaceReport, ...]
     warnings: tuple[str, ...]
-    """One line each, where a reconstruction is poor."""
+    """One line each: where bits are lost, persons change places, or a reconstruction is poor."""
 
 
 def edit_video(
@@ -91,18 +92,16 @@ def edit_video(
     """Edit the faces of a clip and write it with its audio; ``target`` appears whole or not at all.
 
     ``observe`` is given the number of each frame, the frame and the edited frame. Raises ``BadInputError``
-    for clips and requests that cannot be used, and ``CancelledError`` soon after ``cancelled`` says so.
+    for clips and requests that cannot be used, and ``CancelledError`` soon after ``cancelled`` says so. What the
+    output cannot hold is said before faces are looked for.
     """
     started = time.monotonic()
     models.edits.check(requests)
     if target.exists() and source.exists() and target.samefile(source):
         raise BadInputError(f"{target} is the input itself; give the output another name")
+    writer = clip_writer(target, probe(source), models.config.video, options)
+    writer.check()
     plan = plan_clip(source, models, options, report, cancelled)
-    video = models.config.video
-    writer = VideoWriter(
-        target, plan.info, codec=video.codec, crf=video.crf, audio_from=source if plan.info.audio_codec else None,
-        start=options.start, end=options.end,
-    )  # fmt: skip
     lanes = [Lane(face, plan, requests, models, options) for face in plan.faces]
     meter = Meter("edit", len(plan.numbers), report, cancelled)
     with writer:
@@ -117,7 +116,22 @@ def edit_video(
                     observe(number, before, after)
             place += len(edited)
             meter.advance(len(edited))
-    return _report(plan, lanes, started)
+    done = _report(plan, lanes, started)
+    return replace(done, warnings=(*_lost_bits(plan.info, models.config.video), *done.warnings))
+
+
+def clip_writer(target: Path, info: ClipInfo, video: VideoConfig, options: EditOptions) -> VideoWriter:
+    """What writes the edited clip with its audio; raises ``BadInputError`` for a wrong name or codec."""
+    return VideoWriter(
+        target,
+        info,
+        codec=video.codec,
+        crf=video.crf,
+        bit_depth=kept_depth(info, video.codec),
+        audio_from=info.path if info.audio_codec else None,
+        start=options.start,
+        end=options.end,
+    )
 
 
 def invert_video(
@@ -153,6 +167,14 @@ def _report(plan: ClipPlan, lanes: Sequence[Lane], started: float) -> VideoRepor
         faces=tuple(lane.report() for lane in lanes),
         warnings=(*_changes(plan), *(line for lane in lanes for line in lane.warnings())),
     )
+
+
+def _lost_bits(info: ClipInfo, video: VideoConfig) -> tuple[str, ...]:
+    """One line for a clip that is finer than the frames that are edited."""
+    if info.bit_depth <= 8:
+        return ()
+    written = kept_depth(info, video.codec)
+    return (f"the clip has {info.bit_depth} bits per colour; its frames are edited at 8 and written as {written}",)
 
 
 def _changes(plan: ClipPlan) -> tuple[str, ...]:

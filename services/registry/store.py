@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from mlflow.models import Model
 from datamodules.types import BadInputError
 from modules.model_folder import CONFIG, ModelFolder, load_model, weights_sha256
 from services.registry.connection import Connection, RegistryConfig
-from services.registry.errors import NoSuchVersionError
+from services.registry.errors import NoSuchVersionError, RegistryUnavailableError
 from services.registry.gate import Evaluation
 
 NAMES = (
@@ -144,8 +145,18 @@ class ModelStore:
         return sorted((_version(v) for v in found), key=lambda v: int(v.version), reverse=True)
 
     def download_weights(self, name: str, sha256: str) -> Path | None:
-        """The folder of the newest version that has these weights, as ``download`` gives it; None for none."""
-        known = [version for version in self.versions(name) if version.sha256 == sha256]
+        """The folder of the newest version that has these weights, as ``download`` gives it; None for none.
+
+        Where the registry is down, one in the local cache is taken.
+        """
+        try:
+            known = [version for version in self.versions(name) if version.sha256 == sha256]
+        except RegistryUnavailableError:
+            for folder in (self.cache / name).glob(f"*-{sha256[:12]}"):
+                with suppress(BadInputError):
+                    if weights_sha256(load_model(folder).tensors) == sha256:
+                        return folder
+            raise
         return self.download(known[0]) if known else None
 
     def evaluate(self, version: RegisteredVersion, evaluation: Evaluation) -> RegisteredVersion:

@@ -1,14 +1,17 @@
+import errno
 import hashlib
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from clip_maker import make_clip, make_sound
 from PIL import Image
+from safetensors.numpy import save_file as written
 
 from datamodules.alignment import SmoothingConfig
-from datamodules.clips import ClipsConfig, find_videos, prepare_clips, read_prepared
+from datamodules.clips import INDEX, ClipsConfig, find_videos, prepare_clips, read_prepared
 from datamodules.face_video import FaceDataset, Faces, FaceVideoConfig, FaceVideoDataModule, runs
 from datamodules.people import PeopleConfig
 from datamodules.shards import Shard
@@ -231,6 +234,137 @@ def test_aligned_images_join_the_training_split(videos, prepared, tmp_path):
     assert [few[i].person for i in range(70, 73)] == [-1] * 3 and len(few) == 73
     torch.testing.assert_close(few[72].images, dataset[75].images)
     assert len(FaceDataset(result, "train", length=2)) == len(FaceDataset(prepared, "train", length=2))
+
+
+def stills(folder, *persons):
+    folder.mkdir(parents=True)
+    for number, person in enumerate(persons):
+        picture = np.full((64, 64, 3), COLOURS[person], np.uint8)
+        picture[0, 0] = number  # no two files are the same
+        Image.fromarray(picture).save(folder / f"{number:02d}-{person}.png")
+    return folder
+
+
+def test_stills_of_held_out_persons_are_not_trained_on(videos, tmp_path):
+    # More than a batch, so that persons stay with their pictures across batches; carl is on the test list.
+    persons = ["dora", "carl", "anna"] * 14
+    images = stills(tmp_path / "images", *persons)
+    sizes = []
+
+    def counting(crops):
+        sizes.append(len(crops))
+        return embed(crops)
+
+    def packed(folder, test_list, **how):
+        result = prepare_clips(
+            how.pop("videos", find_videos(videos)), folder, lambda: track, counting, CLIPS, SmoothingConfig(0, 0),
+            SHOTS, how.pop("people", PEOPLE), [images], test_list, **how,
+        )  # fmt: skip
+        one = next((c for c in result.clips if c.name == "images"), None)
+        said = {name: reason for name, reason in result.left_out if name.startswith("images/")}
+        return one and Shard(folder / one.shard, "x"), said, result
+
+    def listed(name):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(f'[clips]\n{hashlib.sha256((videos / f"{name}.mp4").read_bytes()).hexdigest()} = "x"\n')
+        return path
+
+    folder = tmp_path / "a"
+    shard, said, result = packed(folder, listed("carl"))
+    assert set(said) == {f"images/{i:02d}-carl.png" for i in range(1, 42, 3)}
+    assert all("tested" in reason for reason in said.values())
+    assert len(shard) == 28 and max(sizes) <= 32
+    kept = [person for person in persons if person != "carl"]
+    for i, person in enumerate(kept):
+        np.testing.assert_allclose(shard.pixels(i)[16, 16], COLOURS[person], atol=6)
+    # A run that keeps the shard looks at no still again, and says the same.
+    before, made = shard.path.stat().st_mtime_ns, len(sizes)
+    _, again, same = packed(folder, listed("carl"))
+    assert again == said and same == result and len(sizes) == made and shard.path.stat().st_mtime_ns == before
+    # Another test list: the same pictures, another shard.
+    other, said, changed = packed(folder, listed("anna1"))
+    assert set(said) == {f"images/{i:02d}-anna.png" for i in range(2, 42, 3)} and len(other) == 28
+    assert changed.data_hash("train") != result.data_hash("train")
+    # The persons of validation are no training persons either; with none held out all stills are taken.
+    two = [videos / "anna1.mp4", videos / "carl.mp4"]
+    validated = PeopleConfig(same_person=0.8, val_share=0.5, test_share=0.0)
+    nobody = tmp_path / "nobody.toml"
+    nobody.write_text("[clips]\n")
+    _, said, result = packed(tmp_path / "b", nobody, videos=two, people=validated)
+    [who] = [c.name[:4] for c in result.of("val")]
+    assert set(said) == {f"images/{i:02d}-{p}.png" for i, p in enumerate(persons) if p == who}
+    shard, said, _ = packed(tmp_path / "c", nobody, videos=two)
+    assert len(shard) == 42 and not said
+
+
+def test_a_folder_of_nothing_but_held_out_persons_is_left_out(videos, tmp_path):
+    images = stills(tmp_path / "images", "carl", "carl")
+    result = prepare(videos, tmp_path / "a", image_folders=[images])
+    reasons = dict(result.left_out)
+    assert {"images", "images/00-carl.png", "images/01-carl.png"} <= set(reasons)
+    assert "images" not in {c.name for c in result.clips}
+
+
+@pytest.mark.parametrize("source", ["clip", "images"])
+def test_a_full_disk_ends_it_and_leaves_nothing_half_written(videos, tmp_path, monkeypatch, source):
+    def full(tensors, path, metadata):
+        if source in path.name:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(tensors, path, metadata)
+
+    monkeypatch.setattr("datamodules.shards.save_file", full)
+    images = stills(tmp_path / "images", "anna")
+    with pytest.raises(BadInputError, match="free some space") as caught:
+        prepare(videos, tmp_path / "a", image_folders=[images])
+    assert caught.value.status == 507
+    left = [path.name for path in (tmp_path / "a").iterdir()]
+    assert INDEX not in left and not any(source in name or name.startswith(".") for name in left)
+    assert len(left) == (0 if source == "clip" else 4)
+
+
+def test_files_that_are_named_like_videos_are_listed_whatever_is_in_them(videos, tmp_path):
+    folder = tmp_path / "videos"
+    (folder / "below").mkdir(parents=True)
+    (folder / "empty.mp4").touch()
+    (folder / "text.MOV").write_text("a note")
+    (folder / "below" / "noise.mkv").write_bytes(bytes(range(256)))
+    (folder / "nameless").write_bytes((videos / "bert.mp4").read_bytes())
+    (folder / "notes.txt").write_text("a note")
+    (folder / ".hidden.mp4").touch()
+    assert [path.name for path in find_videos(folder)] == ["noise.mkv", "empty.mp4", "nameless", "text.MOV"]
+    result = prepare_clips(
+        find_videos(folder), tmp_path / "a", lambda: track, embed, CLIPS, SmoothingConfig(0, 0), SHOTS, PEOPLE
+    )
+    assert [c.name for c in result.clips] == ["nameless"]
+    reasons = dict(result.left_out)
+    assert "empty" in reasons["empty.mp4"] and "not a video" in reasons["text.MOV"] and reasons["noise.mkv"]
+
+
+def test_files_that_cannot_be_read_are_listed(videos, tmp_path, monkeypatch):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("bert.mp4", "locked.mp4", "locked"):
+        (folder / name).write_bytes((videos / "bert.mp4").read_bytes())
+    images = stills(tmp_path / "images", "anna", "bert")
+    refused = {folder / "locked.mp4", folder / "locked", images / "01-bert.png"}
+
+    def locked(path, *how, **more):
+        if path in refused:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *how, **more)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", locked)
+    # Without a suffix only its bytes would say that it is a video.
+    assert [path.name for path in find_videos(folder)] == ["bert.mp4", "locked.mp4"]
+    result = prepare_clips(
+        find_videos(folder), tmp_path / "a", lambda: track, embed, CLIPS, SmoothingConfig(0, 0), SHOTS, PEOPLE,
+        [images],
+    )  # fmt: skip
+    assert {c.name: c.frames for c in result.clips} == {"bert.mp4": 20, "images": 1}
+    reasons = dict(result.left_out)
+    assert set(reasons) == {"locked.mp4", "images/01-bert.png"} and "Permission denied" in reasons["locked.mp4"]
 
 
 def test_nothing_usable_is_an_error(tmp_path):

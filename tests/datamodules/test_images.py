@@ -1,10 +1,11 @@
 import io
+import struct
 
 import cv2
 import numpy as np
 import pytest
 from clip_maker import make_clip, make_sound, picture
-from PIL import Image
+from PIL import Image, ImageCms
 
 from datamodules.images import read_image, sniff
 from datamodules.types import BadInputError
@@ -68,6 +69,92 @@ def test_exif_turns_the_image(tag, turn):
     exif[0x0112] = tag
     data = encoded(Image.fromarray(COLOUR), "JPEG", quality=98, exif=exif)
     assert np.abs(read_image(data, LIMIT).astype(int) - np.rot90(COLOUR, turn)).mean() < 5
+
+
+def profile(space, pcs, tags):
+    """The bytes of an ICC profile, version 2: a header, the table of its tags, the tags."""
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    white = struct.pack(">3i", *(round(65536 * x) for x in (0.9642, 1.0, 0.8249)))
+    kind = b"prtr" if space == b"CMYK" else b"mntr"
+    head = struct.pack(">I4sI4s4s4s12s4s", 0, b"", 0x02400000, kind, space, pcs, bytes(12), b"acsp")
+    head = (head + bytes(28) + white).ljust(128, b"\0")
+    return struct.pack(">I", 128 + len(table) + len(body)) + head[4:] + table + body
+
+
+def display_p3():
+    """Primaries of Display P3 with a gamma of 2.2."""
+    columns = {
+        b"r": (0.51512, 0.24120, -0.00105),
+        b"g": (0.29198, 0.69225, 0.04189),
+        b"b": (0.1571, 0.06657, 0.78407),
+    }
+    tags = {b"wtpt": b"XYZ " + bytes(4) + struct.pack(">3i", *(round(65536 * x) for x in (0.9642, 1.0, 0.8249)))}
+    for letter, xyz in columns.items():
+        tags[letter + b"XYZ"] = b"XYZ " + bytes(4) + struct.pack(">3i", *(round(65536 * x) for x in xyz))
+        tags[letter + b"TRC"] = b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.2 * 256))
+    return profile(b"RGB ", b"XYZ ", tags)
+
+
+def press():
+    """A press whose four inks each darken by the same, so that every print is grey."""
+    ramp = bytes(range(256))
+    corners = b"".join(bytes([255 - 60 * bin(k).count("1"), 128, 128]) for k in range(16))
+    matrix = struct.pack(">9i", *(65536 * (k % 4 == 0) for k in range(9)))
+    table = b"mft1" + bytes([0, 0, 0, 0, 4, 3, 2, 0]) + matrix + 4 * ramp + corners + 3 * ramp
+    return profile(b"CMYK", b"Lab ", {b"A2B0": table})
+
+
+def through(image, icc):
+    """The image in sRGB, as ImageCms turns it."""
+    return np.asarray(
+        ImageCms.profileToProfile(image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB")
+    )
+
+
+def test_embedded_profiles_are_brought_to_srgb():
+    icc, image = display_p3(), Image.fromarray(COLOUR)
+    read = read_image(encoded(image, icc_profile=icc), LIMIT)
+    np.testing.assert_array_equal(read, through(image, icc))
+    # P3's red lies outside sRGB; a muted one comes out more vivid, white stays white.
+    one = np.array([[[180, 90, 90], [255, 255, 255]]], np.uint8)
+    ((muted, white),) = read_image(encoded(Image.fromarray(one), icc_profile=icc), LIMIT).astype(int)
+    assert muted[0] > 185 and muted[1] < 88 and np.abs(white - 255).max() <= 1
+    palette = image.quantize(64)
+    np.testing.assert_array_equal(
+        read_image(encoded(palette, icc_profile=icc), LIMIT), through(palette.convert("RGB"), icc)
+    )
+
+
+def test_alpha_and_orientation_outlive_the_profile():
+    icc, exif = display_p3(), Image.Exif()
+    exif[0x0112] = 3
+    alpha = np.full((30, 40, 1), 255, np.uint8)
+    alpha[:10] = 0
+    image = Image.fromarray(np.concatenate([COLOUR, alpha], 2))
+    pixels = read_image(encoded(image, icc_profile=icc, exif=exif), LIMIT)[::-1, ::-1]
+    assert (pixels[:10] == 255).all()
+    np.testing.assert_array_equal(pixels[10:], through(image.convert("RGB"), icc)[10:])
+
+
+def test_a_profile_of_cmyk_is_used():
+    image = Image.fromarray(COLOUR).convert("CMYK")
+    pixels = read_image(encoded(image, "TIFF", icc_profile=press()), LIMIT)
+    np.testing.assert_array_equal(pixels, through(image, press()))
+    assert (np.ptp(pixels.astype(int), axis=2) <= 3).all() and np.ptp(pixels) > 50
+
+
+@pytest.mark.parametrize(
+    "icc", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"garbage" * 50]
+)
+def test_profiles_of_srgb_and_damaged_ones_change_nothing(icc):
+    data = encoded(Image.fromarray(COLOUR), icc_profile=icc)
+    assert icc in Image.open(io.BytesIO(data)).info["icc_profile"]
+    np.testing.assert_array_equal(read_image(data, LIMIT), COLOUR)
+    grey = encoded(Image.fromarray(COLOUR[..., 0]), icc_profile=display_p3())  # not a profile for grey
+    np.testing.assert_array_equal(read_image(grey, LIMIT)[..., 1], COLOUR[..., 0])
 
 
 def test_other_bytes_are_told_and_refused(tmp_path):

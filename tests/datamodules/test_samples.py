@@ -144,6 +144,21 @@ def test_shards_of_other_settings_or_makers_or_damaged_ones_are_made_anew(tmp_pa
     assert made(jpeg_quality=90, generator="b", count=12)[1] == 4
 
 
+def test_shards_of_an_earlier_larger_run_go_after_all_are_written(tmp_path):
+    write_samples(tmp_path, draw, render, config(count=19))
+    (tmp_path / "samples.txt").write_text("a note of the user's")
+
+    def dies(ws):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(tmp_path, draw, dies, config(count=6, jpeg_quality=90))
+    assert len(SampleDataset(tmp_path)) == 19
+    paths = write_samples(tmp_path, draw, render, config(count=6))
+    assert [len(p.name) for p in paths] == [25, 25] and len(SampleDataset(tmp_path)) == 6
+    assert sorted(tmp_path.iterdir()) == sorted([*paths, tmp_path / "samples.txt"])
+
+
 def test_wrong_shapes_and_settings_are_refused(tmp_path):
     with pytest.raises(BadInputError, match="no samples"):
         SampleDataset(tmp_path)

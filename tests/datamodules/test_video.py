@@ -11,6 +11,7 @@ from clip_maker import audio_packets, make_clip, make_sound, number_of, picture
 from datamodules import video_read
 from datamodules.types import BadInputError, FrameBatch
 from datamodules.video import VideoWriter, probe, read_frames
+from datamodules.video_write import kept_depth
 from modules.assets import asset_path
 
 NTSC = Fraction(30000, 1001)
@@ -295,6 +296,39 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(BadInputError, match="cannot hold"):
         VideoWriter(tmp_path / "b.mkv", info, codec="vp9", crf=20, bit_depth=10)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_check_says_the_same_as_writing_and_touches_no_file(tmp_path):
+    sources = [
+        probe(make_clip(tmp_path / "a.mkv", frames=2, audio="flac")),  # MOV says it at the header
+        probe(make_clip(tmp_path / "b.mkv", frames=2, audio="aac")),  # WebM at the stream
+    ]
+    for info, name in zip(sources, ("c.mov", "c.webm"), strict=True):
+        codec = "vp9" if name == "c.webm" else "h264"
+        writer = VideoWriter(tmp_path / name, info, codec=codec, crf=20, audio_from=info.path)
+        with pytest.raises(BadInputError, match=r"choose \.mkv") as first:
+            writer.check()
+        with pytest.raises(BadInputError) as second, writer:
+            pass
+        assert str(first.value) == str(second.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mkv", "b.mkv"]
+    with pytest.raises(BadInputError, match="not a folder"):
+        VideoWriter(tmp_path / "no" / "c.mp4", sources[0], codec="h264", crf=20).check()
+    writer = VideoWriter(tmp_path / "c.mp4", sources[1], codec="h264", crf=20, audio_from=sources[1].path)
+    writer.check()
+    with writer:
+        for batch in read_frames(sources[1].path):
+            writer.write(batch)
+    assert audio_packets(tmp_path / "c.mp4") and probe(tmp_path / "c.mp4").frames == 2
+
+
+def test_the_depth_that_can_be_kept(tmp_path):
+    deep = probe(make_clip(tmp_path / "a.mkv", frames=1, codec="ffv1", pixel_format="yuv420p10le"))
+    flat = probe(make_clip(tmp_path / "b.mkv", frames=1))
+    assert [kept_depth(deep, codec) for codec in ("h264", "hevc", "ffv1")] == [10, 10, 10]
+    assert kept_depth(deep, "divx") == kept_depth(flat, "h264") == 8
+    ten = [f.name for f in av.Codec("libvpx-vp9", "w").video_formats if "10le" in f.name]
+    assert kept_depth(deep, "vp9") == (10 if "yuv420p10le" in ten else 8)
 
 
 def test_writer_refuses_other_sizes_and_falling_time_stamps(tmp_path):

@@ -148,7 +148,8 @@ def face() -> bytes:
     with Image.open(asset_path("clips", "single_face.jpg")) as image:
         image.thumbnail((480, 480))
         target = io.BytesIO()
-        image.convert("RGB").save(target, "PNG")
+        # Without the profile of somebody's display: what comes back is sRGB.
+        image.convert("RGB").save(target, "PNG", icc_profile=None)
     return target.getvalue()
 
 
@@ -362,6 +363,42 @@ def test_forms_that_cannot_be_read(client: TestClient, face: bytes) -> None:
     refused(client.post("/v1/invert", content=b"--x\r\nnonsense", headers=torn), 400)
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/edit?edit=age=20&faec=1", ["'faec'", "there are face, refine, paste, region, seed, edit"]),
+        ("/v1/edit?edit=age=20&codes=true", ["'codes'"]),
+        ("/v1/edit?edit=age=20&start=1", ["'start'"]),
+        ("/v1/jobs?edit=age=20&begin=1", ["'begin'", "start, end, preview, edit"]),
+        ("/v1/invert?edit=age=20", ["'edit'", "there are face, refine, codes"]),
+        ("/v1/invert?codes=perhaps", ["codes='perhaps'"]),
+    ],
+)
+def test_query_options_that_are_not_known_are_refused(
+    client: TestClient, face: bytes, path: str, words: list[str]
+) -> None:
+    refused(client.post(path, content=face), 422, *words)
+
+
+def test_an_inversion_takes_codes_but_no_edits_in_its_form(client: TestClient, face: bytes) -> None:
+    for name, value in (("edit", "age=1"), ("edits", "[]"), ("latent", "x")):
+        refused(client.post("/v1/invert", files={"image": face}, data={name: value}), 422, repr(name))
+    asked = client.post("/v1/invert", files={"image": face}, data={"codes": "true"})
+    assert np.asarray(asked.json()["codes"]).shape == (NUM_WS, W_DIM)
+
+
+def test_what_a_latent_leaves_no_place_for_is_refused(client: TestClient, face: bytes) -> None:
+    latent = client.post("/v1/invert", content=face).json()["latent"]
+    asked = {"latent": latent, "edits": [{"name": "age", "strength": 1}]}
+    words = "face and refine are chosen at POST /v1/invert"
+    refused(client.post("/v1/edit?refine=5", json=asked), 422, words)
+    form = {"latent": latent, "edit": "age=1"}
+    refused(client.post("/v1/edit", files={"face": (None, "0")}, data=form), 422, words)
+    refused(client.post("/v1/edit", files={"image": face}, data=form), 422, "send one of them")
+    assert client.post("/v1/edit?region=head", json=asked).status_code == 200
+    assert client.post("/v1/edit", files={"image": ("none.png", b"")}, data=form).status_code == 200
+
+
 def test_unknown_paths_and_methods_are_json_too(client: TestClient) -> None:
     refused(client.get("/v2/invert"), 404)
     refused(client.get("/v1/invert"), 405)
@@ -401,7 +438,7 @@ def test_a_computation_that_takes_too_long_is_stopped(client: TestClient, state:
     before = state.runtime
     state.runtime = replace(before, request_seconds=0.5)
     try:
-        refused(client.post("/v1/invert?refine=1000000", content=face), 503, "longer than the server allows")
+        refused(client.post("/v1/invert?refine=10000", content=face), 503, "longer than the server allows")
     finally:
         state.runtime = before
     assert client.post("/v1/invert?refine=2", content=face).status_code == 200
@@ -435,6 +472,26 @@ def test_a_job_can_be_cancelled_and_has_no_result(client: TestClient, state: Sta
         assert client.post(f"/v1/jobs/{job}/cancel").json()["state"] == "cancelled"
     refused(client.get(f"/v1/jobs/{job}/result"), 409, "cancelled")
     refused(client.post(f"/v1/jobs/{'0' * 32}/cancel"), 404)
+
+
+def test_sound_that_mp4_cannot_hold_is_said_at_once(client: TestClient, state: State, tmp_path: Path) -> None:
+    clip = tmp_path / "a.avi"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        sound = container.add_stream("adpcm_ms", rate=48000, layout="mono")
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
+        quiet = np.zeros((1, sound.codec_context.frame_size), np.int16)
+        frame = av.AudioFrame.from_ndarray(quiet, format=sound.codec_context.format.name, layout="mono")
+        frame.sample_rate = 48000
+        container.mux(sound.encode(frame))
+        container.mux(stream.encode())
+        container.mux(sound.encode())
+    before = sorted(path.name for path in state.jobs.folder.iterdir())
+    answer = client.post("/v1/jobs?edit=age=5", content=clip.read_bytes())
+    refused(answer, 422, "jobs write MP4, which cannot hold the clip's sound (adpcm_ms)")
+    assert sorted(path.name for path in state.jobs.folder.iterdir()) == before
 
 
 def test_a_clip_without_a_face_fails_with_the_reason(client: TestClient) -> None:

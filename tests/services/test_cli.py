@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, save_directions
 from modules.generators.codes_file import read_codes
+from modules.perception.detection import DetectionConfig
 from services.cli import run
 from services.console import seconds
 from services.data import add_videos
@@ -60,6 +63,23 @@ def test_editing_an_image(shell, tmp_path, picture, capsys) -> None:
     said = capsys.readouterr()
     assert said.out.strip() == str(target)
     assert said.err.startswith("warning: identity") and "--refine 50" in said.err
+
+
+def test_the_sidecar_keeps_what_was_set(monkeypatch, toy_models, tmp_path, picture) -> None:
+    def load(params, *_):
+        judges, generator = copy(toy_models.judges), copy(toy_models.generator)
+        judges.detection = params.section("detection", DetectionConfig)
+        generator.compute_dtype = torch.bfloat16 if params.runtime.bfloat16() else torch.float32
+        return replace(toy_models, judges=judges, generator=generator)
+
+    monkeypatch.setattr(services.media, "load_models", load)
+    monkeypatch.setenv("STYLEREEL_PRECISION", "bfloat16")
+    files = [str(picture), str(tmp_path / "out.png")]
+    assert run(["edit", *files, "-e", "age=1", "--set", "detection.min_score=0.55", "-q"]) == 0
+    params = json.loads((tmp_path / "out.png.json").read_text())["params"]
+    assert params["detection"]["min_score"] == 0.55
+    assert params["runtime"] == {"device": "cpu", "precision": "bfloat16"}
+    assert set(params) == {"runtime", "detection", "parsing", "smoothing", "shots", "pipeline"}
 
 
 def test_no_strength_gives_the_image_back(shell, tmp_path, picture) -> None:

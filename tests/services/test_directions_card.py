@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
-
 from services.directions_card import card
 
+TOLD = {
+    "fit": {"age": 0.5}, "samples": 480, "refined_on": 276, "codes": 24, "edits": {}, "persons": 7, "clips": 9,
+    "units_on": "samples", "alone": [], "went_on_from": "",
+}  # fmt: skip
 
-@pytest.mark.parametrize(("codes", "encoded"), [(0, 0), (276, 96)])
-def test_refining_is_told_where_there_was_any(codes: int, encoded: int) -> None:
-    counted = {"codes": codes, "encoded": encoded}
-    text = card({"fit": {"age": 0.5}, "samples": 480, "refined_on": counted, "codes": 24, "edits": {}}, "sha")
-    assert "480 pictures" in text and "age 0.50" in text and "`sha`" in text
-    assert ("refined by gradient" in text) is bool(codes)
-    assert ("276 more renderings" in text) is ("and 96 codes" in text) is bool(codes)
+
+def test_it_tells_what_was_learned_from_what() -> None:
+    text = card(TOLD, "sha")
+    for said in ("480 pictures", "age 0.50", "`sha`", "7 persons in 9 clips", "renderings of samples"):
+        assert said in text
+    assert "fitted with scikit-learn" in text and "All were refined" in text and "276 renderings" in text
+    assert "once more" not in text
+    assert "age was refined once more" in card({**TOLD, "alone": ["age"]}, "sha")
+    assert "refined" not in card({**TOLD, "refined_on": 0}, "sha")
+
+
+def test_going_on_from_a_folder_is_told() -> None:
+    text = card({**TOLD, "fit": {}, "alone": ["age"], "went_on_from": "assets/directions"}, "sha")
+    assert "went on from `assets/directions`" in text and "fitted with scikit-learn" not in text
+    assert "age was then refined" in text and "not known" in text

@@ -325,9 +325,10 @@ def test_frame_and_video_are_the_shipped_encoders(tmp_path: Path, monkeypatch: p
     assert encoder_folder(PARAMS, "video") == video
 
 
-def test_only_frame_encoders_are_measured_again() -> None:
-    assert re_evaluation(PARAMS, "stylereel-directions") is None
-    assert re_evaluation(PARAMS, "stylereel-frame-encoder") is not None
+def test_what_is_measured_on_clips_can_be_measured_again() -> None:
+    kinds = ("frame-encoder", "video-encoder", "directions", "pose-editor")
+    assert all(re_evaluation(PARAMS, f"stylereel-{kind}") is not None for kind in kinds)
+    assert re_evaluation(PARAMS, "stylereel-stylespace") is None
 
 
 def test_the_gate_judges_what_is_measured() -> None:

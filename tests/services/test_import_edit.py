@@ -18,8 +18,10 @@ from modules.editing.published_edits import Part, holds_edit
 from modules.generators.protocol import StyleLayer
 from modules.model_folder import load_model, weights_sha256
 from services.cli import run
-from services.directions import DirectionSettings, Instruments, evaluation_of
+from services.direction_settings import DirectionSettings
+from services.encoded_codes import EncodedFrames
 from services.import_edit import EditChoice, import_edit
+from services.instruments import Instruments
 from services.pipeline.progress import silent
 from services.registry.gate import Evaluation
 from services.settings import load_params
@@ -62,7 +64,9 @@ def embed(images: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     tools: Any = Instruments(ToyGenerator(), render, judge, embed)  # type: ignore[arg-type]
-    monkeypatch.setattr(services.import_edit, "_instruments", lambda *_: tools)
+    frames = EncodedFrames(0.1 * codes(), ("a", "b"), (0, 1), "data")
+    monkeypatch.setattr(services.import_edit, "load_instruments", lambda *_: tools)
+    monkeypatch.setattr(services.import_edit, "frames_of_test_persons", lambda *_: frames)
 
 
 @pytest.fixture
@@ -190,11 +194,23 @@ def test_a_set_is_measured_whole_for_the_gate(tmp_path: Path, direction: Path) -
     assert evaluation.metrics["yaw_slope_error"] == pytest.approx(0, abs=1e-3)
     # 20 years are 5 of the first number, and the base's age is the edit that leaves least of the person.
     assert evaluation.metrics["identity"] == pytest.approx(np.cos(0.5), abs=1e-3)
-    table = {name: {"slope": 1.0, "identity": {"100": 1.0}} for name in SETTINGS.edits}
-    shipped = evaluation_of({"edits": table}, tmp_path / "base", SETTINGS)
-    assert evaluation.data_hash == shipped.data_hash
+    assert (evaluation.frames, evaluation.clips) == (2, 2)
     assert "the base's card" in load_model(tmp_path / "all").card
     assert lines[-1].startswith("to serve the set: stylereel register")
+
+
+def test_a_set_that_cannot_be_measured_is_made_and_why_is_said(
+    tmp_path: Path, direction: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any) -> EncodedFrames:
+        raise BadInputError("no clips here")
+
+    monkeypatch.setattr(services.import_edit, "frames_of_test_persons", missing)
+    save_directions(tmp_path / "base", base_set(), "the base's card")
+    choice = EditChoice(name="elder", attribute="age", beside=tmp_path / "base")
+    lines = import_edit(direction, tmp_path / "all", choice, PARAMS, silent)
+    assert lines[-1].startswith("no clips here; ") and "elder" in load_directions(tmp_path / "all", "toy")
+    assert not (tmp_path / "all.evaluation.json").exists()
 
 
 def test_files_are_told_by_their_content(tmp_path: Path, direction: Path) -> None:

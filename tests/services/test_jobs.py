@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,9 +159,35 @@ def test_sweep_deletes_what_is_over_and_old(jobs: Jobs, copier: Copier) -> None:
     leftover.write_bytes(b"")
     for path in (jobs.folder / old.id, jobs.folder / running.id, leftover):
         os.utime(path, (long_ago, long_ago))
-    assert jobs.sweep() == [old.id]
-    assert not leftover.exists()
+    cut_short = jobs.folder / f"{int(old.id, 16) ^ 1:032x}"
+    cut_short.mkdir()
+    (cut_short / "request.json").write_text("")
+    os.utime(cut_short, (long_ago, long_ago))
+    assert sorted(jobs.sweep()) == sorted([old.id, cut_short.name])
+    assert not leftover.exists() and not cut_short.exists()
     assert jobs.get(young.id).state == "succeeded" and jobs.get(running.id).state == "running"
+
+
+def test_what_cannot_be_removed_keeps_nothing_else(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [wait(jobs, submit(jobs).id, "succeeded").id for _ in range(2)]
+    for job in old:
+        os.utime(jobs.folder / job, (0, 0))
+    first, delete = min(old), jobs.delete
+
+    def stuck(job: str) -> None:
+        if job == first:
+            raise PermissionError("somebody has it open")
+        delete(job)
+
+    monkeypatch.setattr(jobs, "delete", stuck)
+    assert jobs.sweep() == [max(old)]
+
+
+def test_a_job_that_somebody_else_deletes_is_unknown(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = wait(jobs, submit(jobs).id, "succeeded")
+    monkeypatch.setattr(jobs, "cancel", lambda job: shutil.rmtree(jobs.folder / job))
+    with pytest.raises(KeyError):
+        jobs.delete(done.id)
 
 
 def test_two_servers_do_not_share_a_folder(jobs: Jobs) -> None:

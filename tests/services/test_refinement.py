@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
-from datamodules.clips import Prepared, PreparedClip
 from modules.editing.directions import Direction, EditSet
 from modules.lit.directions import DirectionTraining, LitDirections
 from modules.losses.edits import Edited
-from services import refinement
 from services.attributes import AttributeJudge
-from services.refinement import Goal, Pool, RefineSettings, attribute_term, encoded_codes, refine, render_pool
+from services.refinement import Goal, Pool, RefineSettings, attribute_term, refine, render_pool
 
 ROWS, WIDTH = 3, 4
 USUAL = torch.tensor([20.0, 0.1, 6.0])
@@ -152,26 +149,3 @@ def test_pictures_are_rendered_once_for_the_same_codes(tmp_path: Path) -> None:
     render_pool(ws, counted, path, "b", lambda done, total: None)
     render_pool(ws + 1, counted, path, "b", lambda done, total: None)
     assert sum(rendered) == 18
-
-
-def test_codes_are_of_training_persons_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clips = [PreparedClip(f"{k}", f"{k}", f"{k}", 9, person, split) for k, (person, split) in enumerate(
-        [(0, "train"), (1, "test"), (2, "val"), (-1, "train")]
-    )]  # fmt: skip
-    asked: list[Any] = []
-
-    def frames(prepared: Prepared, per_clip: int, split: str) -> SimpleNamespace:
-        asked.append((per_clip, split))
-        return SimpleNamespace(pixels=np.full((2, 8, 8, 3), 255, np.uint8))
-
-    def encoder(images: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return images.mean((1, 2, 3))[:, None, None].expand(-1, ROWS, WIDTH), None
-
-    monkeypatch.setattr(refinement, "load_frame_encoder", lambda folder, sha: encoder)
-    monkeypatch.setattr(refinement, "held_out_frames", frames)
-    monkeypatch.setattr(refinement, "read_prepared", lambda folder: Prepared(folder, tuple(clips), ()))
-    torch.testing.assert_close(encoded_codes(tmp_path, tmp_path, 3, "a"), torch.ones(2, ROWS, WIDTH))
-    assert asked == [(3, "train")]
-    assert len(encoded_codes(tmp_path, tmp_path, 0, "a")) == 0
-    clips[:] = clips[1:]
-    assert len(encoded_codes(tmp_path, tmp_path, 3, "a")) == 0

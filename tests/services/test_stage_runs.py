@@ -85,6 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CLIPS", "SAMPLES", "RUNS", "FRAME_ENCODER"):
             patch.setattr(services.stages, name, made.folder / name.lower())
+        patch.setattr(services.stages, "REGISTRY_CLIPS", ())
         services.stages.prepare(made.params)
         services.stages.make_samples(made.params)
         yield made

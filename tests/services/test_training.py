@@ -72,6 +72,15 @@ def error(encoder: FrameEncoder, samples: SampleDataset) -> float:
     return float(code_loss(ws, torch.stack([sample.ws for sample in drawn]), encoder.w_basis))
 
 
+def test_it_trains_on_the_device_that_it_is_told(generator, samples, tmp_path) -> None:
+    frozen, crops = FrozenParts(generator, {}), [samples[0].image]
+    with pytest.raises(Exception, match="nowhere"):
+        fit_frame_encoder(
+            new_encoder(generator), frozen, samples, crops, torch.stack(crops), settings(1, 1, 0), tmp_path,
+            accelerator="nowhere",
+        )  # fmt: skip
+
+
 def test_it_learns_the_codes_of_its_samples(generator, samples, tmp_path) -> None:
     before = error(new_encoder(generator), samples)
     after = error(train(generator, samples, tmp_path, 150, 5), samples)

@@ -69,6 +69,23 @@ def test_the_anchor_keeps_the_codes_near(toy_models) -> None:
     assert moved(1.0) < 0.5 * moved(0.0)
 
 
+def test_a_frame_that_follows_goes_on_with_what_was_remembered(toy_models) -> None:
+    """Two frames of two steps are one of four where the target stays: the same rate, the same moments."""
+    target = torch.ones(1, 3, 16, 16) * 0.5
+    config = replace(toy_models.config.refine, anchor_weight=0.0, follow_rate=0.01)
+    parts = toy_models.generator, toy_models.judges.perceptual, config
+    begin = torch.zeros(1, 4, 8)
+    whole = refine(begin, target, *parts, 4, follows=True)
+    first = refine(begin, target, *parts, 2, follows=True)
+    second = refine(first.ws, target, *parts, 2, follows=True, moments=first.moments)
+    torch.testing.assert_close(second.ws, whole.ws)
+    assert second.moments is not None and whole.moments is not None and int(second.moments.steps) == 4
+    torch.testing.assert_close(second.moments.square, whole.moments.square)
+    afresh = refine(first.ws, target, *parts, 2, follows=True)
+    assert not torch.allclose(afresh.ws, whole.ws)
+    assert refine(begin, target, *parts, 2).moments is None
+
+
 def test_refinement_goes_on_where_the_last_frame_ended(toy_models, image) -> None:
     crop = np.ascontiguousarray(image[:256, :256])[None]
     calls = toy_models.generator

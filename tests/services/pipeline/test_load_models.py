@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,20 @@ def test_what_is_shipped_is_left_out_for_another_generator(tmp_path: Path) -> No
     assert list(models.versions) == ["stylereel-generator"]
     with pytest.raises(BadInputError, match=models.generator.sha256):
         load_models(load_params(), generator=network, beside=[SHIPPED_DIRECTIONS])
+
+
+def test_the_numbers_say_what_was_asked_of_judges_and_device() -> None:
+    params = load_params(
+        overrides=["detection.min_score=0.7", "parsing.bisenet_weights=x.pth", "shots.recent=9"],
+        environment={"STYLEREEL_PRECISION": "bfloat16", "STYLEREEL_DEVICE": "cpu"},
+    )
+    numbers: Any = load_models(params).numbers()
+    assert numbers["detection"] == params.raw["detection"] and numbers["detection"]["min_score"] == 0.7
+    assert numbers["parsing"] == {"net": "selfie", "bisenet_weights": "x.pth"}
+    assert numbers["shots"]["recent"] == 9 and numbers["pipeline"]["crop_size"] == 256
+    assert numbers["runtime"] == {"device": "cpu", "precision": "bfloat16"}
+    plain = load_params(environment={"STYLEREEL_PRECISION": "float32", "STYLEREEL_DEVICE": "cpu"})
+    assert load_models(plain).precision == "float32"
 
 
 def test_an_encoder_may_be_somebodys_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

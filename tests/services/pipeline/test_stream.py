@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datamodules.types import BadInputError
-from datamodules.video import probe, read_frames
+from datamodules.video import VideoWriter, probe, read_frames
 from modules.assets import asset_path
 from modules.editing.directions import EditRequest
 from services.pipeline.models import Models
@@ -186,6 +186,33 @@ def test_bad_edits_are_refused_before_the_clip_is_read(tmp_path, toy_models, req
         edit_video(tmp_path / "none.mp4", tmp_path / "out.mp4", requests, toy_models, EditOptions())
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "message"),
+    [("out.avi", "h264", "must end in"), ("out.mp4", "divx", "unknown codec"), ("out.webm", "vp9", "choose .mkv")],
+)
+def test_what_the_output_cannot_hold_is_said_before_faces_are_looked_for(
+    tmp_path, toy_models, clip, monkeypatch, name, codec, message
+) -> None:
+    config = replace(toy_models.config, video=replace(toy_models.config.video, codec=codec))
+    monkeypatch.setattr("services.pipeline.stream.plan_clip", None)
+    with pytest.raises(BadInputError, match=message):
+        edit_video(clip, tmp_path / name, AGE, replace(toy_models, config=config), SHORT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ten_bits_are_written_as_ten_with_a_warning(tmp_path, toy_models, clip) -> None:
+    deep = tmp_path / "deep.mkv"
+    with VideoWriter(deep, probe(clip), codec="ffv1", crf=0, bit_depth=10, end=0.1) as writer:
+        for batch in read_frames(clip, end=0.1):
+            writer.write(batch)
+    report = edit_video(deep, tmp_path / "out.mp4", AGE, toy_models, EditOptions())
+    assert probe(tmp_path / "out.mp4").pixel_format == "yuv420p10le"
+    assert report.warnings[0] == "the clip has 10 bits per colour; its frames are edited at 8 and written as 10"
+    flat = edit_video(clip, tmp_path / "flat.mp4", AGE, toy_models, EditOptions(end=0.1))
+    assert probe(tmp_path / "flat.mp4").pixel_format == "yuv420p"
+    assert not any("bits" in line for line in flat.warnings)
+
+
 def test_the_input_is_not_overwritten(tmp_path, toy_models, clip) -> None:
     copy = tmp_path / "clip.mp4"
     copy.write_bytes(clip.read_bytes())
@@ -222,7 +249,16 @@ def test_limits(clip, limit) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"face": "left"}, {"refine": -1}, {"start": -1.0}, {"start": 2.0, "end": 1.0}, {"end": 0.0}]
+    "options",
+    [
+        {"face": "left"},
+        {"refine": -1},
+        {"refine": 10**400},
+        {"face": "9" * 5000},
+        {"start": -1.0},
+        {"start": 2.0, "end": 1.0},
+        {"end": 0.0},
+    ],
 )
 def test_bad_options(options) -> None:
     with pytest.raises(BadInputError):

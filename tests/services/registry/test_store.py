@@ -153,6 +153,19 @@ def test_a_model_changed_in_the_registry_is_refused(registry: ModelRegistry, toy
     assert [p.name for p in (registry.cache / NAME).iterdir()] == [".lock"]
 
 
+def test_weights_in_the_cache_need_no_registry(
+    registry: ModelRegistry, toy_model: Toy, registry_config: RegistryConfig
+) -> None:
+    made = registry.register(toy_model(1), NAME)
+    registry.download(made)
+    away = ModelRegistry("http://127.0.0.1:9", registry.cache, registry_config)
+    found = away.download_weights(NAME, made.sha256)
+    assert found is not None and weights_sha256(load_model(found).tensors) == made.sha256
+    (found / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RegistryUnavailableError):
+        away.download_weights(NAME, made.sha256)
+
+
 def test_two_registries_share_a_cache(
     registry: ModelRegistry, toy_model: Toy, tmp_path: Path, empty_database: Path, registry_config: RegistryConfig
 ) -> None:

@@ -1,0 +1,94 @@
+"""Section ``directions`` of ``params.yaml``: which edits there are, and how they are learned and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from datamodules.types import BadInputError
+from services.refinement import AloneSettings, RefineSettings
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """One edit: what is fitted, where it acts, and what one unit of it is."""
+
+    unit: str
+    """What a user reads, e.g. ``years``."""
+    per_unit: float
+    """How much of the judge's number one unit is."""
+    kind: Literal["number", "class"]
+    """Whether the attribute is regressed, or a yes (positive) or no that is told apart."""
+    rows: tuple[int, int]
+    """Rows ``[first, last)`` of the codes that it moves."""
+    keeps: tuple[str, ...]
+    """Attributes that it must leave where they are."""
+    lower: float
+    """Smallest strength offered."""
+    upper: float
+    """Largest strength offered."""
+    typical: float
+    """Strength at which its effects on others are read."""
+    probe: float
+    """It is set to its unit between minus and plus this strength."""
+    measured: tuple[float, ...]
+    """Strengths at which the finished edit is measured."""
+
+
+@dataclass(frozen=True)
+class DirectionSettings:
+    """Section ``directions``."""
+
+    samples: int
+    """Samples that are labelled, in whole shards."""
+    held_out: int
+    """Of them, those that only score the fits."""
+    groups: tuple[int, ...]
+    """First rows of the groups of rows that are fitted as one."""
+    ridge: float
+    """Penalty of the fits, in units of the features' own variance."""
+    shrink: float
+    """0 moves codes along what is likely in W, 1 straight across the boundary."""
+    least_score: float
+    """Of the mesh, below which a picture shows no face."""
+    calibration_codes: int
+    """Codes of one z on which the units of fitted edits are set."""
+    calibration_seed: int
+    """Of these codes; codes that edits are measured or shown on follow it."""
+    calibration_rounds: int
+    """Times that effects on others are measured and taken out."""
+    calibration_frames: int
+    """Frames of each validation person's clip on which the units are set once the directions were refined."""
+    unmixed: float
+    """Share of the effects on others measured after refining that is taken out, 0 to 1; 0 only sets units."""
+    measured_per_clip: int
+    """Frames of each test person's clip on which finished edits are measured."""
+    measured_codes: int
+    """Codes of one z each on which an imported edit is measured."""
+    truncation: float
+    """Psi of all codes of one z."""
+    resolution: int
+    """Side of the pictures that are measured, in pixels."""
+    age_bands: tuple[float, ...]
+    """Edges of the start ages, in years, by which the age edit is reported."""
+    controls: tuple[str, ...]
+    """Attributes that are fitted only so that edits can keep them."""
+    edits: dict[str, EditSettings]
+    """By name, in the order in which they are listed."""
+    refine: RefineSettings
+    """How the fitted directions go on learning through the judges."""
+    alone: dict[str, AloneSettings]
+    """Edits that then go on by themselves, by name."""
+    start_from: str
+    """Model folder of edits to go on from, e.g. ``assets/directions``: neither fitted nor refined together
+    again. Empty begins anew."""
+
+    def __post_init__(self) -> None:
+        if missing := {"age", "yaw"} - self.edits.keys():
+            raise BadInputError(f"directions.edits lacks what the gate reads: {', '.join(sorted(missing))}")
+        if unknown := self.alone.keys() - self.edits.keys():
+            raise BadInputError(f"directions.alone names no edit: {', '.join(sorted(unknown))}")
+        for name, edit in self.edits.items():
+            if max(edit.measured, default=-1.0) < edit.typical:
+                least = f"{edit.typical:g} or more"
+                raise BadInputError(f"directions.edits.{name}: a strength of {least} must be measured")

@@ -1,0 +1,64 @@
+"""Codes that the shipped encoder gives for frames of real persons: what edits will meet in a user's clip."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.clips import Prepared, read_prepared
+from datamodules.people import Split
+from datamodules.shards import to_tensor
+from modules.encoders.vit import load_frame_encoder
+from modules.model_folder import load_model, weights_sha256
+from services.evaluation_frames import held_out_frames
+
+
+@dataclass(frozen=True)
+class EncodedFrames:
+    """N frames of a split, as codes."""
+
+    ws: Tensor
+    """``(N, num_ws, w_dim)``."""
+    clips: tuple[str, ...]
+    """Name of each frame's clip."""
+    people: tuple[int, ...]
+    """Number of each frame's person."""
+    data_hash: str
+    """Of the frames and of the encoder."""
+
+
+def encoded_frames(
+    encoder: Path, clips: Path, per_clip: int, generator_sha256: str, split: Split
+) -> EncodedFrames | None:
+    """``per_clip`` frames of each clip of a split; None where that is 0 or where the split has no person.
+
+    Raises ``BadInputError`` for folders that are missing or damaged, and for an encoder of another generator.
+    """
+    prepared: Prepared | None = read_prepared(clips) if per_clip else None
+    if prepared is None or not any(clip.person >= 0 for clip in prepared.of(split)):
+        return None
+    frames = held_out_frames(prepared, per_clip, split)
+    net = load_frame_encoder(encoder, generator_sha256)
+    with torch.no_grad():
+        ws = torch.cat([net(to_tensor(frames.pixels[i : i + 1]))[0] for i in range(len(frames.pixels))]).float()
+    made_of = f"{frames.data_hash} {weights_sha256(load_model(encoder).tensors)}"
+    return EncodedFrames(ws, frames.clips, frames.people, hashlib.sha256(made_of.encode()).hexdigest())
+
+
+def unseen_codes(encoder: Path, clips: Path, per_clip: int, generator_sha256: str) -> Tensor:
+    """``(N, num_ws, w_dim)`` of validation persons; ``(0,)`` where there are none.
+
+    The encoder was not trained on them, so their codes are as a user's will be, and nothing is tested on them.
+    """
+    frames = encoded_frames(encoder, clips, per_clip, generator_sha256, "val")
+    return torch.empty(0) if frames is None else frames.ws
+
+
+def training_codes(encoder: Path, clips: Path, per_clip: int, generator_sha256: str) -> Tensor:
+    """``(N, num_ws, w_dim)`` of the persons that are trained on; ``(0,)`` where there are none."""
+    frames = encoded_frames(encoder, clips, per_clip, generator_sha256, "train")
+    return torch.empty(0) if frames is None else frames.ws

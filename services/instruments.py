@@ -1,0 +1,50 @@
+"""What edits are learned and measured with: a generator, the judges of its pictures, codes to try them on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modules.generators import Generator, load_generator
+from modules.perception.identity import load_identity
+from services.attributes import AttributeJudge, load_attribute_judge
+from services.direction_settings import DirectionSettings
+from services.evaluation_edits import Embed, Render
+from services.pipeline.models import HasPrecision
+from services.settings import Params
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What renders codes and judges pictures."""
+
+    generator: Generator
+    render: Render
+    judge: AttributeJudge
+    embed: Embed
+
+
+def load_instruments(settings: DirectionSettings, params: Params, source: str | None = None) -> Instruments:
+    """The default generator, or what ``load_generator`` takes, and the judges, as ``params.runtime`` says."""
+    params.runtime.apply_threads()
+    device = params.runtime.torch_device()
+    generator = load_generator(source, device) if source else load_generator(device=device)
+    if params.runtime.bfloat16() and isinstance(generator, HasPrecision):
+        generator.compute_dtype = torch.bfloat16
+    judge = load_attribute_judge(settings.least_score, device)
+    side = min(settings.resolution, generator.resolution)
+    return Instruments(
+        generator,
+        lambda ws: generator.synthesize(ws.to(device), resolution=side),
+        judge,
+        load_identity(device, judge.mesh).embed,
+    )
+
+
+def draw_single(generator: Generator, count: int, seed: int, truncation: float) -> Tensor:
+    """``(count, num_ws, w_dim)`` codes of one z each, on the CPU."""
+    z = torch.randn(count, generator.z_dim, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return generator.map(z.to(generator.w_mean.device), truncation).float().cpu()

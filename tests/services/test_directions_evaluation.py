@@ -1,0 +1,161 @@
+"""What the gate reads of directions, and the champion measured anew on the challenger's frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import services.directions_evaluation
+import services.evaluate
+from datamodules.types import BadInputError
+from modules.editing.directions import Direction, EditSet, save_directions
+from modules.model_folder import load_model, weights_sha256
+from services.direction_settings import DirectionSettings
+from services.directions_evaluation import evaluate_directions, evaluation_of, frames_of_test_persons
+from services.encoded_codes import EncodedFrames
+from services.evaluate import DIRECTIONS, re_evaluation
+from services.evaluation_edits import as_markdown
+from services.instruments import Instruments
+from services.registry.gate import Evaluation, Gates
+from services.settings import load_params
+
+PARAMS = load_params()
+SETTINGS = PARAMS.section("directions", DirectionSettings)
+NAMES = tuple(SETTINGS.edits)
+WIDTH = len(NAMES)
+FRAMES = EncodedFrames(torch.zeros(4, 1, WIDTH), ("a", "a", "b", "b"), (0, 0, 1, 1), "data")
+
+
+class Toy:
+    sha256 = "toy"
+
+
+def judge(images: torch.Tensor) -> dict[str, np.ndarray]:
+    """Attribute k is the k-th pixel, in its own unit."""
+    found = images[:, 0, 0].numpy() * 1000
+    return {name: found[:, k] * SETTINGS.edits[name].per_unit for k, name in enumerate(NAMES)}
+
+
+def instruments() -> Any:
+    def render(ws: torch.Tensor) -> torch.Tensor:
+        return (ws / 1000)[:, None].expand(-1, 3, -1, -1)
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        angle = images[:, 0, 0].abs().sum(1) * 10
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+    return Instruments(Toy(), render, judge, embed)  # type: ignore[arg-type]
+
+
+def saved(folder: Path, yaw: float = 1.0, gender_of_age: float = 0.0, without: str = "") -> Path:
+    """Edits that each move their own attribute by one unit; yaw by another, and age gender too."""
+    vectors = torch.eye(WIDTH)
+    vectors[NAMES.index("yaw")] *= yaw
+    vectors[NAMES.index("age"), NAMES.index("gender")] = gender_of_age
+    edits = [
+        Direction(name, edit.unit, vectors[k][None], edit.lower, edit.upper, "toy")
+        for k, (name, edit) in enumerate(SETTINGS.edits.items()) if name != without
+    ]  # fmt: skip
+    return save_directions(folder, EditSet(edits), "card")
+
+
+@pytest.fixture(autouse=True)
+def frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services.directions_evaluation, "encoded_frames", lambda *_: FRAMES)
+    monkeypatch.setattr(services.evaluate, "frames_of_test_persons", lambda *_: FRAMES)
+    monkeypatch.setattr(services.evaluate, "load_instruments", lambda *_: instruments())
+
+
+def test_slopes_likeness_and_what_moves_along(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "edits", yaw=0.7, gender_of_age=0.02)
+    summary, found = evaluate_directions(folder, FRAMES, SETTINGS, instruments())
+    age, gender = SETTINGS.edits["age"], SETTINGS.edits["gender"]
+    assert found.metrics["age_slope_error"] == pytest.approx(0, abs=1e-4)
+    assert found.metrics["yaw_slope_error"] == pytest.approx(0.3, abs=1e-4)
+    assert found.metrics["cross_effect"] == pytest.approx(0.02 * age.typical / gender.typical, abs=1e-4)
+    # The picture says it all: 20 years are 0.02 of the first pixel and 0.0004 of gender's.
+    assert found.metrics["identity"] == pytest.approx(np.cos(10 * 1.02 * age.typical / 1000), abs=1e-4)
+    assert (found.frames, found.clips) == (4, 2)
+    assert found.model_sha256 == weights_sha256(load_model(folder).tensors)
+    assert summary["edits"]["yaw"]["slope"] == pytest.approx(0.7, abs=1e-4)
+
+
+def test_the_tables_show_every_edit_and_age_by_start_age(tmp_path: Path) -> None:
+    summary, _ = evaluate_directions(saved(tmp_path / "edits", yaw=0.7), FRAMES, SETTINGS, instruments())
+    lines = as_markdown(summary)
+    assert any(line.startswith("| yaw | -15 to +15 | 0.70 |") for line in lines)
+    # All start at 0 years: one band, of which all four codes are.
+    assert lines[-1] == "| 0-25 | 4 | 1.00 | 0.00 |"
+
+
+def test_other_frames_and_other_strengths_are_other_data(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "edits")
+    summary, found = evaluate_directions(folder, FRAMES, SETTINGS, instruments())
+    moved = replace(FRAMES, data_hash="other")
+    assert evaluation_of(summary, folder, SETTINGS, moved).data_hash != found.data_hash
+    usual = {**SETTINGS.edits, "smile": replace(SETTINGS.edits["smile"], typical=0.5)}
+    assert evaluation_of(summary, folder, replace(SETTINGS, edits=usual), FRAMES).data_hash != found.data_hash
+    fewer = {**SETTINGS.edits, "yaw": replace(SETTINGS.edits["yaw"], measured=(-15, 15, 20))}
+    assert evaluation_of(summary, folder, replace(SETTINGS, edits=fewer), FRAMES).data_hash != found.data_hash
+
+
+def test_an_effect_that_is_no_number_is_no_small_one(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "edits")
+    summary, _ = evaluate_directions(folder, FRAMES, SETTINGS, instruments())
+    summary["edits"]["smile"]["cross_effects"]["yaw"] = float("nan")
+    assert np.isnan(evaluation_of(summary, folder, SETTINGS, FRAMES).metrics["cross_effect"])
+
+
+def test_a_set_without_the_measured_edits_and_a_place_without_persons_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadInputError, match="lacks edits that are measured: yaw"):
+        evaluate_directions(saved(tmp_path / "edits", without="yaw"), FRAMES, SETTINGS, instruments())
+    monkeypatch.setattr(services.directions_evaluation, "encoded_frames", lambda *_: None)
+    with pytest.raises(BadInputError, match="stylereel train prepare"):
+        frames_of_test_persons(SETTINGS, "toy")
+
+
+def test_a_champion_is_measured_on_the_challengers_frames_alone(tmp_path: Path) -> None:
+    challenger = evaluate_directions(saved(tmp_path / "new"), FRAMES, SETTINGS, instruments())[1]
+    measure = re_evaluation(PARAMS, DIRECTIONS)
+    assert measure is not None
+    version: Any = None
+    found = measure(version, saved(tmp_path / "old", yaw=0.8), challenger)
+    assert isinstance(found, Evaluation) and found.data_hash == challenger.data_hash
+    assert found.metrics["yaw_slope_error"] == pytest.approx(0.2, abs=1e-4)
+    with pytest.raises(BadInputError, match="measured on data elsewhere"):
+        measure(version, tmp_path / "old", replace(challenger, data_hash="elsewhere"))
+
+
+def test_frames_whose_face_was_lost_are_not_counted(tmp_path: Path) -> None:
+    def losing(images: torch.Tensor) -> dict[str, np.ndarray]:
+        found = judge(images)
+        lost = found["yaw"] > 14.5
+        lost[1:] = False
+        return {name: np.where(lost, np.nan, value).astype(np.float32) for name, value in found.items()}
+
+    tools = replace(instruments(), judge=losing)
+    summary, found = evaluate_directions(saved(tmp_path / "edits"), FRAMES, SETTINGS, tools)
+    assert found.frames == summary["edits"]["yaw"]["seen"] == len(FRAMES.ws) - 1
+
+
+def test_settings_that_could_not_be_judged_are_refused() -> None:
+    yaw = replace(SETTINGS.edits["yaw"], measured=(-15, 5))
+    with pytest.raises(BadInputError, match=r"edits\.yaw: a strength of 10 or more"):
+        replace(SETTINGS, edits={**SETTINGS.edits, "yaw": yaw})
+    with pytest.raises(BadInputError, match="lacks what the gate reads: age"):
+        replace(SETTINGS, edits={"yaw": SETTINGS.edits["yaw"]})
+
+
+def test_the_registrys_clips_alone_are_enough_frames_for_the_gates() -> None:
+    """Four of them show test persons; fewer frames than a gate asks could never be promoted."""
+    gates = PARAMS.section("gate", Gates)
+    assert 4 * SETTINGS.measured_per_clip >= gates.of("stylereel-directions").min_frames
+    pose = PARAMS.raw["pose_editor"]["measured_per_clip"]
+    assert 4 * pose >= gates.of("stylereel-pose-editor").min_frames
