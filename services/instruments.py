@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.generators import Generator, load_generator
+from modules.generators import Generator
 from modules.perception.identity import load_identity
 from services.attributes import AttributeJudge, load_attribute_judge
 from services.direction_settings import DirectionSettings
 from services.evaluation_edits import Embed, Render
-from services.pipeline.models import HasPrecision
+from services.precise_generator import generator_for
 from services.settings import Params
 
 
@@ -28,11 +28,7 @@ class Instruments:
 
 def load_instruments(settings: DirectionSettings, params: Params, source: str | None = None) -> Instruments:
     """The default generator, or what ``load_generator`` takes, and the judges, as ``params.runtime`` says."""
-    params.runtime.apply_threads()
-    device = params.runtime.torch_device()
-    generator = load_generator(source, device) if source else load_generator(device=device)
-    if params.runtime.bfloat16() and isinstance(generator, HasPrecision):
-        generator.compute_dtype = torch.bfloat16
+    device, generator = params.runtime.torch_device(), generator_for(params, source)
     judge = load_attribute_judge(settings.least_score, device)
     side = min(settings.resolution, generator.resolution)
     return Instruments(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from datamodules.types import BadInputError
-from modules.generators import load_generator
 from modules.generators.mobile import MobileStyleGAN
 from modules.lit.frame_encoder import ImageLoss, Seen
 from modules.losses.face import FaceLoss, FaceTerm, IdentityLoss
@@ -16,6 +15,7 @@ from modules.losses.perceptual import load_lpips
 from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
 from modules.perception.identity_judge import IdentityJudgeConfig, load_identity_judge
 from modules.perception.mesh import FaceMesh, load_face_mesh
+from services.precise_generator import generator_for
 from services.settings import Params
 
 OF_FACES = ("landmark_features", "mesh", "identity")
@@ -24,11 +24,9 @@ OF_FACES = ("landmark_features", "mesh", "identity")
 
 def training_generator(params: Params) -> MobileStyleGAN:
     """The generator that encoders are trained for, in the precision of ``params.runtime``."""
-    generator = load_generator(device=params.runtime.torch_device())
+    generator = generator_for(params)
     if not isinstance(generator, MobileStyleGAN):
         raise BadInputError("the encoders train on MobileStyleGAN; choose that generator")
-    if params.runtime.bfloat16():
-        generator.compute_dtype = torch.bfloat16
     return generator
 
 

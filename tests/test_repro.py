@@ -39,6 +39,7 @@ SMALL = {
     "directions.calibration_codes": 2,
     "directions.measured_per_clip": 1,
     "directions.refine.training.steps": 1,
+    "directions.alone.age.training.steps": 1,
     "directions.refine.singles": 1,
     "directions.refine.mixed": 1,
     "directions.refine.per_clip": 1,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from modules.perception.region import ParsingConfig, RegionParser, load_region_p
 from services.pipeline.encoders import SHIPPED, Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
 from services.pipeline.sidecar import file_sha256, plain
+from services.precise_generator import HasPrecision, generator_for
 from services.settings import ROOT, Params
 
 if TYPE_CHECKING:
@@ -46,13 +47,6 @@ SHIPPED_DIRECTIONS = ROOT / "assets" / "directions"
 SHIPPED_STYLESPACE = ROOT / "assets" / "stylespace"
 SHIPPED_POSE_EDITOR = ROOT / "assets" / "pose-editor"
 PARSED_SIDE = 256
-
-
-@runtime_checkable
-class HasPrecision(Protocol):
-    """A generator whose features can be computed in another precision than float32."""
-
-    compute_dtype: torch.dtype
 
 
 class Judges:
@@ -196,15 +190,8 @@ def load_models(
     of edits; of two edits of one name the later folder's is taken. Raises ``BadInputError`` for models of another
     generator.
     """
-    from modules.generators import load_generator
-
-    runtime = params.runtime
-    runtime.apply_threads()
-    device = runtime.torch_device()
-    config = params.section("pipeline", PipelineConfig)
-    made = load_generator(generator, device) if generator else load_generator(device=device)
-    if runtime.bfloat16() and isinstance(made, HasPrecision):
-        made.compute_dtype = torch.bfloat16
+    device, config = params.runtime.torch_device(), params.section("pipeline", PipelineConfig)
+    made = generator_for(params, generator)
     versions = {"stylereel-generator": made.sha256}
     network: Encoder | None = None
     encoder, kind = asked_for(encoder, config.encoder)
