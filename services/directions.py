@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.latents import AttributeDataset, label_samples
+from datamodules.types import BadInputError
 from modules.editing.boundaries import (
     Boundary,
     RowGroups,
@@ -176,6 +177,12 @@ def calibrate(
             codes, edits, probes, tools.render, tools.judge, tools.embed, progress=_progress(say)
         )
         response = np.stack([slopes_between(readings, name, names) for name in names])
+        lost = [name for name, row in zip(names, response, strict=True) if not np.isfinite(row).all()]
+        if lost:
+            raise BadInputError(
+                f"no face is left at the probes of {', '.join(lost)}: make directions.edits.*.probe smaller, "
+                "or label more samples (directions.samples)"
+            )
         response = np.where(own, response, unmixed * response)
         vectors = np.stack([edits[name].vector.double().numpy() for name in names])
         mixed = unmix(vectors, response, per_unit, ~own)

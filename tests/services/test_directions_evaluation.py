@@ -13,9 +13,10 @@ import torch
 import services.directions_evaluation
 import services.evaluate
 from datamodules.types import BadInputError
-from modules.editing.directions import Direction, EditSet, save_directions
+from modules.editing.directions import Direction, EditSet, load_directions, save_directions
 from modules.model_folder import load_model, weights_sha256
 from services.direction_settings import DirectionSettings
+from services.directions import calibrate
 from services.directions_evaluation import evaluate_directions, evaluation_of, frames_of_test_persons
 from services.encoded_codes import EncodedFrames
 from services.evaluate import DIRECTIONS, re_evaluation
@@ -159,3 +160,15 @@ def test_the_registrys_clips_alone_are_enough_frames_for_the_gates() -> None:
     assert 4 * SETTINGS.measured_per_clip >= gates.of("stylereel-directions").min_frames
     pose = PARAMS.raw["pose_editor"]["measured_per_clip"]
     assert 4 * pose >= gates.of("stylereel-pose-editor").min_frames
+
+
+def test_edits_that_lose_the_face_are_named_when_units_are_set(tmp_path: Path) -> None:
+    def blind(images: torch.Tensor) -> dict[str, np.ndarray]:
+        found = judge(images)
+        lost = found["smile"] > 0.5 * SETTINGS.edits["smile"].per_unit
+        return {name: np.where(lost, np.nan, value).astype(np.float32) for name, value in found.items()}
+
+    edits: Any = load_directions(saved(tmp_path / "edits"), "toy")
+    tools = replace(instruments(), judge=blind)
+    with pytest.raises(BadInputError, match="no face is left at the probes of smile: "):
+        calibrate(edits, FRAMES.ws, tools, SETTINGS, 0.0, lambda line: None)
