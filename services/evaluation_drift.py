@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.shards import to_tensor
+from datamodules.types import BadInputError
 from modules.generators.protocol import Generator
 from modules.metrics.fidelity import psnr
 from services.evaluation_frames import SIDE, HeldOutFrames
@@ -30,6 +31,12 @@ class DriftConfig:
     """One frame in this many is rendered and measured."""
     clips: int
     """The longest test clips that are streamed."""
+
+    def __post_init__(self) -> None:
+        if not 0 < 2 * self.every <= self.frames or self.clips < 1:
+            raise BadInputError(
+                "drift: frames must be twice every or more, clips 1 or more: a line needs two points"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -17,6 +18,7 @@ from datamodules.latents import label_samples, read_labels
 from datamodules.pose_batches import FramePairs, KeptSamples, Movements, PoseBatches, frame_pairs
 from datamodules.samples import REMAKE, SampleDataset
 from datamodules.shards import Shard
+from datamodules.types import BadInputError
 from modules.editing.expression import QUANTITIES, fit_expressions
 from modules.editing.pose import (
     PoseEditor,
@@ -258,6 +260,11 @@ def calibrate(
             for name, edit in settings.edits.items()
         }
         say(f"round {turn + 1}: slopes were " + ", ".join(f"{name} {slope:.2f}" for name, slope in slopes.items()))
+        if lost := [name for name, slope in slopes.items() if not math.isfinite(slope)]:
+            raise BadInputError(
+                f"no face is left under {', '.join(lost)}: make pose_editor.edits.*.typical smaller, or train on "
+                "more samples and steps"
+            )
         # An edit that hardly answers is not made to by asking ten times as much.
         gains = {name: gain / min(max(slopes[name], 0.5), 2.0) for name, gain in gains.items()}
     return gains

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from datamodules.types import BadInputError
 from services.evaluation_drift import Drift, DriftConfig, forth_and_back, measure_drift
 from services.evaluation_frames import HeldOutFrames
 
@@ -65,3 +66,9 @@ def test_the_slope_is_per_hundred_frames() -> None:
     curve = np.array([[20.0, 19.0, 18.0], [22.0, 21.0, 20.0]])
     drift = Drift((0, 50, 100), {"ViEN": curve}, ("a", "b"))
     assert drift.slope("ViEN") == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize("numbers", [(8, 20, 1), (10, 0, 1), (10, 5, 0)])
+def test_numbers_that_no_line_goes_through_are_refused(numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(BadInputError, match="a line needs two points"):
+        DriftConfig(*numbers)
