@@ -91,10 +91,8 @@ class RandomIdentitySettings:
 
     unit: str
     """What a user reads."""
-    candidates: int
-    """Made persons whose changes are tried on the codes that units are set on."""
     people: int
-    """Of them, those that hide best; a seed chooses one of these."""
+    """Made persons to choose from."""
     rows: tuple[float, ...]
     """Share of δw for each row of the codes."""
     per_unit: float
@@ -109,8 +107,6 @@ class RandomIdentitySettings:
     """Likeness from which two pictures count as one person's."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.people <= self.candidates:
-            raise BadInputError("random_identity.people must be 1 or more, and no more than candidates")
         if WHOLE not in self.measured:
             raise BadInputError(f"stylespace.random_identity.measured must name {WHOLE:g}, which the gate reads")
 
@@ -270,13 +266,13 @@ def calibrate(made: ChannelEdit, edit: ChannelEditSettings, tools: Tools, ws: Te
 
 
 def random_identity(settings: RandomIdentitySettings, generator: Generator, codes: Tensor) -> RandomIdentity:
-    """The edit with all candidates, from codes ``(N, num_ws, w_dim)`` of one z each."""
+    """The edit, from codes ``(N, num_ws, w_dim)`` of one z each."""
     if len(settings.rows) != generator.num_ws:
         raise BadInputError(
             f"stylespace.random_identity.rows has {len(settings.rows)} numbers, "
             f"the generator {generator.num_ws} rows"
         )
-    people = codes[: settings.candidates, 0].cpu() - generator.w_mean.cpu()
+    people = codes[: settings.people, 0].cpu() - generator.w_mean.cpu()
     # All equally far, so that no seed hides less for being near the mean.
     lengths = people.norm(dim=1, keepdim=True)
     people = people * (lengths.mean() / lengths)
@@ -284,27 +280,6 @@ def random_identity(settings: RandomIdentitySettings, generator: Generator, code
     return RandomIdentity(
         "random_identity", settings.unit, people.half().float(), rows, settings.upper, generator.sha256
     )
-
-
-def best_hiding(edit: RandomIdentity, tools: Tools, ws: Tensor, count: int, say: Say) -> RandomIdentity:
-    """The ``count`` changes that leave least of the persons ``ws`` ``(N, num_ws, w_dim)``, but leave faces.
-
-    A change is judged by the person that it hides worst. Raises ``BadInputError`` where too few leave faces.
-    """
-    edits = EditSet([edit])
-    start = tools.identity.embed(tools.render(ws, edits, []))
-    worst = torch.full((len(edit.people),), torch.inf)
-    for seed in range(len(worst)):
-        pictures = tools.render(ws, edits, [EditRequest(edit.name, WHOLE)], seed)
-        seen = all(bool(measure.isfinite().all()) for measure in tools.judge(pictures).measures.values())
-        if seen:
-            worst[seed] = (tools.identity.embed(pictures) * start).sum(1).max().cpu()
-        if (seed + 1) % 16 == 0:
-            say(f"tried {seed + 1} of {len(worst)} persons to hide behind")
-    left = int(worst.isfinite().sum())
-    if left < count:
-        raise BadInputError(f"only {left} of {len(worst)} persons leave a face: lower random_identity.per_unit")
-    return replace(edit, people=edit.people[worst.argsort()[:count].sort().values])
 
 
 def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:
@@ -326,8 +301,7 @@ def _find(settings: StylespaceSettings, tools: Tools, run: Run, say: Say) -> Pat
         made = calibrate(made, edit, tools, calibration, settings.calibration_rounds)
         say(f"{name}: {', '.join(f'{layer} {number}' for layer, number in made.channels)}")
         edits.append(made)
-    random = random_identity(settings.random_identity, tools.generator, codes)
-    edits.append(best_hiding(random, tools, calibration, settings.random_identity.people, say))
+    edits.append(random_identity(settings.random_identity, tools.generator, codes))
     everything = EditSet(edits)
     ws = draw_single(tools.generator, settings.measured_codes, settings.seed + 3, settings.truncation)
     summary = measure_appearance(ws, range(len(ws)), everything, tools, settings, say)

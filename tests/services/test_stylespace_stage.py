@@ -20,7 +20,6 @@ from services.settings import load_params
 from services.stylespace import (
     StylespaceSettings,
     Tools,
-    best_hiding,
     calibrate,
     combine,
     evaluation_of,
@@ -93,9 +92,7 @@ def settings() -> StylespaceSettings:
     lips = replace(
         shipped.edits["lip_colour"], keeps=("smile",), per_unit=0.1, channels=4, lower=-2, upper=2, probe=1
     )
-    random = replace(
-        shipped.random_identity, candidates=4, people=4, rows=(0.0, 1.0), seeds=(0, 1), measured=(1.0,)
-    )
+    random = replace(shipped.random_identity, people=4, rows=(0.0, 1.0), seeds=(0, 1), measured=(1.0,))
     return replace(
         shipped, samples=6, spread_codes=500, resolution=SIDE, least_share=0.9, sigma_cost=0.01,
         random_identity=random, edits={"lip_colour": lips},
@@ -147,28 +144,6 @@ def test_an_edit_without_channels_or_without_effect_is_refused(settings, tools, 
         wrong = Painter()
         wrong.num_ws = 3
         random_identity(settings.random_identity, wrong, torch.randn(9, 2, CHANNELS))  # type: ignore[arg-type]
-
-
-def test_persons_that_hide_best_and_leave_a_face_are_kept(settings, tools) -> None:
-    sizes = torch.tensor([0.0, 5.0, 0.1, 9.0, 5.0])
-    people = torch.zeros(5, CHANNELS)
-    people[:, 3] = sizes
-    edit = replace(
-        random_identity(settings.random_identity, tools.generator, torch.randn(9, 2, CHANNELS)), people=people
-    )
-    ws = 0.1 * torch.randn(3, 2, CHANNELS, generator=torch.Generator().manual_seed(3))
-
-    def blind(images: Tensor) -> Look:
-        look = ToyJudge()(images)
-        broken = images[:, 2].mean((1, 2)) > 0.04
-        return replace(look, measures={k: v.masked_fill(broken, torch.nan) for k, v in look.measures.items()})
-
-    kept = best_hiding(edit, tools, ws, 3, lambda line: None)
-    assert kept.people[:, 3].tolist() == [5.0, 9.0, 5.0]
-    careful = replace(tools, judge=blind)
-    assert best_hiding(edit, careful, ws, 2, lambda line: None).people[:, 3].tolist() == [5.0, 5.0]
-    with pytest.raises(BadInputError, match="only 4 of 5 persons leave a face"):
-        best_hiding(edit, careful, ws, 5, lambda line: None)
 
 
 def test_measurement_says_what_the_toy_does(settings, tools, tmp_path) -> None:
