@@ -21,6 +21,7 @@ os.environ["BENTOML_HOME"] = str(_PARAMS.runtime.state / "bentoml")
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 
 import bentoml  # noqa: E402
+from prometheus_client import values  # noqa: E402
 from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
 
 from services.engine import Engine  # noqa: E402
@@ -28,6 +29,12 @@ from services.jobs import Jobs  # noqa: E402
 from services.latents import LatentStore  # noqa: E402
 from services.routes import State, create_app  # noqa: E402
 from services.turns import Turns  # noqa: E402
+
+if OVERRIDES in os.environ:
+    # BentoML sets it for metrics of several workers, kept in files that are mapped into memory: a full disk kills
+    # whoever writes there. There is one worker.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    values.ValueClass = values.MutexValue
 
 TIMEOUT_FACTOR = 2.5
 """A request may wait for its turn and then compute, each as long as ``request_seconds``; uploads take time too."""

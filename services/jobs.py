@@ -124,8 +124,8 @@ class Jobs:
     def __init__(self, folder: Path, editor: Editor, turns: Turns, keep_hours: float, poll_seconds: float) -> None:
         """Start DBOS on ``folder/jobs.db``; jobs that a killed server left go on by themselves.
 
-        ``poll_seconds`` is how often the queue is looked at. Raises ``BadInputError`` where another server works
-        on the folder: two would run the same jobs.
+        ``poll_seconds`` is how often the queue is looked at. Raises ``BadInputError`` where the disk is full, and
+        where another server works on the folder: two would run the same jobs.
         """
         if _active:
             raise RuntimeError("the jobs of this process are already running")
@@ -152,9 +152,14 @@ class Jobs:
             )
             DBOS.launch()
             DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=poll_seconds)
-        except BaseException:
+        except BaseException as error:
+            DBOS.destroy(workflow_completion_timeout_sec=0)
             _active.clear()
             self._lock.release()
+            if is_disk_full(error):
+                raise BadInputError(
+                    f"no space is left for the jobs in {folder}; free some, the server tries to start again", 507
+                ) from None
             raise
 
     def close(self) -> None:

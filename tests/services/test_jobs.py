@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dbos import DBOS
 
 from datamodules.types import BadInputError
 from services.jobs import Job, Jobs, lock_jobs
@@ -193,6 +195,27 @@ def test_a_job_that_somebody_else_deletes_is_unknown(jobs: Jobs, monkeypatch: py
 def test_two_servers_do_not_share_a_folder(jobs: Jobs) -> None:
     with pytest.raises(BadInputError, match="another server"):
         lock_jobs(jobs.folder)
+
+
+def test_a_start_on_a_full_disk_says_so_and_the_next_one_works(
+    tmp_path: Path, copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        # SQLite's own error for it, made by a database that may not grow.
+        with sqlite3.connect(tmp_path / "small.db") as database:
+            database.execute("PRAGMA max_page_count = 1")
+            database.execute("CREATE TABLE t (x)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DBOS, "register_queue", full)
+        with pytest.raises(BadInputError, match=r"no space is left .* free some") as refused:
+            Jobs(tmp_path / "jobs", copier, Turns(), 1.0, 0.01)
+    assert refused.value.status == 507
+    jobs = Jobs(tmp_path / "jobs", copier, Turns(), 1.0, 0.01)
+    try:
+        assert wait(jobs, submit(jobs).id, "succeeded").state == "succeeded"
+    finally:
+        jobs.close()
 
 
 def test_a_stopped_server_takes_its_job_up_again(tmp_path: Path, copier: Copier) -> None:

@@ -96,3 +96,21 @@ def test_a_worker_ends_with_a_supervisor_that_is_killed() -> None:
     # The pipe's other end is the worker's: it is closed when the worker has ended.
     assert supervisor.stdout.read() == ""
     supervisor.wait()
+
+
+COUNTING = """
+import os, sys
+os.environ["PROMETHEUS_MULTIPROC_DIR"], os.environ["STYLEREEL_OVERRIDES"] = sys.argv[1], "[]"
+import prometheus_client
+import services.api
+services.api.http.state.measures.request("GET", "/livez", 200, 0.1)
+print(services.api.http.state.measures.text([], 0, 0).decode())
+"""
+
+
+def test_a_worker_counts_in_memory_since_files_mapped_on_a_full_disk_kill_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "STYLEREEL_STATE": str(tmp_path / "state")}
+    command = [sys.executable, "-c", COUNTING, str(tmp_path)]
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert 'stylereel_requests_total{method="GET",route="/livez",status="200"} 1.0' in shown
+    assert not list(tmp_path.glob("*.db"))
