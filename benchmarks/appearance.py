@@ -22,9 +22,9 @@ from modules.encoders.vit import load_frame_encoder
 from services.evaluation_frames import held_out_frames
 from services.instruments import draw_single
 from services.media import write_image
+from services.places import CLIPS, FRAME_ENCODER
 from services.settings import load_params
 from services.sheets import appearance_sheet
-from services.stages import CLIPS, FRAME_ENCODER
 from services.stylespace import FOLDER, StylespaceSettings, as_markdown, load_tools, measure_appearance
 
 SHEET_SEED, SHEET_PSI = 7, 0.7

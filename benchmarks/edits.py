@@ -18,12 +18,8 @@ from modules.perception.second_judges import SecondJudges
 from services.attributes import SecondAttributeJudge
 from services.direction_settings import DirectionSettings
 from services.directions import FOLDER
-from services.directions_evaluation import (
-    evaluate_directions,
-    frames_of_test_persons,
-    standard_strengths,
-    summary_of,
-)
+from services.directions_evaluation import evaluate_directions, standard_strengths, summary_of
+from services.encoded_codes import frames_of_test_persons
 from services.evaluation_edits import as_markdown, measure_edits
 from services.instruments import draw_single, load_instruments
 from services.settings import load_params

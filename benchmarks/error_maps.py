@@ -24,8 +24,8 @@ from modules.sheet import Row, draw_sheet, to_picture
 from services.evaluate_table import encoder_folders, encoder_rows, load_table_parts, shortened
 from services.evaluation_frames import spread
 from services.media import write_image
+from services.places import CLIPS
 from services.settings import ROOT, load_params
-from services.stages import CLIPS
 
 
 def coloured(errors: NDArray[np.float32], most: float) -> NDArray[np.uint8]:

@@ -19,12 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from modules.editing.directions import EditRequest
 from modules.editing.pose import load_pose_editor
 from modules.sheet import Row, draw_sheet, to_picture
-from services.instruments import draw_single
+from services.encoded_codes import frames_of_test_persons
+from services.instruments import draw_single, load_instruments
 from services.media import write_image
-from services.pose_editor import FOLDER, measured_pose_editor
+from services.pose_editor import FOLDER
+from services.pose_evaluation import evaluate_pose_editor
 from services.pose_settings import PoseEditorSettings
+from services.precise_generator import generator_for
 from services.settings import load_params
-from services.training_parts import training_generator
 
 SIDE = 160
 """Of a picture on the sheet, in pixels."""
@@ -48,16 +50,18 @@ def main() -> None:
     params = load_params()
     params.runtime.apply_threads()
     settings = params.section("pose_editor", PoseEditorSettings)
-    generator = training_generator(params)
-
     if arguments.sheet is None:
-        lines, evaluation = measured_pose_editor(
-            arguments.folder, params, lambda line: print(line, file=sys.stderr)
+        tools = load_instruments(settings, params)
+        frames = frames_of_test_persons(settings, tools.generator.sha256)
+        lines, evaluation = evaluate_pose_editor(
+            arguments.folder, frames, settings, tools, lambda line: print(line, file=sys.stderr)
         )
         print("\n".join(lines))
         if arguments.evaluation is not None:
             arguments.evaluation.write_text(evaluation.to_json())
         return
+
+    generator = generator_for(params)
 
     def render(ws: torch.Tensor) -> torch.Tensor:
         return generator.synthesize(ws, resolution=settings.resolution)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import SmoothingConfig, align, crop_frame, invert, natural_crop_size, transform_points
+from datamodules.disk import NotWrittenError, write_whole
 from datamodules.images import FORMATS, read_image, sniff
 from datamodules.people import PeopleConfig, Split, read_test_list, same_people, split_people
-from datamodules.shards import NO_SPACE, Shard, encode_jpeg, metadata_of, save_shard, to_tensor
+from datamodules.shards import Shard, encode_jpeg, metadata_of, save_shard, to_tensor
 from datamodules.shots import ShotConfig, ShotDetector
 from datamodules.types import Alignment, BadInputError, FrameBatch, Frames, Landmarks
 from datamodules.video_read import probe, read_frames
@@ -118,7 +118,7 @@ def prepare_clips(
     FFHQ-aligned already; they go to the training split, except those that show a person of a clip that is held
     out of it. ``made_by`` names the networks: shards of others are made anew. A video that cannot be used is
     listed with its reason, never fatal, and so is a second copy of the same file. Raises ``BadInputError``
-    where nothing at all is left, and, with status 507, where the disk is full.
+    where nothing at all is left, and ``NotWrittenError`` where ``folder`` takes no shard: it would take no other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**asdict(config), **asdict(smoothing), **asdict(shots), "made_by": made_by, "version": VERSION}
@@ -134,9 +134,9 @@ def prepare_clips(
             if not _is_current(shard, fingerprint):
                 _write_clip(video, shard, fingerprint, new_tracker(), embed, config, smoothing, shots)
             kept.append((video.name, sha256, shard))
+        except NotWrittenError:
+            raise
         except BadInputError as error:
-            if error.status == NO_SPACE:
-                raise
             left_out.append((video.name, str(error)))
         progress(done, total, video.name)
     identities = [Shard(shard, REMAKE).array("identities") for _, _, shard in kept]
@@ -152,9 +152,9 @@ def prepare_clips(
     for done, images in enumerate(image_folders, start=len(videos) + 1):
         try:
             clips.append(_prepare_images(images, folder, config, held_out, left_out))
+        except NotWrittenError:
+            raise
         except BadInputError as error:
-            if error.status == NO_SPACE:
-                raise
             left_out.append((images.name, str(error)))
         progress(done, total, images.name)
     if not clips:
@@ -179,11 +179,13 @@ def find_videos(folder: Path) -> list[Path]:
     """Video files in a folder and below it, told by their suffix or their bytes, in the order of their names.
 
     A file that is named like a video counts as one whatever is in it, so that what is wrong with it is said.
+    What is hidden, or in a folder that is, does not count. Raises ``BadInputError`` for what is no folder.
     """
     if not folder.is_dir():
         raise BadInputError(f"{folder} is not a folder; give one that holds videos")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES or _kind(path).startswith("video/")]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    shown = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [path for path in shown if path.suffix.lower() in VIDEO_SUFFIXES or _kind(path).startswith("video/")]
 
 
 def _write_clip(
@@ -390,15 +392,7 @@ def _write_index(prepared: Prepared) -> None:
         "clips": [asdict(clip) for clip in prepared.clips],
         "left_out": [{"name": name, "reason": reason} for name, reason in prepared.left_out],
     }
-    part = prepared.folder / f".{INDEX}.part"
-    try:
-        part.write_text(json.dumps(rows, indent=1) + "\n")
-        os.replace(part, prepared.folder / INDEX)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInputError(
-            f"cannot write {prepared.folder / INDEX} ({error.strerror}); free some space", NO_SPACE
-        ) from error
+    write_whole(prepared.folder / INDEX, json.dumps(rows, indent=1) + "\n")
 
 
 def _sha256(path: Path) -> str:

@@ -6,7 +6,6 @@ belongs ``labels-00012.safetensors``: one float32 array ``(N,)`` per attribute, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.disk import beside, not_written
 from datamodules.samples import REMAKE
 from datamodules.shards import Shard, metadata_of, to_tensor
 from datamodules.types import BadInputError
@@ -113,11 +113,8 @@ def _judged(shard: Shard, judge: Judge, batch: int) -> dict[str, NDArray[np.floa
 
 
 def _write(path: Path, table: Mapping[str, NDArray[np.float32]], metadata: dict[str, str]) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
-        save_file({name: np.ascontiguousarray(v, np.float32) for name, v in table.items()}, part, metadata)
-        os.replace(part, path)
+        with beside(path) as part:
+            save_file({name: np.ascontiguousarray(v, np.float32) for name, v in table.items()}, part, metadata)
     except (OSError, SafetensorError) as error:
-        raise BadInputError(f"cannot write {path} ({error}); free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise not_written(path, error) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -205,16 +205,6 @@ class SampleDataset(Dataset[Sample]):
         place = index - (int(self._ends[number]) - len(shard))
         ws = torch.from_numpy(shard.rows("ws", place, place + 1)[0].astype(np.float32))
         return Sample(to_tensor(shard.pixels(place)), ws)
-
-    def codes(self) -> Iterator[Tensor]:
-        """All codes shard by shard, ``(N, num_ws, w_dim)`` float32, without decoding an image."""
-        left = self._count
-        for shard in self.shards:
-            if left <= 0:
-                return
-            ws = torch.from_numpy(shard.array("ws")[:left]).float()
-            left -= len(ws)
-            yield ws
 
 
 def _render(render: Render, ws: Tensor, resolution: int) -> Tensor:

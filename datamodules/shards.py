@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from datamodules.disk import beside, not_written
 from datamodules.types import BadInputError
 
 Arrays = Mapping[str, NDArray[Any]]
-NO_SPACE = 507
-"""Status of the error of a shard that could not be written: no other one could be either."""
 
 
 def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
@@ -32,20 +30,17 @@ def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
 def save_shard(path: Path, arrays: Arrays, jpegs: Sequence[bytes], metadata: dict[str, str]) -> None:
     """Write a shard whole or not at all; ``jpeg`` and ``offsets`` are added to ``arrays``.
 
-    Raises ``BadInputError`` with status ``NO_SPACE`` where it cannot be written.
+    Raises ``NotWrittenError`` where that cannot be.
     """
     offsets = np.cumsum([0, *map(len, jpegs)], dtype=np.int64)
     whole = {**arrays, "jpeg": np.frombuffer(b"".join(jpegs), np.uint8), "offsets": offsets}
-    part = path.with_name(f".{path.name}.part")
     try:
-        save_file({name: np.ascontiguousarray(value) for name, value in whole.items()}, part, metadata)
-        # safetensors makes files that only their owner reads.
-        part.chmod(0o644)
-        os.replace(part, path)
+        with beside(path) as part:
+            save_file({name: np.ascontiguousarray(value) for name, value in whole.items()}, part, metadata)
+            # safetensors makes files that only their owner reads.
+            part.chmod(0o644)
     except (OSError, SafetensorError) as error:
-        raise BadInputError(f"cannot write {path} ({error}); free some space", NO_SPACE) from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise not_written(path, error) from error
 
 
 def metadata_of(path: Path) -> dict[str, str] | None:
@@ -106,6 +101,6 @@ class Shard:
         return BadInputError(f"{self.path} is damaged; run `{self._remake}` to remake it")
 
 
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """``(…, H, W, 3)`` uint8 to ``(…, 3, H, W)`` float32 in [-1, 1]."""
-    return torch.from_numpy(pixels).movedim(-1, -3).float().div_(127.5).sub_(1)
+def to_tensor(pixels: NDArray[np.uint8], device: str = "cpu") -> Tensor:
+    """``(…, H, W, 3)`` uint8 to ``(…, 3, H, W)`` float32 in [-1, 1]; bytes, not floats, go to the device."""
+    return torch.from_numpy(pixels).to(device).movedim(-1, -3).float().div_(127.5).sub_(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import tempfile
 from collections.abc import Iterator
@@ -10,13 +9,14 @@ from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from datamodules.disk import not_written
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video_read import FULL, SCALING, matrix_of, opened, range_of
 
@@ -89,7 +89,7 @@ class VideoWriter:
             self._out = av.open(io.BytesIO(), "w", format=CONTAINERS[self.path.suffix.lower()])
             self._begin()
         except BaseException as error:
-            raise self._explained(error) from error
+            self._raise_explained(error)
         finally:
             self._abandon()
             self._out = self._stream = self._audio = None
@@ -106,7 +106,7 @@ class VideoWriter:
             self._begin()
         except BaseException as error:
             self._abandon()
-            raise self._explained(error) from error
+            self._raise_explained(error)
         return self
 
     def write(self, batch: FrameBatch) -> None:
@@ -118,7 +118,7 @@ class VideoWriter:
             for frame, pts in zip(batch.frames, batch.pts, strict=True):
                 self._write_frame(frame, pts)
         except (av.FFmpegError, OSError) as error:
-            raise self._explained(error) from error
+            self._raise_explained(error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -136,7 +136,7 @@ class VideoWriter:
             self._part.replace(self.path)
         except BaseException as failure:
             self._abandon()
-            raise self._explained(failure) from failure
+            self._raise_explained(failure)
         self._stack.close()
 
     def _check_folder(self) -> None:
@@ -217,14 +217,17 @@ class VideoWriter:
                 self._out.close()
         self._stack.close()
 
+    def _raise_explained(self, error: BaseException) -> NoReturn:
+        told = self._explained(error)
+        if told is error:
+            raise error  # from itself, it would be its own cause
+        raise told from error
+
     def _explained(self, error: BaseException) -> BaseException:
         if isinstance(error, (BadInputError, KeyboardInterrupt, SystemExit)):
             return error
         if isinstance(error, OSError):
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            remedy = "free some space" if full else "check the folder"
-            status = 507 if full else 422
-            return BadInputError(f"cannot write {self.path} ({error.strerror or error}); {remedy}", status)
+            return not_written(self.path, error)
         # PyAV itself says with a ValueError that a container does not take a codec.
         if isinstance(error, (av.FFmpegError, ValueError)):
             return BadInputError(

@@ -7,8 +7,6 @@ finished ones are taken from where they lie, so that it can be stopped at any ti
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +23,9 @@ from services.evaluate_table import load_table_parts, shortened
 from services.evaluation_table import VideoTable
 from services.evaluation_video import CodeSource, mean_face, streamed
 from services.pipeline.progress import Cancelled, Report, never, silent
+from services.places import CLIPS, RUNS, SAMPLES
 from services.settings import ROOT, Params
-from services.stages import CLIPS, RUNS, SAMPLES, Crops, first_encoder
+from services.stages import Crops, fingerprint, first_encoder, validation_crops
 from services.training import FrameEncoderSettings, fit_frame_encoder
 from services.training_parts import OF_FACES, face_seen, image_losses, training_generator
 
@@ -98,8 +97,8 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
     )  # fmt: skip
     whole = with_phase(dataclasses.replace(base, start_from=settings.start_from), phase, settings.ema_decay)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
-    what = [repr(whole), data.prepared.data_hash("train"), generator.sha256]
-    folder = RUNS / f"ablation-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
+    samples = SampleDataset(SAMPLES)
+    folder = RUNS / f"ablation-{fingerprint(params, whole, data, samples, generator.sha256)}"
     done = folder / "encoder"
     if done.is_dir():
         return done
@@ -108,10 +107,8 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
     torch.manual_seed(whole.trainer.seed)
     encoder, whole = first_encoder(whole, generator)
     parts = FrozenParts(generator, image_losses(params, weights.keys()), face_seen(params), OF_FACES)
-    faces = data.dataset("train")
-    held_out = torch.stack([faces[i * len(faces) // 4].images for i in range(4)])
     trained = fit_frame_encoder(
-        encoder, parts, SampleDataset(SAMPLES), Crops(faces), held_out, whole, folder,
+        encoder, parts, samples, Crops(data.dataset("train")), validation_crops(data, whole), whole, folder,
         accelerator=params.runtime.torch_device(),
     )  # fmt: skip
     card = (

@@ -53,7 +53,7 @@ class Seen:
             return cls(pictures, look, identity.embed(pictures), (points[:, 36] - points[:, 45]).norm(dim=1))
 
     def landmark_shift(self, other: Look) -> Array:
-        """``(N,)`` mean distance of the 68 points from these, in % of the distance of the eyes."""
+        """``(N,)`` mean distance of the 68 points from these, in % of the distance of the eyes' outer corners."""
         apart = (landmarks_68(other.points) - landmarks_68(self.look.points)).norm(dim=2).mean(1)
         shift: Array = (100 * apart / self.eyes).double().cpu().numpy()
         return shift
@@ -156,7 +156,7 @@ def measure_identity(
 def channels_markdown(table: Mapping[str, Any]) -> list[str]:
     """Two tables of ``measure_channels``, one line each item."""
     lines = [
-        "| edit | asked | slope | spread | inside the region | elsewhere, levels of 255 | landmarks, % of eyes "
+        "| edit | asked | slope | spread | inside the region | elsewhere, levels of 255 | points, % of outer eyes "
         "| identity at the ends |",
         "|---|---|--:|--:|--:|--:|--:|---|",
     ]
@@ -177,7 +177,7 @@ def channels_markdown(table: Mapping[str, Any]) -> list[str]:
 def identity_markdown(table: Mapping[str, Any]) -> list[str]:
     """The table of ``measure_identity``."""
     lines = [
-        "| random_identity | likeness, mean | 95th percentile | hidden | landmarks, % of eyes | yaw, degrees |",
+        "| random_identity | likeness, mean | 95th percentile | hidden | points, % of outer eyes | yaw, degrees |",
         "|--:|--:|--:|--:|--:|--:|",
     ]
     for strength, row in table["strengths"].items():

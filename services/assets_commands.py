@@ -61,14 +61,19 @@ def data_add(
 
     Example:
 
-        stylereel data add ~/clips && git commit data/clips.dvc
+        stylereel data add ~/clips
+
+        git add data/clips.dvc data/.gitignore && git commit -m "Our clips"
 
         dvc repro      # once params.yaml says data.root: data/clips
     """
     from services.data import add_videos
 
     added = add_videos(folder, name)
-    print(f"{added} is versioned; commit {added}.dvc, and set data.root: {added} in params.yaml to train on it")
+    print(
+        f"{added} is versioned; commit {added}.dvc and data/.gitignore, and set data.root: {added} in params.yaml "
+        "to train on it"
+    )
 
 
 def _asset_names(names: list[str] | None) -> list[str]:

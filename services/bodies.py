@@ -43,9 +43,9 @@ class Body:
         """Take a yes or no out of the options, False where it is not there; raises ``BadInputError``."""
         text = self.options.pop(name, "false")
         try:
-            return FLAG.validate_python(text.strip())
-        except ValidationError as error:
-            raise BadInputError(f"cannot use {name}={text[:64]!r}: it must be true or false") from error
+            return read_flag(text)
+        except ValueError as error:
+            raise BadInputError(f"cannot use {name}={text[:64]!r}: {error}") from error
 
     async def image(self) -> bytes:
         """The whole file; raises ``BadInputError`` where there is none."""
@@ -102,6 +102,14 @@ async def read_body(
     else:
         body.raw = request
         yield _checked(body)
+
+
+def read_flag(text: str) -> bool:
+    """A yes or no as pydantic reads it: true, yes, on, 1 and their opposites; raises ``ValueError``."""
+    try:
+        return FLAG.validate_python(text.strip())
+    except ValidationError as error:
+        raise ValueError("it must be true or false") from error
 
 
 def parse_json(kind: TypeAdapter[Any], data: bytes | str) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.exceptions import TyperException
 
+from datamodules.disk import is_disk_full
 from datamodules.types import BadInputError
 from services.assets_commands import assets_app, data_app
 from services.console import INTERRUPTED, bars, complain, seconds
@@ -269,8 +270,6 @@ def run(arguments: list[str]) -> int:
         known = _exit_code(error)
         if known is None:
             raise
-        from services.limits import is_disk_full  # brings the web framework with it
-
         complain(DISK_FULL if is_disk_full(error) else str(error))
         return known
     if code == INTERRUPTED:

@@ -10,24 +10,22 @@ import sys
 import tempfile
 from pathlib import Path
 
+from datamodules.clips import find_videos
 from datamodules.types import BadInputError
 from services.settings import ROOT
-
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 
 def add_videos(folder: Path, name: str | None = None, root: Path = ROOT) -> Path:
     """Copy the videos of ``folder`` to ``data/NAME`` and run ``dvc add`` on it; returns the path from ``root``.
 
-    A folder that is under ``data/`` already is versioned where it is. Raises ``BadInputError`` for a folder
-    without videos, for a name that is taken, and where DVC refuses.
+    They are those that ``prepare`` finds there, and keep their folders. A folder that is under ``data/`` already
+    is versioned where it is. Raises ``BadInputError`` for a folder without videos, for a name that is taken, and
+    where DVC refuses.
     """
     root = root.resolve()
-    if not folder.is_dir():
-        raise BadInputError(f"{folder} is not a folder; give a folder of videos")
-    videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEOS and path.is_file())
+    videos = find_videos(folder)
     if not videos:
-        raise BadInputError(f"{folder} holds no videos ({', '.join(VIDEOS)})")
+        raise BadInputError(f"{folder} holds no videos; give a folder of videos")
     data = root / "data"
     if folder.resolve().parent == data:
         target, copied = folder.resolve(), False
@@ -39,7 +37,7 @@ def add_videos(folder: Path, name: str | None = None, root: Path = ROOT) -> Path
         if target.exists():
             raise BadInputError(f"{target.relative_to(root)} exists already; give another --name, or remove it")
         data.mkdir(exist_ok=True)
-        _copy(videos, target)
+        _copy(videos, folder, target)
     place = target.relative_to(root)
     # DVC reports to its makers unless told not to.
     environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
@@ -53,11 +51,13 @@ def add_videos(folder: Path, name: str | None = None, root: Path = ROOT) -> Path
     return place
 
 
-def _copy(videos: list[Path], target: Path) -> None:
+def _copy(videos: list[Path], folder: Path, target: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         for video in videos:
-            shutil.copy2(video, scratch / video.name)
+            place = scratch / video.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(video, place)
         scratch.chmod(0o755)
         os.replace(scratch, target)
     except BaseException:

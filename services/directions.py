@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.disk import write_whole
 from datamodules.latents import AttributeDataset, label_samples
 from datamodules.types import BadInputError
 from modules.editing.boundaries import (
@@ -31,22 +32,15 @@ from modules.perception.second_judges import SecondJudges
 from services.attributes import NAMES, SecondAttributeJudge
 from services.direction_settings import DirectionSettings, EditSettings
 from services.directions_card import card
-from services.directions_evaluation import (
-    CLIPS,
-    FRAME_ENCODER,
-    evaluation_of,
-    frames_of_test_persons,
-    standard_strengths,
-    summary_of,
-)
-from services.encoded_codes import training_codes, unseen_codes
+from services.directions_evaluation import evaluation_of, standard_strengths, summary_of
+from services.encoded_codes import frames_of_test_persons, training_codes, unseen_codes
 from services.evaluation_edits import as_markdown, measure_edits, numbers_of, rounded, slopes_between
 from services.evaluation_frames import spread
-from services.evaluation_report import write_whole
 from services.instruments import Instruments, draw_single, load_instruments
+from services.places import CLIPS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
 from services.refinement import Goal, Pool, refine, render_pool
 from services.registry.tracking import Run
-from services.runs import stage_run
+from services.runs import code_sha256, stage_run
 from services.settings import ROOT, Params
 from services.sheets import edits_sheet
 
@@ -54,13 +48,12 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 FOLDER = ROOT / "assets" / "directions"
-SAMPLES, LABELS = ROOT / "build" / "samples", ROOT / "build" / "labels"
+LABELS = ROOT / "build" / "labels"
 JUDGED_BY = "face-api age, mediapipe mesh, smile over the upper lip"
 """What labels of samples say of where they come from."""
-RUNS = ROOT / "build" / "runs"
 POOL = RUNS / "direction-codes.safetensors"
 METRICS = "metrics.json"
-EVALUATION = ROOT / "metrics" / "directions.evaluation.json"
+EVALUATION = METRICS_FOLDER / "directions.evaluation.json"
 SHOWN = 3
 """Codes on which the run's sheet shows every edit."""
 _COVARIANCE_CODES = 8_000
@@ -95,7 +88,7 @@ def _learn(settings: DirectionSettings, tools: Instruments, run: Run, say: Say) 
     )
     if settings.start_from:
         scores = _scores_in(ROOT / settings.start_from)
-        edits = load_directions(ROOT / settings.start_from, tools.generator.sha256)
+        edits = edits_to_go_on_from(ROOT / settings.start_from, tools.generator.sha256, settings, say)
     else:
         start, scores = fit_directions(pairs, tools.generator, settings)
         edits = calibrate(start, single, tools, settings, 0.0, say)
@@ -135,6 +128,22 @@ def _learn(settings: DirectionSettings, tools: Instruments, run: Run, say: Say) 
     shown = draw_single(tools.generator, SHOWN, settings.calibration_seed + 1, settings.truncation)
     run.log_image("edits", edits_sheet(shown, edits, tools.render))
     return folder
+
+
+def edits_to_go_on_from(folder: Path, generator_sha256: str, settings: DirectionSettings, say: Say) -> EditSet:
+    """The edits of a folder that ``params.yaml`` names, with its units and bounds; raises ``BadInputError``."""
+    found = load_directions(folder, generator_sha256)
+    if missing := settings.edits.keys() - found.keys():
+        raise BadInputError(
+            f"{folder} lacks {', '.join(sorted(missing))}, which directions.edits names: learn without "
+            "directions.start_from, or name a folder that has them"
+        )
+    if others := found.keys() - settings.edits.keys():
+        say(f"left out: {', '.join(sorted(others))} of {folder}, which directions.edits does not name")
+    return EditSet(
+        replace(found[name], unit=edit.unit, lower=edit.lower, upper=edit.upper)
+        for name, edit in settings.edits.items()
+    )
 
 
 def fit_directions(
@@ -227,9 +236,11 @@ def refine_on(
         goals[alone] = replace(goals[alone], rows=own.rows)
         config, only = replace(config, training=own.training, identity=own.identity), (alone, own.reach)
     root = symmetric_root(block_covariance(_single_codes(tools.generator), 1, settings.shrink))
+    made_of = [tools.generator.sha256, settings.resolution, settings.least_score, settings.shrink]
     say(f"refining {alone or 'all edits'} on {len(pool.ws)} codes")
     return refine(
-        edits, goals, pool, root, tools.render, tools.judge, tools.embed, config, RUNS, logger,
+        edits, goals, pool, root, tools.render, tools.judge, tools.embed, config,
+        json.dumps([code_sha256("directions"), *made_of]), RUNS, logger,
         tools.generator.w_mean.device.type, only,
     )  # fmt: skip
 

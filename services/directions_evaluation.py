@@ -14,26 +14,12 @@ from datamodules.types import BadInputError
 from modules.editing.directions import load_directions
 from modules.model_folder import load_model, weights_sha256
 from services.direction_settings import DirectionSettings
-from services.encoded_codes import EncodedFrames, encoded_frames
+from services.encoded_codes import EncodedFrames
 from services.evaluation_edits import ImageJudge, Readings, measure_edits, summarise
 from services.instruments import Instruments
 from services.registry.gate import Evaluation, utc_now
-from services.settings import ROOT
-
-FRAME_ENCODER, CLIPS = ROOT / "assets" / "frame-encoder", ROOT / "build" / "clips"
 
 Progress = Callable[[int, int], None]
-
-
-def frames_of_test_persons(settings: DirectionSettings, generator_sha256: str) -> EncodedFrames:
-    """``directions.measured_per_clip`` frames of each clip of the test persons; raises ``BadInputError``."""
-    frames = encoded_frames(FRAME_ENCODER, CLIPS, settings.measured_per_clip, generator_sha256, "test")
-    if frames is None:
-        raise BadInputError(
-            f"edits are measured on test persons, and {CLIPS} has none: run 'stylereel train prepare' on clips "
-            "that datamodules/test_people.toml names, the registry's (data.root: registry) among them"
-        )
-    return frames
 
 
 def standard_strengths(settings: DirectionSettings) -> dict[str, tuple[float, ...]]:

@@ -12,9 +12,13 @@ from torch import Tensor
 from datamodules.clips import Prepared, read_prepared
 from datamodules.people import Split
 from datamodules.shards import to_tensor
+from datamodules.types import BadInputError
 from modules.encoders.vit import load_frame_encoder
 from modules.model_folder import load_model, weights_sha256
+from services.direction_settings import DirectionSettings
 from services.evaluation_frames import held_out_frames
+from services.places import CLIPS, FRAME_ENCODER
+from services.pose_settings import PoseEditorSettings
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,19 @@ def encoded_frames(
         ws = torch.cat([net(to_tensor(frames.pixels[i : i + 1]))[0] for i in range(len(frames.pixels))]).float()
     made_of = f"{frames.data_hash} {weights_sha256(load_model(encoder).tensors)}"
     return EncodedFrames(ws, frames.clips, frames.people, hashlib.sha256(made_of.encode()).hexdigest())
+
+
+def frames_of_test_persons(
+    settings: DirectionSettings | PoseEditorSettings, generator_sha256: str
+) -> EncodedFrames:
+    """``measured_per_clip`` frames of each clip of the test persons; raises ``BadInputError``."""
+    frames = encoded_frames(FRAME_ENCODER, CLIPS, settings.measured_per_clip, generator_sha256, "test")
+    if frames is None:
+        raise BadInputError(
+            f"edits are measured on test persons, and {CLIPS} has none: run 'stylereel train prepare' on clips "
+            "that datamodules/test_people.toml names, the registry's (data.root: registry) among them"
+        )
+    return frames
 
 
 def unseen_codes(encoder: Path, clips: Path, per_clip: int, generator_sha256: str) -> Tensor:

@@ -18,6 +18,7 @@ from modules.editing.directions import Direction, Edit, EditRequest, EditSet
 from modules.editing.pose import PoseEdit
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
+from services.bodies import read_flag
 from services.jobs import Report
 from services.limits import one_line
 from services.pipeline.encoders import NAMES, Encoder, load_encoder, shipped_frame_encoder
@@ -231,16 +232,17 @@ class Engine:
         return slots
 
 
-def edit_options(given: Mapping[str, str], known: tuple[str, ...]) -> EditOptions:
-    """Options of a request, all text, as the pipeline takes them; raises ``BadInputError``."""
-    if unknown := given.keys() - set(known):
-        raise BadInputError(f"the option {min(unknown)[:64]!r} is not known; there are {', '.join(known)}")
+def edit_options(given: Mapping[str, str]) -> EditOptions:
+    """Options of a request, all text, as the pipeline takes them; raises ``BadInputError``.
+
+    The names are those that ``read_body`` let through.
+    """
     readers: dict[str, Callable[[str], Any]] = {
         "refine": int,
         "seed": int,
         "start": _seconds,
         "end": _seconds,
-        "preview": _flag,
+        "preview": read_flag,
         "paste": _one_of("auto", "difference", "replace"),
         "region": _one_of("auto", "face", "head"),
     }
@@ -266,8 +268,7 @@ def _check_mp4(info: ClipInfo, video: VideoConfig) -> None:
 
 
 def _asked(request: Mapping[str, Any]) -> tuple[list[EditRequest], EditOptions]:
-    options: dict[str, str] = request["options"]
-    return [EditRequest(**edit) for edit in request["edits"]], edit_options(options, tuple(options))
+    return [EditRequest(**edit) for edit in request["edits"]], edit_options(request["options"])
 
 
 def _seconds(text: str) -> float:
@@ -275,12 +276,6 @@ def _seconds(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError("it must be a number of seconds")
     return value
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in ("true", "false", "1", "0"):
-        raise ValueError("it must be true or false")
-    return text.lower() in ("true", "1")
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

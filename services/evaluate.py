@@ -12,9 +12,9 @@ from services.direction_settings import DirectionSettings
 from services.directions_evaluation import (
     data_hash_of,
     evaluate_directions,
-    frames_of_test_persons,
     standard_strengths,
 )
+from services.encoded_codes import frames_of_test_persons
 from services.evaluate_table import evaluate_table
 from services.evaluate_video import FILES as VIDEO_FILES
 from services.evaluate_video import evaluate_video_encoder, write_video_evaluation
@@ -39,7 +39,10 @@ from services.pipeline.encoders import NAMES, SHIPPED, asked_for, name_of, shipp
 from services.pipeline.models import Judges
 from services.pipeline.options import PipelineConfig
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.pose_editor import measured_pose_editor
+from services.places import CLIPS, METRICS_FOLDER
+from services.pose_evaluation import data_hash_of as pose_data_hash_of
+from services.pose_evaluation import evaluate_pose_editor
+from services.pose_settings import PoseEditorSettings
 from services.registry.connection import RegistryConfig
 from services.registry.gate import Evaluation
 from services.registry.promote import ModelRegistry, ReEvaluate
@@ -51,9 +54,6 @@ from services.sheets import Shown
 NAME, DIRECTIONS = "stylereel-frame-encoder", "stylereel-directions"
 POSE_EDITOR = "stylereel-pose-editor"
 VIDEO_ENCODER_BLOCK = "video-encoder"
-CLIPS = ROOT / "build" / "clips"
-"""Where the stage ``prepare`` leaves its shards."""
-METRICS_FOLDER = ROOT / "metrics"
 RESULTS = ROOT / "docs" / "results.md"
 
 
@@ -223,8 +223,13 @@ def _video_re_evaluation(params: Params, report: Report) -> ReEvaluate:
 
 
 def _pose_re_evaluation(params: Params) -> ReEvaluate:
+    settings = params.section("pose_editor", PoseEditorSettings)
+
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
-        return measured_pose_editor(folder, params)[1]
+        tools = load_instruments(settings, params)
+        frames = frames_of_test_persons(settings, tools.generator.sha256)
+        _same_data(challenger, pose_data_hash_of(frames, settings))
+        return evaluate_pose_editor(folder, frames, settings, tools)[1]
 
     return measure
 
@@ -235,16 +240,20 @@ def _directions_re_evaluation(params: Params, report: Report) -> ReEvaluate:
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
         tools = load_instruments(settings, params)
         frames = frames_of_test_persons(settings, tools.generator.sha256)
-        if (here := data_hash_of(frames, settings)) != challenger.data_hash:
-            raise BadInputError(
-                f"the challenger was measured on data {challenger.data_hash[:12]}, the test clips, the encoder "
-                f"and params.yaml here give {here[:12]}: measure the challenger here and register it again"
-            )
+        _same_data(challenger, data_hash_of(frames, settings))
         strengths = sum(len(asked) for asked in standard_strengths(settings).values())
         meter = Meter("measure the champion", 1 + strengths, report, never)
         return evaluate_directions(folder, frames, settings, tools, lambda done, total: meter.advance())[1]
 
     return measure
+
+
+def _same_data(challenger: Evaluation, here: str) -> None:
+    if here != challenger.data_hash:
+        raise BadInputError(
+            f"the challenger was measured on data {challenger.data_hash[:12]}, the test clips, the encoder and "
+            f"params.yaml here give {here[:12]}: measure the challenger here and register it again"
+        )
 
 
 def open_registry(params: Params) -> ModelRegistry:

@@ -32,7 +32,13 @@ def evaluate(
         Path | None, typer.Option(help="Folder of prepared clips; without, what 'dvc repro prepare' made.")
     ] = None,
     split: Annotated[Literal["test", "val"], typer.Option(help="Whose clips.")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Folder for the metrics; without, metrics/.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the metrics; without, metrics/ for a shipped encoder on the test persons, as "
+            "params.yaml has it, and the state's metrics/ for anything else."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml."),
@@ -51,10 +57,13 @@ def evaluate(
 
         stylereel register assets/frame-encoder --evaluation metrics/frame_encoder.evaluation.json
 
-    Optimised frames are kept, so that a run that was stopped goes on where it was.
+    Optimised frames are kept, so that a run that was stopped goes on where it was. What was measured otherwise
+    than 'dvc repro' does never takes the place of the committed metrics, unless --out says so.
     """
-    from services.evaluate import METRICS_FOLDER, EvaluateOptions
+    from services.evaluate import EvaluateOptions
     from services.evaluate import evaluate as measure
+    from services.pipeline.encoders import SHIPPED
+    from services.places import METRICS_FOLDER
 
     words = ["stylereel evaluate"]
     words += [f"--encoder {encoder}"] if encoder else []
@@ -62,6 +71,11 @@ def evaluate(
     words += [f"--split {split}"] if split != "test" else []
     words += [f"--set {override}" for override in set_ or []]
     command = " ".join([*words, "--table"] if table else words)
-    options = EvaluateOptions(encoder, clips, split, optimise, table, out or METRICS_FOLDER, command)
+    params = load_params(overrides=set_ or [])
+    shipped = encoder in ("", "frame", "video") or Path(encoder).resolve() in SHIPPED.values()
+    usual = shipped and split == "test" and clips is None and not set_
+    folder = out or (METRICS_FOLDER if usual else params.runtime.state / "metrics")
+    options = EvaluateOptions(encoder, clips, split, optimise, table, folder, command)
     with bars(quiet) as report:
-        print(measure(load_params(overrides=set_ or []), options, report))
+        print(measure(params, options, report))
+    print(f"\nwritten to {folder}")

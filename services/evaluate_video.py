@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from datamodules.clips import Prepared
+from datamodules.disk import write_whole
 from datamodules.people import Split
 from datamodules.types import BadInputError
 from modules.encoders.video_vit import VideoEncoder
-from services.evaluate_table import load_table_parts
+from services.evaluate_table import TableParts, load_table_parts
 from services.evaluation_drift import Drift, DriftConfig, measure_drift
 from services.evaluation_frames import consecutive_frames
-from services.evaluation_report import write_whole
 from services.evaluation_table import VideoTable
 from services.evaluation_video import LEAST, streamed
 from services.pipeline.encoders import FindFrameEncoder, load_encoder, shipped_frame_encoder
@@ -75,7 +77,7 @@ def evaluate_video_encoder(
     evaluation = Evaluation(
         model_sha256=sha256,
         generator_sha256=parts.generator.sha256,
-        data_hash=parts.clips[0].data_hash,
+        data_hash=data_hash_of(parts, drifting),
         metrics=metrics,
         higher_is_better=dict(HIGHER_IS_BETTER),
         frames=sum(len(clip) for clip in parts.clips),
@@ -83,6 +85,13 @@ def evaluate_video_encoder(
         created=utc_now(),
     )
     return evaluation, table, drift
+
+
+def data_hash_of(parts: TableParts, drift: DriftConfig) -> str:
+    """Of everything but the encoders that a number hangs on: clips, judges, flow, and how long a stream is."""
+    judged = [parts.config.lpips_net, parts.config.video.judge_every, asdict(parts.judges.flow.config)]
+    measured = [parts.clips[0].data_hash, judged, asdict(drift)]
+    return hashlib.sha256(json.dumps(measured).encode()).hexdigest()
 
 
 def write_video_evaluation(folder: Path, evaluation: Evaluation, table: VideoTable, drift: Drift) -> None:

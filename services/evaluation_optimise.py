@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from datamodules.disk import beside, not_written
 from datamodules.shards import to_tensor
-from datamodules.types import BadInputError
 from modules.generators.mobile import MobileStyleGAN
 from modules.generators.protocol import Generator
 from services.evaluation_frames import HeldOutFrames
@@ -53,7 +52,7 @@ def optimised_codes(
 
     ``start`` are the codes at the beginning; ``start_name`` names them for the cache: a model's hash, or ``mean``.
     Finished frames lie in ``folder`` and are read from there by whoever asks for the same again. ``advance`` is
-    told how many frames are done. Raises ``BadInputError`` where the folder cannot be written.
+    told how many frames are done. Raises ``NotWrittenError`` where the folder cannot be written.
     """
     if len(start) != len(indices):
         raise ValueError(
@@ -117,11 +116,8 @@ def _kept(path: Path, shape: torch.Size) -> tuple[Tensor, float] | None:
 
 
 def _keep(path: Path, ws: Tensor, seconds: float) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
-        save_file({"ws": ws.contiguous(), "seconds": torch.tensor(seconds)}, part)
-        os.replace(part, path)
+        with beside(path) as part:
+            save_file({"ws": ws.contiguous(), "seconds": torch.tensor(seconds)}, part)
     except (OSError, SafetensorError) as error:
-        raise BadInputError(f"cannot write {path} ({error}); free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise not_written(path, error) from error

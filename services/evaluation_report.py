@@ -6,11 +6,11 @@ import csv
 import io
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
+from datamodules.disk import write_whole
 from datamodules.types import BadInputError
 from services.evaluation import Row, Rows
 from services.evaluation_frames import HeldOutFrames
@@ -139,15 +139,3 @@ def _cell(value: float, form: str) -> str:
 def _plain(metrics: dict[str, float]) -> dict[str, float | str]:
     """JSON has no NaN."""
     return {name: round(v, 5) if math.isfinite(v) else repr(v) for name, v in metrics.items()}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all; raises ``BadInputError`` where that cannot be."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    except OSError as error:
-        raise BadInputError(f"cannot write {path} ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.disk import write_whole
 from services.evaluation_frames import HeldOutFrames
-from services.evaluation_report import write_whole
 from services.evaluation_video import VideoRow
 
 TABLE = "video_table.json"

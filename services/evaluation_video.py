@@ -117,8 +117,6 @@ class VideoRow:
     metrics: dict[str, float]
     """``psnr`` dB, ``ssim``, ``lpips``, ``frechet``, ``kernel`` with ``kernel_low`` and ``kernel_high``, ``lm``
     square pixels at 256, ``tc``, ``ms_per_frame`` of finding the codes (NaN where there is nothing to find)."""
-    tc_by_clip: dict[str, float]
-    """Clip to its mean TC."""
 
 
 @dataclass
@@ -262,7 +260,7 @@ def fine_rows(generator: Generator) -> list[int]:
 def _input_row(tc: Mapping[str, Tensor]) -> VideoRow:
     """What the flow does not explain of the input itself: no reconstruction can be expected to lie below."""
     metrics = dict.fromkeys(METRICS, math.nan) | {"tc": float(torch.cat(list(tc.values())).double().mean())}
-    return VideoRow("input", "the input itself", metrics, {clip: float(v.mean()) for clip, v in tc.items()})
+    return VideoRow("input", "the input itself", metrics)
 
 
 def _row(source: CodeSource, seen: _Seen, reference: Tensor, clip_of: Tensor) -> VideoRow:
@@ -277,4 +275,4 @@ def _row(source: CodeSource, seen: _Seen, reference: Tensor, clip_of: Tensor) ->
         "tc": float(torch.cat(list(seen.tc.values())).double().mean()),
         "ms_per_frame": 1000 * float(np.median(seen.seconds)) if seen.seconds else math.nan,
     }
-    return VideoRow(source.name, source.label, metrics, {clip: float(v.mean()) for clip, v in seen.tc.items()})
+    return VideoRow(source.name, source.label, metrics)

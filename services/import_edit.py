@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.disk import write_whole
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, load_directions, save_directions
 from modules.editing.published_edits import Kind, Part, PublishedEdit, read_edit
 from modules.model_folder import load_model, require_replaceable
 from modules.sheet import Image, Row, draw_sheet, to_picture
 from services.direction_settings import DirectionSettings
-from services.directions_evaluation import evaluation_of, frames_of_test_persons, standard_strengths, summary_of
-from services.encoded_codes import EncodedFrames
+from services.directions_evaluation import evaluation_of, standard_strengths, summary_of
+from services.encoded_codes import EncodedFrames, frames_of_test_persons
 from services.evaluation_edits import Readings, measure_edits, slopes_between
 from services.instruments import Instruments, draw_single, load_instruments
 from services.media import write_image
@@ -207,7 +208,7 @@ def _evaluate(
     rows = [row for row in readings.of(edit.name) if row.strength in halves and row.strength]
     least = min(evaluation.metrics["identity"], *(float(row.identity.mean()) for row in rows))
     path = folder.with_name(f"{folder.name}.evaluation.json")
-    path.write_text(replace(evaluation, metrics={**evaluation.metrics, "identity": least}).to_json())
+    write_whole(path, replace(evaluation, metrics={**evaluation.metrics, "identity": least}).to_json())
     return f"to serve the set: stylereel register {folder} --evaluation {path}"
 
 

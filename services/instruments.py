@@ -12,6 +12,7 @@ from modules.perception.identity import load_identity
 from services.attributes import AttributeJudge, load_attribute_judge
 from services.direction_settings import DirectionSettings
 from services.evaluation_edits import Embed, Render
+from services.pose_settings import PoseEditorSettings
 from services.precise_generator import generator_for
 from services.settings import Params
 
@@ -26,9 +27,18 @@ class Instruments:
     embed: Embed
 
 
-def load_instruments(settings: DirectionSettings, params: Params, source: str | None = None) -> Instruments:
+def load_instruments(
+    settings: DirectionSettings | PoseEditorSettings, params: Params, source: str | None = None
+) -> Instruments:
     """The default generator, or what ``load_generator`` takes, and the judges, as ``params.runtime`` says."""
-    device, generator = params.runtime.torch_device(), generator_for(params, source)
+    return instruments_for(generator_for(params, source), settings, params)
+
+
+def instruments_for(
+    generator: Generator, settings: DirectionSettings | PoseEditorSettings, params: Params
+) -> Instruments:
+    """A generator, on the device of ``params.runtime`` already, and the judges."""
+    device = params.runtime.torch_device()
     judge = load_attribute_judge(settings.least_score, device)
     side = min(settings.resolution, generator.resolution)
     return Instruments(

@@ -23,8 +23,9 @@ from typing import Any, Literal, Protocol
 from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID
 from filelock import BaseFileLock, FileLock, Timeout
 
+from datamodules.disk import beside, is_disk_full
 from datamodules.types import BadInputError
-from services.limits import DISK_FULL, INTERNAL_ERROR, is_disk_full, public_message
+from services.limits import DISK_FULL, INTERNAL_ERROR, public_message
 from services.pipeline.progress import CancelledError
 from services.turns import Turns
 
@@ -359,9 +360,8 @@ def lock_jobs(folder: Path) -> BaseFileLock:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, allow_nan=False))
-    os.replace(part, path)
+    with beside(path) as part:
+        part.write_text(json.dumps(value, allow_nan=False))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

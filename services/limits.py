@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
-import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,17 +35,6 @@ def public_message(error: BaseException | str, uploads: Iterable[Path] = ()) -> 
     for path in uploads:
         text = text.replace(str(path), "the upload").replace(path.name, "the upload")
     return ABSOLUTE_PATH.sub(r"\1", text)[:500]
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is what an error, or one behind it, speaks of; SQLite has a number of its own for it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def error_response(message: str, status: int, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules.images import FORMATS, HEAD, read_image, sniff
 from datamodules.types import BadInputError
@@ -36,6 +38,8 @@ from services.settings import Params
 Chosen = tuple[Path | None, Path | None, str | None]
 """Encoder folder, directions folder and generator, where the user names others than the shipped ones."""
 STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+WIDEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".bmp": 65_535}
+"""Pixels that a format's pictures can be wide; the others hold more than memory does."""
 CODES = (".safetensors", ".pt", ".pth", ".npy")
 
 
@@ -58,14 +62,18 @@ def edit_file(
     still = source.suffix.lower() in CODES or _is_image(source)
     if still and target.suffix.lower() not in STILLS:
         raise BadInputError(f"{source.name} gives an image: the output's name must end in {', '.join(STILLS)}")
-    if still and (options.start is not None or options.end is not None or options.preview):
-        raise BadInputError(f"{source.name} is no video; start, end and preview are for videos")
+    if still:
+        _check_still(source, options)
+    if source.suffix.lower() in CODES:
+        _check_codes(source, options)
     models = load_models(params, *chosen, beside)
     models.edits.check(requests)
     result: object = {}
     warnings: tuple[str, ...] = ()
     if source.suffix.lower() in CODES:
-        write_image(target, _edit_codes(source, requests, models, options, report))
+        ws = read_codes(source, models.generator)
+        _check_width(target, len(ws) * models.generator.resolution)
+        write_image(target, _edit_codes(ws, requests, models, options, report))
     elif still:
         edited = edit_image(read_image(source, params.runtime.max_pixels), requests, models, options, report)
         write_image(target, edited.image)
@@ -87,6 +95,8 @@ def invert_file(
     if target.suffix.lower() != ".safetensors":
         raise BadInputError(f"codes are written as .safetensors; {target.name} has another ending")
     still = _is_image(source)
+    if still:
+        _check_still(source, options)
     models = load_models(params, *chosen)
     result: object
     if still:
@@ -148,10 +158,10 @@ def write_image(path: Path, image: Image) -> None:
 
 
 def _edit_codes(
-    source: Path, requests: Sequence[EditRequest], models: Models, options: EditOptions, report: Report
+    ws: Tensor, requests: Sequence[EditRequest], models: Models, options: EditOptions, report: Report
 ) -> Image:
-    """The edited faces, side by side."""
-    ws = read_codes(source, models.generator).to(models.device)
+    """The edited faces of ``(N, num_ws, w_dim)``, side by side."""
+    ws = ws.to(models.device)
     meter = Meter("edit", len(ws), report, never)
     faces = []
     for one in torch.split(ws, 1):
@@ -175,6 +185,33 @@ def _check_paths(source: Path, target: Path) -> None:
         raise BadInputError(f"{target} is a folder; name a file")
     if target.exists() and target.samefile(source):
         raise BadInputError(f"{target} is the input itself; give the output another name")
+
+
+def _check_still(source: Path, options: EditOptions) -> None:
+    if options.start is not None or options.end is not None or options.preview:
+        raise BadInputError(f"{source.name} is no video; start, end and preview are for videos")
+
+
+def _check_codes(source: Path, options: EditOptions) -> None:
+    """Codes are of one face already and have no picture to look at again or to be pasted into."""
+    unused = EditOptions(seed=options.seed)
+    asked = [
+        field.name
+        for field in dataclasses.fields(options)
+        if getattr(options, field.name) != getattr(unused, field.name)
+    ]
+    if asked:
+        raise BadInputError(
+            f"{source.name} holds codes; {', '.join(asked)} can be asked of pictures and clips only"
+        )
+
+
+def _check_width(target: Path, width: int) -> None:
+    widest = WIDEST.get(target.suffix.lower(), width)
+    if width > widest:
+        raise BadInputError(
+            f"the faces side by side are {width} px wide, and {target.suffix} holds {widest}: write a .png"
+        )
 
 
 def _is_image(source: Path) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.clips import Prepared, read_prepared
+from datamodules.disk import write_whole
 from datamodules.latents import label_samples, read_labels
 from datamodules.pose_batches import FramePairs, KeptSamples, Movements, PoseBatches, frame_pairs
 from datamodules.samples import REMAKE, SampleDataset
@@ -22,51 +23,39 @@ from datamodules.types import BadInputError
 from modules.editing.expression import QUANTITIES, fit_expressions
 from modules.editing.pose import (
     PoseEditor,
-    load_pose_editor,
     pose_edits,
     request,
     save_pose_editor,
 )
 from modules.encoders.vit import FrameEncoder, load_frame_encoder
-from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts
 from modules.lit.pose_editor import LitPoseEditor
 from modules.losses.edits import EditTerm, IdentityFloor
 from modules.losses.pose import AskedMesh
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import weights_sha256
 from modules.perception.face_shape import FaceBasis, FaceParameters, difference, fit_face_basis
-from modules.perception.identity import load_identity
-from modules.perception.mesh import FaceMesh, load_face_mesh
-from modules.perception.second_judges import SecondJudges
-from services.attributes import SecondAttributeJudge, load_attribute_judge
+from modules.perception.mesh import FaceMesh
+from services.attributes import load_attribute_judge
 from services.directions import JUDGED_BY, LABELS
-from services.encoded_codes import training_codes
-from services.evaluation_edits import Embed, Render, as_markdown, measure_edits, slopes_between, summarise
-from services.evaluation_frames import held_out_frames, spread
+from services.encoded_codes import frames_of_test_persons, training_codes
+from services.evaluation_edits import measure_edits, slopes_between
+from services.evaluation_frames import spread
 from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
+from services.instruments import Instruments, instruments_for
+from services.places import CLIPS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
 from services.pose_card import card
-from services.pose_evaluation import (
-    PoseJudge,
-    drift,
-    drift_table,
-    evaluation_of,
-    judge_noise,
-    second_judge,
-    slopes_table,
-)
+from services.pose_evaluation import PoseJudge, evaluate_pose_editor
 from services.pose_settings import PoseEditorSettings
 from services.refinement import render_pool
-from services.registry.gate import Evaluation
 from services.runs import code_sha256, training_run
 from services.settings import ROOT, Params
-from services.stages import CLIPS, FRAME_ENCODER, RUNS, SAMPLES
 from services.training import fit_steps
-from services.training_parts import image_losses, judged_by, training_generator
+from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, training_generator
 
 FOLDER = ROOT / "assets" / "pose-editor"
 MESHES, POOL = ROOT / "build" / "meshes", ROOT / "build" / "pose" / "pool.safetensors"
-METRICS = "metrics.json"
-EVALUATION = ROOT / "metrics" / "pose_editor.evaluation.json"
+FIGURES = "metrics.json"
+EVALUATION = METRICS_FOLDER / "pose_editor.evaluation.json"
 
 Say = Callable[[str], None]
 
@@ -80,15 +69,6 @@ class FaceModel:
     """``(4, E)``, see ``expression.fit_expressions``."""
 
 
-@dataclass(frozen=True)
-class PoseTools:
-    """What renders and judges."""
-
-    render: Render
-    mesh: FaceMesh
-    embed: Embed
-
-
 def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     """Train the editor, or go on from its last checkpoint, and write it to ``assets/pose-editor``; returns that.
 
@@ -97,8 +77,10 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     """
     settings = params.section("pose_editor", PoseEditorSettings)
     generator, prepared = training_generator(params), read_prepared(CLIPS)
-    device, tools = params.runtime.torch_device(), pose_tools(generator, settings, params)
-    encoder, mesh = load_frame_encoder(FRAME_ENCODER, generator.sha256), tools.mesh
+    device, tools = params.runtime.torch_device(), instruments_for(generator, settings, params)
+    # Said to be missing now, not after an hour.
+    frames = frames_of_test_persons(settings, generator.sha256)
+    encoder, mesh = load_frame_encoder(FRAME_ENCODER, generator.sha256), tools.judge.mesh
     clips = clip_meshes(
         prepared, "train", mesh, MESHES, lambda done, total: say(f"meshes of {done} of {total} clips")
     )
@@ -119,7 +101,7 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         sources.append(KeptSamples(pool.ws, pool.pictures))
     lit = LitPoseEditor(
         editor, encoder, settings.training,
-        FrozenParts(generator, image_losses(params, settings.training.weights)),
+        FrozenParts(generator, image_losses(params, settings.training.weights), face_seen(params), OF_FACES),
         asked_terms(model, tools, settings),
     )  # fmt: skip
     batches = pose_batches(clips, sources, model, settings)
@@ -141,13 +123,13 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         # Measured as it will be loaded, before it takes the place of the shipped one.
         made = (editor, model.basis, model.expressions, settings.edits, gains, generator.sha256)
         trial = save_pose_editor(run_folder / "model", *made, "# Pose and expression editor, not measured yet\n")
-        lines, evaluation = evaluate_pose_editor(prepared, encoder, tools, generator.sha256, settings, say, trial)
+        lines, evaluation = evaluate_pose_editor(trial, frames, settings, tools, say)
         trained_on = sorted({clip.name for clip in prepared.of("train") if clip.person >= 0})
         text = card(generator.sha256, len(samples), plan.steps, trained_on, lines)
         folder = save_pose_editor(FOLDER, *made, text)
-        (folder / METRICS).write_text(json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True) + "\n")
+        write_whole(folder / FIGURES, json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True) + "\n")
         EVALUATION.parent.mkdir(exist_ok=True)
-        EVALUATION.write_text(evaluation.to_json())
+        write_whole(EVALUATION, evaluation.to_json())
         run.log_metrics(dict(evaluation.metrics))
         run.log_model(folder)
     say("\n".join(lines))
@@ -203,7 +185,7 @@ def solved_editor(
     return editor
 
 
-def asked_terms(model: FaceModel, tools: PoseTools, settings: PoseEditorSettings) -> dict[str, EditTerm]:
+def asked_terms(model: FaceModel, tools: Instruments, settings: PoseEditorSettings) -> dict[str, EditTerm]:
     """The terms on what is asked of codes, by name."""
     units = [
         settings.named_units * (offered.per_unit if (offered := settings.edits.get(f"expression.{name}")) else 1.0)
@@ -211,7 +193,7 @@ def asked_terms(model: FaceModel, tools: PoseTools, settings: PoseEditorSettings
     ]
     return {
         "mesh": AskedMesh(
-            tools.mesh, model.basis, settings.mesh_pixels, torch.tensor(units), settings.least_score
+            tools.judge.mesh, model.basis, settings.mesh_pixels, torch.tensor(units), settings.least_score
         ),
         "identity": IdentityFloor(tools.embed, settings.identity),
     }
@@ -239,7 +221,7 @@ def pose_batches(
 
 
 def calibrate(
-    editor: PoseEditor, model: FaceModel, tools: PoseTools, samples: SampleDataset, encoded: Tensor,
+    editor: PoseEditor, model: FaceModel, tools: Instruments, samples: SampleDataset, encoded: Tensor,
     generator_sha256: str, settings: PoseEditorSettings, say: Say,
 ) -> dict[str, float]:  # fmt: skip
     """What to ask of the editor per unit that a user asks, so that the mean slope on training codes is 1."""
@@ -250,7 +232,7 @@ def calibrate(
     # Frames are what is edited; where no clips are prepared, samples have to do.
     known = encoded if len(encoded) else torch.stack([samples[i].ws for i in spread(len(samples), count)])
     chosen = known[spread(len(known), count)]
-    judge = PoseJudge(tools.mesh, model.basis, settings.least_score)
+    judge = PoseJudge(tools.judge.mesh, model.basis, settings.least_score)
     probes = {name: (-edit.typical, edit.typical) for name, edit in settings.edits.items()}
     for turn in range(settings.calibration_rounds):
         edits = pose_edits(editor, model.basis, model.expressions, settings.edits, gains, generator_sha256)
@@ -268,69 +250,6 @@ def calibrate(
         # An edit that hardly answers is not made to by asking ten times as much.
         gains = {name: gain / min(max(slopes[name], 0.5), 2.0) for name, gain in gains.items()}
     return gains
-
-
-def pose_tools(generator: Generator, settings: PoseEditorSettings, params: Params) -> PoseTools:
-    """What renders and judges, on the device of ``params.runtime``."""
-    device = params.runtime.torch_device()
-    mesh = load_face_mesh(device)
-    return PoseTools(
-        lambda ws: generator.synthesize(ws.to(device), resolution=settings.resolution),
-        mesh,
-        load_identity(device, mesh).embed,
-    )
-
-
-def measured_pose_editor(
-    folder: Path, params: Params, say: Say = lambda line: None
-) -> tuple[list[str], Evaluation]:
-    """``evaluate_pose_editor`` of any folder on the test persons in ``build/clips``, by the shipped encoder."""
-    settings = params.section("pose_editor", PoseEditorSettings)
-    params.runtime.apply_threads()
-    generator = training_generator(params)
-    encoder = load_frame_encoder(FRAME_ENCODER, generator.sha256)
-    tools = pose_tools(generator, settings, params)
-    return evaluate_pose_editor(read_prepared(CLIPS), encoder, tools, generator.sha256, settings, say, folder)
-
-
-def evaluate_pose_editor(
-    prepared: Prepared, encoder: FrameEncoder, tools: PoseTools, generator_sha256: str,
-    settings: PoseEditorSettings, say: Say, folder: Path,
-) -> tuple[list[str], Evaluation]:  # fmt: skip
-    """Measure the editor in ``folder`` on persons not trained on: Markdown lines, and what the gate reads."""
-    loaded = load_pose_editor(folder, generator_sha256)
-    frames = held_out_frames(prepared, settings.measured_per_clip)
-    crops = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.no_grad():
-        place = next(encoder.parameters()).device  # training on a GPU took it there
-        ws = torch.cat([encoder(part.to(place))[0].cpu() for part in torch.split(crops, 8)])
-        images = torch.cat([tools.render(one).clamp(-1, 1) for one in torch.split(ws, 1)])
-    judge = PoseJudge(tools.mesh, loaded.basis, settings.least_score)
-    second = second_judge(SecondAttributeJudge(SecondJudges(), tools.mesh, settings.least_score))
-    readings = measure_edits(
-        ws, loaded.edits(), {name: edit.measured for name, edit in loaded.offered.items()}, tools.render, judge,
-        tools.embed, second, lambda done, total: say(f"measured {done} of {total} edits"),
-    )  # fmt: skip
-    typical = {name: edit.typical for name, edit in loaded.offered.items()}
-    units = {name: edit.per_unit for name, edit in loaded.offered.items()}
-    summary = summarise(readings, typical, units, ())
-    noise = judge_noise(judge, images)
-    drifts = drift(readings, noise, loaded.offered)
-    clips = len(set(frames.clips))
-    lines = [
-        f"Frames of {len(set(frames.people))} persons in {clips} clips.",
-        *as_markdown(summary)[:2],
-        *slopes_table(summary),
-        "",
-        "What an edit moves beside what was asked: root mean square over codes and both signs, in units of the",
-        "judge's own noise (a face against its mirror image); 1 is noise.",
-        "",
-        *drift_table(drifts, loaded.offered),
-    ]
-    sha256 = weights_sha256(load_model(folder).tensors)
-    data = f"{frames.data_hash} {weights_sha256(dict(encoder.state_dict()))} {settings.least_score}"
-    evaluation = evaluation_of(summary, drifts, sha256, generator_sha256, data, clips, loaded.offered)
-    return lines, evaluation
 
 
 def _labels(settings: PoseEditorSettings, mesh: FaceMesh, device: str, say: Say) -> list[Tensor]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.types import BadInputError
 from modules.editing.expression import QUANTITIES
-from modules.editing.pose import EXPRESSIONS, NAMES, SHIFTS, TURNS, PoseEditSettings
+from modules.editing.pose import EXPRESSIONS, NAMES, SHIFTS, TURNS, PoseEditSettings, load_pose_editor
+from modules.model_folder import load_model, weights_sha256
 from modules.perception.face_shape import UNIT, FaceBasis
 from modules.perception.landmarks import head_pose
 from modules.perception.mesh import FaceMesh
+from modules.perception.second_judges import SecondJudges
 from services.attributes import Measures, SecondAttributeJudge
-from services.evaluation_edits import Readings, as_markdown
+from services.encoded_codes import EncodedFrames
+from services.evaluation_edits import Readings, as_markdown, measure_edits, summarise
+from services.instruments import Instruments
+from services.pose_settings import PoseEditorSettings
 from services.registry.gate import Evaluation, utc_now
 
 _PERCENT = UNIT / 100
@@ -127,38 +134,89 @@ def slopes_table(summary: Mapping[str, Any]) -> list[str]:
     return [*first, *got]
 
 
+def data_hash_of(frames: EncodedFrames, settings: PoseEditorSettings) -> str:
+    """Of everything but the editor that a number hangs on: codes, strengths, units and what the judge takes."""
+    asked = {name: [edit.measured, edit.typical, edit.per_unit] for name, edit in settings.edits.items()}
+    measured = [frames.data_hash, asked, settings.resolution, settings.least_score]
+    return hashlib.sha256(json.dumps(measured).encode()).hexdigest()
+
+
 def evaluation_of(
-    summary: Mapping[str, Any], drifts: Mapping[str, Any], model_sha256: str, generator_sha256: str,
-    data: str, clips: int, offered: Mapping[str, PoseEditSettings],
-) -> Evaluation:  # fmt: skip
+    summary: Mapping[str, Any],
+    drifts: Mapping[str, Any],
+    folder: Path,
+    settings: PoseEditorSettings,
+    frames: EncodedFrames,
+) -> Evaluation:
     """What the gate reads: yaw's error of slope by both judges, likeness at its ends, what it does to expressions.
 
     ``expression_drift`` is the largest mean change of an expression under yaw, over the noise of a difference of
-    two readings. Of pitch only the slope's error counts. ``data`` says which codes were measured.
+    two readings. Of pitch only the slope's error counts. ``frames`` counts those whose face was seen under every
+    edit.
     """
-    edits = summary["edits"]
+    model, edits = load_model(folder), summary["edits"]
     yaw = edits["pose.yaw"]
     moved = [drifts["pose.yaw"][name] for name in EXPRESSIONS if name in drifts["pose.yaw"]]
     metrics = {
         "yaw_slope_error": abs(yaw["slope"] - 1),
         "yaw_second_slope_error": abs(yaw["second_judge"]["slope"] - 1),
         "pitch_slope_error": abs(edits["pose.pitch"]["slope"] - 1),
-        "identity": min(yaw["identity"].values()),
-        "expression_drift": max((abs(row["mean"]) / row["noise"] for row in moved), default=0.0),
+        # Not min() and max(): they leave a NaN out wherever it does not stand first.
+        "identity": float(np.min(list(yaw["identity"].values()))),
+        "expression_drift": float(np.max([0.0, *(abs(row["mean"]) / row["noise"] for row in moved)])),
     }
-    asked = json.dumps(
-        [data, {name: [edit.measured, edit.typical, edit.per_unit] for name, edit in offered.items()}]
-    )
     return Evaluation(
-        model_sha256=model_sha256,
-        generator_sha256=generator_sha256,
-        data_hash=hashlib.sha256(asked.encode()).hexdigest(),
+        model_sha256=weights_sha256(model.tensors),
+        generator_sha256=model.config["generator_sha256"],
+        data_hash=data_hash_of(frames, settings),
         metrics=metrics,
         higher_is_better={name: name == "identity" for name in metrics},
-        frames=summary["codes"],
-        clips=clips,
+        frames=min(edits[name]["seen"] for name in settings.edits),
+        clips=len(set(frames.clips)),
         created=utc_now(),
     )
+
+
+def evaluate_pose_editor(
+    folder: Path,
+    frames: EncodedFrames,
+    settings: PoseEditorSettings,
+    tools: Instruments,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[list[str], Evaluation]:
+    """Measure the editor in ``folder`` on ``frames``: Markdown lines, and what the gate reads.
+
+    What is asked and in which units is ``settings``', not the folder's, so that two editors compare. Raises
+    ``BadInputError`` where the folder lacks an edit that is asked.
+    """
+    loaded = load_pose_editor(folder, tools.generator.sha256)
+    edits = loaded.edits()
+    if missing := settings.edits.keys() - loaded.offered.keys():
+        raise BadInputError(f"{folder} lacks edits that are measured: {', '.join(sorted(missing))}")
+    with torch.no_grad():
+        images = torch.cat([tools.render(one).clamp(-1, 1).cpu() for one in torch.split(frames.ws, 1)])
+    judge = PoseJudge(tools.judge.mesh, loaded.basis, settings.least_score)
+    second = second_judge(SecondAttributeJudge(SecondJudges(), tools.judge.mesh, settings.least_score))
+    readings = measure_edits(
+        frames.ws, edits, {name: edit.measured for name, edit in settings.edits.items()}, tools.render, judge,
+        tools.embed, second, lambda done, total: say(f"measured {done} of {total} edits"),
+    )  # fmt: skip
+    typical = {name: edit.typical for name, edit in settings.edits.items()}
+    units = {name: edit.per_unit for name, edit in settings.edits.items()}
+    summary = summarise(readings, typical, units, ())
+    drifts = drift(readings, judge_noise(judge, images), settings.edits)
+    evaluation = evaluation_of(summary, drifts, folder, settings, frames)
+    lines = [
+        f"Frames of {len(set(frames.people))} persons in {evaluation.clips} clips.",
+        *as_markdown(summary)[:2],
+        *slopes_table(summary),
+        "",
+        "What an edit moves beside what was asked: root mean square over codes and both signs, in units of the",
+        "judge's own noise (a face against its mirror image); 1 is noise.",
+        "",
+        *drift_table(drifts, settings.edits),
+    ]
+    return lines, evaluation
 
 
 def _rms(values: NDArray[np.float32]) -> float:

@@ -131,6 +131,7 @@ def refine(
     judge: AttributeJudge,
     embed: Embed,
     settings: RefineSettings,
+    made_of: str,
     runs: Path,
     logger: Logger | bool = False,
     accelerator: str = "auto",
@@ -140,7 +141,8 @@ def refine(
 
     ``goals`` are those of all edits, since each is to leave alone what the others are for. ``alone`` names the one
     edit that learns, and the strengths between which it does; without, all learn, within their bounds. ``spread``
-    is a symmetric root of W's covariance. Units and bounds stay.
+    is a symmetric root of W's covariance, ``made_of`` says what else the outcome hangs on, for the run's name:
+    code, networks and what ``render``, ``judge`` and ``embed`` were made with. Units and bounds stay.
     """
     names = [alone[0]] if alone else list(goals)
     attributes, asked = attribute_term(judge, goals, settings)
@@ -162,9 +164,9 @@ def refine(
             pool.ws, pool.pictures, bounds, plan.codes, plan.steps, settings.seed, plan.least_strength, first_step
         )
 
-    said = json.dumps([asdict(settings), [asdict(goal) for goal in goals.values()], bounds, names])
-    made_of = b"".join(tensor.numpy().tobytes() for tensor in (start, pool.ws))
-    fingerprint = hashlib.sha256(said.encode() + made_of).hexdigest()[:12]
+    said = json.dumps([asdict(settings), [asdict(goal) for goal in goals.values()], bounds, names, made_of])
+    codes = b"".join(tensor.numpy().tobytes() for tensor in (start, pool.ws))
+    fingerprint = hashlib.sha256(said.encode() + codes).hexdigest()[:12]
     folder = runs / f"directions-{fingerprint}"
     fit_steps(lit, plan.steps, batches, settings.checkpoint_every, folder, logger, accelerator=accelerator)
     trained = lit.directions().detach().cpu()

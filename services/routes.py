@@ -19,6 +19,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from datamodules.disk import is_disk_full
 from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
@@ -26,7 +27,7 @@ from services.bodies import accepted_image, encode_image, read_body
 from services.engine import Engine, NotReadyError, ServedModel, edit_options
 from services.jobs import Jobs
 from services.latents import LatentStore
-from services.limits import DISK_FULL, Guard, error_response, is_disk_full, public_message
+from services.limits import DISK_FULL, Guard, error_response, public_message
 from services.measures import MEDIA_TYPE, Measures
 from services.pipeline.edit import edit_image
 from services.pipeline.invert import invert_image
@@ -55,6 +56,7 @@ MODEL_HEADER = "X-Stylereel-Model"
 SWEEP_SECONDS = 600.0
 INVERT_OPTIONS = ("face", "refine")
 CODES = "codes"
+FLAGS = (CODES, "preview")
 IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed")
 VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview")
 OPTIONS = {
@@ -241,7 +243,7 @@ def _add_images(app: FastAPI) -> None:
         state, runtime = _state(request), _state(request).runtime
         async with read_body(request, "image", (*INVERT_OPTIONS, CODES), edits=False) as body:
             codes = body.flag(CODES)
-            data, options = await body.image(), edit_options(body.options, INVERT_OPTIONS)
+            data, options = await body.image(), edit_options(body.options)
         session = state.engine.session()
 
         def work() -> InvertOut:
@@ -277,7 +279,7 @@ def _add_images(app: FastAPI) -> None:
         if media_type is None:
             return error_response("only image/png and image/jpeg are made; change the Accept header", 406)
         async with read_body(request, "image", IMAGE_OPTIONS, latents=True) as body:
-            name, edits, options = body.latent, body.edits, edit_options(body.options, IMAGE_OPTIONS)
+            name, edits, options = body.latent, body.edits, edit_options(body.options)
             if name is not None and not body.options.keys().isdisjoint(INVERT_OPTIONS):
                 # Not raised: of an error's text, paths are taken out.
                 return error_response("face and refine are chosen at POST /v1/invert", 422)
@@ -329,7 +331,7 @@ def _add_jobs(app: FastAPI) -> None:
             async with read_body(request, "video", VIDEO_OPTIONS) as body:
                 _require_edits(body.edits)
                 session.models.edits.check(body.edits)
-                edit_options(body.options, VIDEO_OPTIONS)
+                edit_options(body.options)
                 if not await body.save(upload):
                     raise BadInputError("no video came; send it as the body or as the form field 'video'", 400)
             asked_for = {
@@ -380,7 +382,7 @@ def _takes(
     """OpenAPI's description of what ``read_body`` reads."""
     text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
     flag = {"type": "boolean"}
-    asked = {name: (flag if name == CODES else text) | {"description": OPTIONS[name]} for name in options}
+    asked = {name: (flag if name in FLAGS else text) | {"description": OPTIONS[name]} for name in options}
     query: dict[str, Any] = asked | ({"edit": texts | {"description": EDIT}} if edits else {})
     form = {file: {"type": "string", "format": "binary"}} | query
     if edits:

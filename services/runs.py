@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from services.code_hash import ROOMS, python_sha256
 from services.registry.connection import RegistryConfig
 from services.registry.tracking import Run, SilentRun, start_run
 from services.settings import ROOT, Params
@@ -63,9 +63,4 @@ def sections_of(stage: str) -> list[str]:
 def code_sha256(stage: str) -> str:
     """Of the code that ``dvc.yaml`` names for a stage: a training that other code began is not gone on with."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    digest = hashlib.sha256()
-    code = [dep for dep in stages[stage]["deps"] if dep.startswith(("datamodules/", "modules/", "services/"))]
-    for place in (ROOT / dep for dep in code):
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(f"{path.relative_to(ROOT).as_posix()} ".encode() + path.read_bytes())
-    return digest.hexdigest()
+    return python_sha256([ROOT / dep for dep in stages[stage]["deps"] if dep.split("/")[0] in ROOMS], ROOT)

@@ -160,7 +160,11 @@ def build(kind: type[Section], given: Mapping[str, Any], where: str) -> Section:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join([where, *(str(part) for part in first["loc"])])
-        raise BadInputError(f"{key}: {first['msg']}, got {first['input']!r}") from error
+        said = f"{key}: {first['msg']}, got {first['input']!r}"
+        if first["type"] == "value_error":  # of a dataclass that refuses what its values are together
+            own = str(first["ctx"]["error"])
+            said = own if own.startswith(where) else f"{key}: {own}"
+        raise BadInputError(said) from error
 
 
 def computes_bfloat16() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from datamodules.disk import beside
 from datamodules.types import BadInputError
-from modules.model_folder import CONFIG, load_model, require_generator, weights_sha256
+from modules.model_folder import CONFIG, require_generator
 from services.registry.errors import RegistryUnavailableError
 from services.registry.gate import utc_now
 from services.registry.store import CHAMPION, ModelStore, RegisteredVersion, is_intact
 
 T = TypeVar("T")
-Source = Literal["registry", "cache", "folder"]
+Source = Literal["registry", "cache"]
 _LAST_GOOD = "last-good.json"
 _MAX_DOUBLINGS = 6
 """A version that does not load is tried again after up to ``2**6 - 1`` polls."""
@@ -37,13 +37,13 @@ class ServedVersion:
 
     name: str
     version: str
-    """The registry's number; for a fixed folder the start of the weights' hash."""
+    """The registry's number."""
     sha256: str
     """Of the weights."""
     generator_sha256: str | None
     """The generator it belongs to, None where it belongs to none."""
     source: Source
-    """``registry``, ``cache`` (the registry was down, the last good model serves) or ``folder``."""
+    """``registry``, or ``cache``: the registry was down, the last good model serves."""
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
@@ -56,7 +56,7 @@ class SlotState:
     name: str
     serving: ServedVersion | None
     """None where there is nothing to serve."""
-    registry: Literal["up", "down", "unused"]
+    registry: Literal["up", "down"]
     error: str
     """Why the alias's version does not serve, one line, or empty."""
     checked: str
@@ -79,11 +79,11 @@ class _Failure:
 
 
 class Slot(Generic[T]):
-    """One served model that follows an alias of the registry, or stays with a fixed folder.
+    """One served model that follows an alias of the registry.
 
     ``load`` makes the model from its folder, ``warm`` uses it once before anybody waits for it. Both run
     beside the old model, so for that time there are two in memory. ``generator_sha256`` refuses models of
-    another generator. Give either a ``registry`` or a ``folder``.
+    another generator.
     """
 
     def __init__(
@@ -91,21 +91,18 @@ class Slot(Generic[T]):
         name: str,
         load: Callable[[Path], T],
         *,
-        registry: ModelStore | None = None,
-        folder: Path | None = None,
+        registry: ModelStore,
         poll_seconds: float,
         alias: str = CHAMPION,
         warm: Callable[[T], object] | None = None,
         generator_sha256: str | None = None,
     ) -> None:
-        if (registry is None) == (folder is None):
-            raise ValueError("a slot needs either a registry or a folder")
         self.name = name
         self._load, self._warm, self._generator = load, warm, generator_sha256
-        self._registry, self._folder, self._alias = registry, folder, alias
+        self._registry, self._alias = registry, alias
         self._poll_seconds = poll_seconds
         self._current: tuple[T, ServedVersion] | None = None
-        self._state = SlotState(name, None, "unused" if registry is None else "down", "not started", "")
+        self._state = SlotState(name, None, "down", "not started", "")
         self._failed: _Failure | None = None
         self._noted = ""  # what the last good model was last written down as
         self._checking = threading.Lock()
@@ -115,7 +112,7 @@ class Slot(Generic[T]):
     def start(self) -> None:
         """Load the model and watch the alias from a thread; never raises, ``state`` says how it went."""
         self.check()
-        if self._registry is not None and self._thread is None:
+        if self._thread is None:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._watch, name=f"slot {self.name}", daemon=True)
             self._thread.start()
@@ -149,13 +146,13 @@ class Slot(Generic[T]):
             before = self._current
             try:
                 error = self._follow()
-                registry: Literal["up", "down", "unused"] = "up" if self._registry is not None else "unused"
+                registry: Literal["up", "down"] = "up"
             except RegistryUnavailableError as down:
                 error, registry = str(down), "down"
             except Exception as failure:  # whatever a model's code raises, the old model goes on serving
-                error, registry = _one_line(failure), "unused" if self._registry is None else "up"
-            if self._current is None and self._registry is not None:
-                error = self._fall_back(self._registry, error)
+                error, registry = _one_line(failure), "up"
+            if self._current is None:
+                error = self._fall_back(error)
             if error and error != self._state.error:
                 _log.warning("%s: %s", self.name, error)
             serving = None if self._current is None else self._current[1]
@@ -168,15 +165,13 @@ class Slot(Generic[T]):
 
     def _follow(self) -> str:
         """Serve what the alias points to; returns why not, or an empty string."""
-        if self._registry is None:
-            return self._serve_folder()
         wanted = self._registry.resolve(self.name, self._alias)
         serving = None if self._current is None else self._current[1]
         if self._current is not None and serving is not None and _is(serving, wanted):
             if serving.source != "registry":
                 self._current = (self._current[0], replace(serving, source="registry"))
             if self._noted != _key(wanted):
-                self._remember(self._registry, wanted, self._registry.download(wanted))
+                self._remember(wanted, self._registry.download(wanted))
             return ""
         if self._failed is not None and self._failed.key != _key(wanted):
             self._failed = None
@@ -198,13 +193,7 @@ class Slot(Generic[T]):
             self._failed = _Failure(_key(wanted), text, times, time.monotonic() + pause)
             return text
         self._failed = None
-        self._remember(self._registry, wanted, folder)
-        return ""
-
-    def _serve_folder(self) -> str:
-        if self._folder is not None and self._current is None:
-            sha256 = weights_sha256(load_model(self._folder).tensors)
-            self._install(self._folder, sha256[:12], sha256, "folder")
+        self._remember(wanted, folder)
         return ""
 
     def _install(self, folder: Path, version: str, sha256: str, source: Source) -> None:
@@ -217,27 +206,23 @@ class Slot(Generic[T]):
         served = ServedVersion(self.name, version, sha256, config.get("generator_sha256"), source)
         self._current = (model, served)  # one assignment: a user sees the old pair or the new one
 
-    def _remember(self, registry: ModelStore, version: RegisteredVersion, folder: Path) -> None:
+    def _remember(self, version: RegisteredVersion, folder: Path) -> None:
         """Note the version that serves, for a start without the registry, and drop old ones."""
         note = folder.parent / _LAST_GOOD
-        part = note.with_suffix(f".{os.getpid()}.part")
-        part.write_text(
-            json.dumps(
-                {
-                    "folder": folder.name,
-                    "version": version.version,
-                    "sha256": version.sha256,
-                    "config_sha256": version.config_sha256,
-                }
-            )
-        )
-        part.replace(note)
+        good = {
+            "folder": folder.name,
+            "version": version.version,
+            "sha256": version.sha256,
+            "config_sha256": version.config_sha256,
+        }
+        with beside(note) as part:
+            part.write_text(json.dumps(good))
         self._noted = _key(version)
-        registry.prune(self.name, keep=folder)
+        self._registry.prune(self.name, keep=folder)
 
-    def _fall_back(self, registry: ModelStore, error: str) -> str:
+    def _fall_back(self, error: str) -> str:
         """Serve the last good model of the local cache; returns what there is to say."""
-        note = registry.cache / self.name / _LAST_GOOD
+        note = self._registry.cache / self.name / _LAST_GOOD
         try:
             last = json.loads(note.read_text())
             folder = note.parent / last["folder"]

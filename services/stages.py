@@ -29,14 +29,13 @@ from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
 from modules.perception.identity import load_identity
 from modules.sheet import Image
+from services.places import CLIPS, FRAME_ENCODER, RUNS, SAMPLES
 from services.runs import code_sha256, stage_run, training_run
 from services.settings import ROOT, Params
 from services.sheets import clips_sheet, pairs_sheet, samples_sheet
 from services.training import FrameEncoderSettings, fit_frame_encoder
 from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, training_generator
 
-CLIPS, SAMPLES, RUNS = (ROOT / "build" / name for name in ("clips", "samples", "runs"))
-FRAME_ENCODER = ROOT / "assets" / "frame-encoder"
 REGISTRY_CLIPS = ("clips", "franck")
 W_SAMPLES = 20_000
 """Draws behind the mean and the spread of W that the encoder's head counts in."""
@@ -160,10 +159,10 @@ def train_frame_encoder(params: Params) -> Path:
     generator, samples = training_generator(params), SampleDataset(SAMPLES)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     train = data.dataset("train") if data.prepared.of("train") else None
-    held_out = _spread(data.dataset("val" if data.prepared.of("val") else "test"), settings)
+    held_out = validation_crops(data, settings)
     torch.manual_seed(settings.trainer.seed)
     encoder, settings = first_encoder(settings, generator)
-    run_folder = RUNS / f"frame-encoder-{_fingerprint(params, settings, data, samples, generator.sha256)}"
+    run_folder = RUNS / f"frame-encoder-{fingerprint(params, settings, data, samples, generator.sha256)}"
     needed = {name for phase in settings.training.phases for name in phase.weights}
     parts = FrozenParts(generator, image_losses(params, needed), face_seen(params), OF_FACES)
     more = {"generator": generator.sha256, "data": data.prepared.data_hash("train"), "samples": len(samples)}
@@ -217,19 +216,21 @@ def _w_statistics(generator: MobileStyleGAN) -> tuple[Tensor, Tensor]:
         return w_statistics(torch.cat([generator.map(part)[:, 0] for part in torch.split(z, 2000)]).cpu())
 
 
-def _spread(faces: FaceDataset, settings: FrameEncoderSettings) -> Tensor:
+def validation_crops(data: FaceVideoDataModule, settings: FrameEncoderSettings) -> Tensor:
+    """``(N, 3, r, r)`` in [-1, 1], spread over the validation persons; test persons where there is none."""
+    faces = data.dataset("val" if data.prepared.of("val") else "test")
     count = min(len(faces), settings.trainer.validation_frames)
     return torch.stack([faces[i * len(faces) // count].images for i in range(count)])
 
 
-def _fingerprint(
+def fingerprint(
     params: Params,
     settings: FrameEncoderSettings,
     data: FaceVideoDataModule,
     samples: SampleDataset,
     generator_sha256: str,
 ) -> str:
-    """Runs resume only onto the settings, the networks and the data that they began with."""
+    """Name of a training of FrEN: runs resume only onto the settings, networks, data and code they began with."""
     what = [
         repr(settings), repr(data.config), *judged_by(params), generator_sha256, _start_sha256(settings),
         data.prepared.data_hash("train"), *samples.fingerprints, code_sha256("encoder"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from datamodules.disk import write_whole
 from datamodules.types import BadInputError
 from modules.editing.channels import ChannelIndex, certainty, region_energy, sparse_combination, style_spread
 from modules.editing.directions import EditRequest, EditSet
@@ -34,11 +35,10 @@ from services.appearance_measure import (
     measure_identity,
 )
 from services.evaluation_edits import rounded
-from services.evaluation_report import write_whole
 from services.instruments import draw_single
 from services.registry.gate import Evaluation, utc_now
 from services.registry.tracking import Run
-from services.runs import stage_run
+from services.runs import code_sha256, stage_run
 from services.settings import ROOT, Params
 from services.sheets import appearance_sheet
 from services.training_parts import training_generator
@@ -192,8 +192,9 @@ def locate(tools: Tools, settings: StylespaceSettings, say: Say, kept: Path = FO
         tools.generator, draw_single(tools.generator, settings.spread_codes, settings.seed, 1.0).to(tools.device)
     )
     ws = draw_single(tools.generator, settings.samples, settings.seed + 1, settings.truncation)
-    drawn = [tools.generator.sha256, settings.seed, settings.truncation, settings.resolution, *NAMES, *REGIONS]
-    key = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:12]
+    drawn = [tools.generator.sha256, settings.seed, settings.truncation, settings.resolution]
+    judged = [settings.least_score, *NAMES, *REGIONS, code_sha256("stylespace")]
+    key = hashlib.sha256(json.dumps([drawn, judged]).encode()).hexdigest()[:12]
     folder = kept.with_name(f"{kept.stem}-{key}")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -319,6 +320,29 @@ def _find(settings: StylespaceSettings, tools: Tools, run: Run, say: Say) -> Pat
     return folder
 
 
+def data_hash_of(settings: StylespaceSettings) -> str:
+    """Of everything but the edits that a number hangs on: codes, what is asked of them, and what the judges take.
+
+    Bounds are in it, since slopes and likeness are read at them.
+    """
+    random = settings.random_identity
+    drawn = [settings.seed, settings.measured_codes, settings.truncation, settings.resolution]
+    asked = {
+        name: [settings.edits[name].lower, settings.edits[name].upper, asdict(effect)]
+        for name, effect in effects_of(settings).items()
+    }
+    judged = [settings.least_score, WHOLE, random.seeds, random.same_person]
+    return hashlib.sha256(json.dumps([drawn, asked, judged]).encode()).hexdigest()
+
+
+def effects_of(settings: StylespaceSettings) -> dict[str, EffectOf]:
+    """What each channel edit is measured by."""
+    return {
+        name: EffectOf(edit.measure, edit.per_unit, edit.region, edit.typical)
+        for name, edit in settings.edits.items()
+    }
+
+
 def evaluation_of(summary: Mapping[str, Any], folder: Path, settings: StylespaceSettings) -> Evaluation:
     """What the gate reads: the worst slope, the least identity and share inside, and how often a person is hidden.
 
@@ -326,8 +350,6 @@ def evaluation_of(summary: Mapping[str, Any], folder: Path, settings: Stylespace
     """
     model = load_model(folder)
     channels = summary["channels"].values()
-    drawn = [settings.seed, settings.measured_codes, settings.truncation, settings.resolution]
-    asked = {name: [edit.lower, edit.typical, edit.upper] for name, edit in settings.edits.items()}
     metrics = {
         "slope_error": max(abs(entry["slope"] - 1) for entry in channels),
         "identity": min(min(entry["identity"].values()) for entry in channels),
@@ -337,7 +359,7 @@ def evaluation_of(summary: Mapping[str, Any], folder: Path, settings: Stylespace
     return Evaluation(
         model_sha256=weights_sha256(model.tensors),
         generator_sha256=model.config["generator_sha256"],
-        data_hash=hashlib.sha256(json.dumps([drawn, asked]).encode()).hexdigest(),
+        data_hash=data_hash_of(settings),
         metrics=metrics,
         higher_is_better={"slope_error": False, "identity": True, "inside": True, "hidden": True},
         frames=settings.measured_codes,
@@ -351,10 +373,7 @@ def measure_appearance(
 ) -> dict[str, Any]:
     """All edits on codes ``(N, num_ws, w_dim)`` of ``people`` ``(N,)``, as plain numbers."""
     random = settings.random_identity
-    effects = {
-        name: EffectOf(edit.measure, edit.per_unit, edit.region, edit.typical)
-        for name, edit in settings.edits.items() if name in edits
-    }  # fmt: skip
+    effects = {name: effect for name, effect in effects_of(settings).items() if name in edits}
     judges = tools.render, tools.judge, tools.identity
     return {
         "codes": len(ws),

@@ -18,10 +18,10 @@ from modules.generators.rows import coarse_rows
 from modules.lit.video_encoder import VideoParts
 from modules.model_folder import weights_sha256
 from modules.sheet import Image
+from services.places import CLIPS, RUNS
 from services.runs import code_sha256, training_run
 from services.settings import ROOT, Params
 from services.sheets import pairs_sheet
-from services.stages import CLIPS, RUNS
 from services.training import VideoEncoderSettings, fit_video_encoder
 from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, training_generator
 

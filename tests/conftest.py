@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A deadline is a time that a test asserts.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _HOME = tempfile.TemporaryDirectory(prefix="stylereel-tests-")
 _METRICS = Path(_HOME.name) / "prometheus"

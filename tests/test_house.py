@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_import_directions_hold() -> None:
     done = subprocess.run([BIN / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "0 broken" in done.stdout
+
+
+def test_modules_are_kept_from_all_of_datamodules_but_its_types() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (forbidden,) = (one["forbidden_modules"] for one in contracts if one["type"] == "forbidden")
+    files = {f"datamodules.{path.stem}" for path in (ROOT / "datamodules").glob("*.py")}
+    assert set(forbidden) == files - {"datamodules.types", "datamodules.__init__"}
 
 
 def test_ruff_finds_nothing() -> None:
@@ -102,7 +110,7 @@ def commands_of(text: str) -> list[list[str]]:
     return [w[1:] for w in stripped if w and w[0] == "stylereel"]
 
 
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/http.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/http.md", "docs/results.md", "docs/decisions.md")
 COMMANDS = [(page, words) for page in PAGES for words in commands_of((ROOT / page).read_text())]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modules.editing.pose import PoseEditor
 from modules.encoders.vit import FrameEncoder
-from modules.lit.frame_encoder import FrozenParts, rms_distance
+from modules.lit.frame_encoder import FrozenParts
 from modules.losses.edits import Edited, EditTerm
 
 
@@ -53,6 +53,8 @@ class LitPoseEditor(L.LightningModule):
     the code ``w1 + d w`` is rendered and held against the second frame by eq. 6. Beyond it: codes of all kinds are
     moved as asked, and what the judges see in the rendering is held against what was asked, so that 20 degrees are
     20 degrees where pairs a third of a second apart turn by 3.
+
+    ``judge_failures`` counts, since the start or the resumption, the pairs whose face was not seen.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class LitPoseEditor(L.LightningModule):
         if missing:
             raise ValueError(f"no loss named {', '.join(sorted(missing))}")
         self.editor, self.training_plan, self.frozen, self.terms = editor, training, frozen, dict(terms)
+        self.judge_failures = 0
         # Not a submodule: it is not trained, and its weights have a folder of their own.
         self._encoder = (encoder,)
 
@@ -87,9 +90,9 @@ class LitPoseEditor(L.LightningModule):
                 first, _ = self._encoder[0](batch["frames"])
             target = batch["targets"]
             second = self.frozen.render(first + self.editor(batch["change"]), target.shape[-1])
-            for name in self.training_plan.weights:
-                loss = rms_distance if name == "l2" else self.frozen.losses[name]
-                found[f"pair/{name}"] = loss(second, target).mean()
+            pair, failed = self.frozen.image_losses(list(self.training_plan.weights), second, target)
+            found |= {f"pair/{name}": value for name, value in pair.items()}
+            self.judge_failures += failed
         asked = batch["asked"]
         after = self.frozen.render(batch["ws"] + self.editor(asked), batch["images"].shape[-1]).clamp(-1, 1)
         edited = Edited(batch["images"], after, torch.arange(len(after), device=after.device), asked)
@@ -106,6 +109,7 @@ class LitPoseEditor(L.LightningModule):
         total = torch.stack([weights[name] * value for name, value in found.items()]).sum()
         self.log_dict({f"train/{name}": value for name, value in found.items()}, batch_size=len(batch["ws"]))
         self.log("train/total", total, prog_bar=True, batch_size=len(batch["ws"]))
+        self.log("train/judge_failures", float(self.judge_failures))
         return total
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -16,7 +16,7 @@ from modules.perception.mesh import FaceMesh
 @torch.no_grad()
 def identity_similarity(net: IdentityNet, images: Tensor, target: Tensor) -> Tensor:
     """Likeness per image of two ``(N, 3, H, W)`` FFHQ crops in [-1, 1]: ``(N,)`` in [-1, 1]."""
-    likeness: Tensor = (net(images) * net(target)).sum(1)
+    likeness: Tensor = (net.embed(images) * net.embed(target)).sum(1)
     return likeness
 
 

@@ -45,7 +45,7 @@ def compare_served(
     image = folder / "frame.png"
     write_image(image, frames_at(clip, [frame])[0])
     answers: dict[str, Any] = {}
-    with serving(environment, log, config.start_seconds) as server:
+    with serving(environment, [f"pipeline.encoder={config.encoder}"], log, config.start_seconds) as server:
         picture, by = edited_image(server, image.read_bytes(), request)
         (folder / "served-frame.png").write_bytes(picture)
         section = edited_video(server, clip, request, config.job_seconds, config.start_seconds)

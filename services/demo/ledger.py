@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.disk import beside
 from services.pipeline.sidecar import file_sha256, plain
-
-ROOMS = ("datamodules", "modules", "services")
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,6 @@ class Done:
     """Time that the step took when it was done."""
     redone: bool
     """False where an earlier run's outputs were taken."""
-
-
-def code_sha256(root: Path) -> str:
-    """Hash of the Python files of the rooms under ``root``: what a step computes changes with them."""
-    digest = hashlib.sha256()
-    for path in sorted(path for room in ROOMS for path in (root / room).rglob("*.py")):
-        digest.update(f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
 
 
 class Ledger:
@@ -68,12 +58,8 @@ class Ledger:
         seconds = round(time.monotonic() - started, 2)
         hashes = {file.name: file_sha256(file) for file in files}
         record = {"key": key, "outputs": hashes, "result": result, "seconds": seconds}
-        part = self.folder / f".{name}.{os.getpid()}.part"
-        try:
+        with beside(self._record(name)) as part:
             part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-            os.replace(part, self._record(name))
-        finally:
-            part.unlink(missing_ok=True)
         return Done(result, seconds, redone=True)
 
     def forget(self, name: str) -> None:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_frame
+from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, Frames
 from datamodules.video import read_frames
 from modules.editing.directions import EditRequest
 from modules.generators.codes_file import read_codes
 from services.attributes import NAMES, AttributeJudge, as_table
-from services.pipeline.invert import measure, to_tensor
+from services.pipeline.invert import measure
 from services.pipeline.models import Models
 
 NEARNESS = ("psnr", "lpips", "identity", "landmark_error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modules.editing.directions import EditRequest
+from services.pipeline.encoders import EncoderKind
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class DemoConfig:
     """Asset of ``assets.toml`` that the clip belongs to."""
     file: str
     """The clip in it."""
+    encoder: EncoderKind
+    """``frame`` or ``video``: what inverts the clip, in the shell and where it is served."""
     edits: dict[str, float]
     """Name of each edit to its strength; one clip is made for each."""
     first_steps: int

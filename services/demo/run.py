@@ -17,21 +17,24 @@ from datamodules.video import probe
 from modules.assets import MANIFEST, asset_path, fetch, manifest
 from modules.editing.directions import EditRequest
 from services.attributes import AttributeJudge, load_attribute_judge
+from services.code_hash import ROOMS, python_sha256
 from services.console import bars
 from services.demo.clips import edit_clip, invert_clip
 from services.demo.compare import compare_served
-from services.demo.ledger import Done, Ledger, code_sha256
+from services.demo.ledger import Done, Ledger
 from services.demo.lifecycle import EVALUATIONS, promote_shipped
 from services.demo.measure import Places, frames_at, measure_edit, measure_reconstruction, places
 from services.demo.options import DemoConfig
 from services.demo.report import finite, markdown
 from services.demo.sheet import draw_demo
 from services.direction_settings import DirectionSettings
-from services.evaluate import METRICS_FOLDER
 from services.media import write_image
-from services.pipeline.models import SHIPPED_DIRECTIONS, SHIPPED_ENCODER, Models, load_models
+from services.pipeline.encoders import NAMES
+from services.pipeline.encoders import SHIPPED as ENCODERS
+from services.pipeline.models import SECTIONS, SHIPPED_DIRECTIONS, Models, load_models
 from services.pipeline.progress import Report
 from services.pipeline.sidecar import file_sha256
+from services.places import METRICS_FOLDER
 from services.registry.connection import RegistryConfig
 from services.registry.gate import Gates
 from services.registry.promote import ModelRegistry
@@ -40,18 +43,19 @@ from services.settings import PREFIX, ROOT, Params, load_params
 OUT = ROOT / "demo"
 STATE = ROOT / "var" / "demo"
 """A registry, a server and a cache of the demo's own, so that it touches no one else's champion."""
-ENCODER, DIRECTIONS = "stylereel-frame-encoder", "stylereel-directions"
-SHIPPED = {ENCODER: SHIPPED_ENCODER, DIRECTIONS: SHIPPED_DIRECTIONS}
+DIRECTIONS = "stylereel-directions"
+SHIPPED = {**{NAMES[kind]: folder for kind, folder in ENCODERS.items()}, DIRECTIONS: SHIPPED_DIRECTIONS}
 Say = Callable[[str], None]
 
 
 def demo_params(overrides: list[str], environment: Mapping[str, str], state: Path = STATE) -> Params:
-    """``params.yaml`` with the demo's state, and its optimisation."""
+    """``params.yaml`` with the demo's state, its encoder and its optimisation."""
     config = load_params(overrides=overrides, environment=environment).section("demo", DemoConfig)
     factor = config.first_steps / max(1, config.steps)
     given = {**environment, f"{PREFIX}STATE": str(state)}
     given |= {f"{PREFIX}TRACKING_URI": "", f"{PREFIX}PORT": "0"}
     ours = [f"pipeline.refine.first_factor={factor}", "pipeline.refine.lpips_net=alex"]
+    ours.append(f"pipeline.encoder={config.encoder}")
     return load_params(overrides=[*ours, *overrides], environment=given)
 
 
@@ -102,14 +106,13 @@ class Demo:
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """What every clip depends on."""
-        names = ("pipeline", "smoothing", "shots", "detection")
         runtime = self.params.runtime
         return {
-            "code": code_sha256(ROOT),
+            "code": python_sha256([ROOT / room for room in ROOMS], ROOT),
             "clip": file_sha256(self.clip),
             "pretrained": file_sha256(MANIFEST),
             "models": {name: row["champion_sha256"] or row["shipped"] for name, row in self.standing.items()},
-            "params": {name: self.params.raw[name] for name in names},
+            "params": {name: self.params.raw[name] for name in SECTIONS},
             "steps": self.config.steps,
             "precision": "bfloat16" if runtime.bfloat16() else "float32",
             "device": runtime.torch_device(),
@@ -241,7 +244,7 @@ class Demo:
         return places(self.done["invert"].result, self.config.measured_frames)
 
     def _folders(self) -> tuple[Path | None, Path | None, None]:
-        rows = [self.standing.get(name) for name in (ENCODER, DIRECTIONS)]
+        rows = [self.standing.get(name) for name in (NAMES[self.config.encoder], DIRECTIONS)]
         encoder, directions = (None if row is None else Path(row["folder"]) for row in rows)
         return encoder, directions, None
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +41,17 @@ class Server:
 
 
 @contextmanager
-def serving(environment: Mapping[str, str], log: Path, patience: float) -> Iterator[Server]:
+def serving(
+    environment: Mapping[str, str], overrides: Sequence[str], log: Path, patience: float
+) -> Iterator[Server]:
     """``stylereel serve`` on a free port of loopback, until the block is left.
 
-    What it prints goes to ``log``. Raises ``ServerFailedError`` where it is not ready after ``patience`` seconds.
+    ``overrides`` are ``section.key=value`` for its ``--set``. What it prints goes to ``log``. Raises
+    ``ServerFailedError`` where it is not ready after ``patience`` seconds.
     """
     port = free_port(HOST, 0)
     command = [sys.executable, "-m", "services.cli", "serve", "--host", HOST, "--port", str(port)]
+    command += [word for override in overrides for word in ("--set", override)]
     started = time.monotonic()
     with log.open("wb") as sink:
         process = subprocess.Popen(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_frame, crop_scale
+from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
 from services.pipeline.composite import (
     Floats,
@@ -22,7 +23,7 @@ from services.pipeline.composite import (
     resized_transform,
     synthesis_size,
 )
-from services.pipeline.invert import Inversion, invert_faces, to_tensor
+from services.pipeline.invert import Inversion, invert_faces
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import align, crop_frame
+from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, Landmarks
+from modules.metrics.face import identity_similarity, landmark_error_percent
+from modules.metrics.fidelity import psnr
 from modules.perception.landmarks import landmarks_68
 from services.pipeline.composite import Image
 from services.pipeline.faces import Tracker
@@ -22,6 +25,9 @@ from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, WarningsConfig
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.refine import Moments, refine
+
+_SAME = 100.0
+"""dB that stand for equal pictures: JSON has no infinity."""
 
 
 @dataclass(frozen=True)
@@ -136,18 +142,18 @@ def invert_faces(
 
 
 def measure(crops: Tensor, shown: Tensor, models: Models) -> dict[str, NDArray[np.float64]]:
-    """``psnr`` in dB, ``identity`` similarity and ``landmark_error`` in % of the eyes' distance, each ``(N,)``.
+    """``psnr`` in dB, ``identity`` similarity, ``landmark_error`` in % of the distance of the eyes, each ``(N,)``.
 
     Both are ``(N, 3, s, s)`` in [-1, 1]; ``crops`` is what ``shown`` should be.
     """
     with torch.no_grad():
-        mse = (crops - shown).square().flatten(1).mean(1).clamp_min(1e-10)
-        identity = models.judges.identity
-        same = (identity.embed(crops) * identity.embed(shown)).sum(1)
+        identity = identity_similarity(models.judges.identity, shown, crops)
         wanted, got = (landmarks_68(models.judges.mesh(images).points) for images in (crops, shown))
-        eyes = (wanted[:, 36] - wanted[:, 45]).norm(dim=1).clamp_min(1e-6)
-        error = 100 * (wanted - got).norm(dim=2).mean(1) / eyes
-    values = {"psnr": 10 * torch.log10(4 / mse), "identity": same, "landmark_error": error}
+        values = {
+            "psnr": psnr(shown, crops).clamp_max(_SAME),
+            "identity": identity,
+            "landmark_error": landmark_error_percent(got, wanted),
+        }
     return {name: value.double().cpu().numpy() for name, value in values.items()}
 
 
@@ -180,8 +186,3 @@ def poor_reconstruction(
 
 def _named(frames: Sequence[int]) -> str:
     return f" on frame {frames[0]}" if len(frames) == 1 else f" on frames {frames[0]}-{frames[-1]}"
-
-
-def to_tensor(crops: NDArray[np.uint8], device: str) -> Tensor:
-    """``(N, s, s, 3)`` uint8 to ``(N, 3, s, s)`` float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(crops)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

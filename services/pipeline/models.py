@@ -32,7 +32,7 @@ from modules.perception.detection import (
 )
 from modules.perception.mesh import FaceMesh
 from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
-from services.pipeline.encoders import SHIPPED, Encoder, asked_for, load_encoder, name_of, shipped_encoder
+from services.pipeline.encoders import Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
 from services.pipeline.sidecar import file_sha256, plain
 from services.precise_generator import HasPrecision, generator_for
@@ -42,11 +42,12 @@ if TYPE_CHECKING:
     from modules.losses.perceptual import PerceptualLoss
     from modules.perception.identity import IdentityNet
 
-SHIPPED_ENCODER = SHIPPED["frame"]
 SHIPPED_DIRECTIONS = ROOT / "assets" / "directions"
 SHIPPED_STYLESPACE = ROOT / "assets" / "stylespace"
 SHIPPED_POSE_EDITOR = ROOT / "assets" / "pose-editor"
 PARSED_SIDE = 256
+SECTIONS = ("detection", "parsing", "smoothing", "shots", "pipeline")
+"""Of ``params.yaml``: what an output depends on beside ``runtime``, see ``Models.numbers``."""
 
 
 class Judges:
@@ -159,15 +160,10 @@ class Models:
         return str(dtype).removeprefix("torch.")
 
     def numbers(self) -> dict[str, object]:
-        """The sections of ``params.yaml`` that an output depends on, ``runtime`` as it was resolved; as JSON."""
-        return {
-            "runtime": {"device": self.device, "precision": self.precision},
-            "detection": plain(self.judges.detection),
-            "parsing": plain(self.judges.parsing),
-            "smoothing": plain(self.smoothing),
-            "shots": plain(self.shots),
-            "pipeline": plain(self.config),
-        }
+        """``SECTIONS`` of ``params.yaml``, and ``runtime`` as it was resolved; as JSON."""
+        read = (self.judges.detection, self.judges.parsing, self.smoothing, self.shots, self.config)
+        sections = {name: plain(section) for name, section in zip(SECTIONS, read, strict=True)}
+        return {"runtime": {"device": self.device, "precision": self.precision}, **sections}
 
     def mean_codes(self, count: int) -> Tensor:
         """``(count, num_ws, w_dim)``: the mean face."""

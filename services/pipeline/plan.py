@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.alignment import align, natural_crop_size
+from datamodules.shards import to_tensor
 from datamodules.types import Alignment, BadInputError, ClipInfo, FrameBatch
 from datamodules.video import ShotDetector, probe, read_frames
 from modules.perception.detection import FaceObservation
 from services.pipeline.faces import Embedding, Presence, presence, track
-from services.pipeline.invert import to_tensor
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.persons import PersonSampler

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.disk import beside
 from modules.editing.directions import EditRequest
 from services.version import version
 
@@ -57,15 +57,12 @@ def write_sidecar(
         "report": plain(report),
     }
     path = sidecar_path(output)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        os.replace(part, path)
+        with beside(path) as part:
+            part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     except BaseException:
         output.unlink(missing_ok=True)
         raise
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

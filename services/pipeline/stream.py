@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_frame
+from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe
 from datamodules.video_write import kept_depth
@@ -28,7 +29,7 @@ from services.pipeline.edit import (
     way_to_paste,
 )
 from services.pipeline.faces import FaceState
-from services.pipeline.invert import CodesState, invert_crops, measure, poor_reconstruction, to_tensor
+from services.pipeline.invert import CodesState, invert_crops, measure, poor_reconstruction
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames

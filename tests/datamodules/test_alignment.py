@@ -50,7 +50,7 @@ def pil_crop(image, points, size):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     x=st.floats(-4000, 8000),
     y=st.floats(-4000, 8000),

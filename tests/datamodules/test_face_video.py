@@ -323,6 +323,26 @@ def test_a_full_disk_ends_it_and_leaves_nothing_half_written(videos, tmp_path, m
     assert len(left) == (0 if source == "clip" else 4)
 
 
+@pytest.mark.parametrize("what", ["clip", "index"])
+def test_a_folder_that_takes_no_file_ends_it_and_is_not_called_full(videos, tmp_path, monkeypatch, what):
+    tried = []
+
+    def refuse(target, *_):
+        tried.append(target)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    if what == "clip":
+        monkeypatch.setattr("datamodules.shards.save_file", lambda tensors, path, metadata: refuse(path))
+    else:
+        monkeypatch.setattr("datamodules.disk.os.replace", lambda part, path: (
+            refuse(path) if path.name == INDEX else part.rename(path)
+        ))  # fmt: skip
+    with pytest.raises(BadInputError, match=r"cannot write .*\(Permission denied\); check the folder") as caught:
+        prepare(videos, tmp_path / "a")
+    assert caught.value.status == 422 and len(tried) == 1, "no other clip is aligned in vain"
+    assert not list((tmp_path / "a").glob(".*"))
+
+
 def test_files_that_are_named_like_videos_are_listed_whatever_is_in_them(videos, tmp_path):
     folder = tmp_path / "videos"
     (folder / "below").mkdir(parents=True)
@@ -332,6 +352,8 @@ def test_files_that_are_named_like_videos_are_listed_whatever_is_in_them(videos,
     (folder / "nameless").write_bytes((videos / "bert.mp4").read_bytes())
     (folder / "notes.txt").write_text("a note")
     (folder / ".hidden.mp4").touch()
+    (folder / ".half").mkdir()
+    (folder / ".half" / "copied.mp4").touch()
     assert [path.name for path in find_videos(folder)] == ["noise.mkv", "empty.mp4", "nameless", "text.MOV"]
     result = prepare_clips(
         find_videos(folder), tmp_path / "a", lambda: track, embed, CLIPS, SmoothingConfig(0, 0), SHOTS, PEOPLE

@@ -31,7 +31,7 @@ def test_a_clip_of_two_people_joins_both():
     assert same_people([one, other, np.concatenate([one, other]), third], 0.4) == [0, 0, 0, 1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10**6), count=st.integers(2, 12), threshold=st.floats(0.05, 0.9))
 def test_groups_are_single_linkage(seed, count, threshold):
     rows = np.random.default_rng(seed).normal(size=(count, 4))

@@ -88,7 +88,6 @@ def test_pairs_come_back_as_they_were_made(tmp_path):
     for item, ws in zip(dataset, expected, strict=True):
         torch.testing.assert_close(item.ws, ws, atol=2e-3, rtol=1e-3)
         torch.testing.assert_close(item.image, render(ws[None])[0, :, :16, :16], atol=0.03, rtol=0)
-    torch.testing.assert_close(torch.cat(list(dataset.codes())), torch.stack([s.ws for s in dataset]))
     assert torch.equal(dataset[-1].ws, dataset[9].ws)
     with pytest.raises(IndexError):
         dataset[10]
@@ -155,7 +154,8 @@ def test_shards_of_an_earlier_larger_run_go_after_all_are_written(tmp_path):
         write_samples(tmp_path, draw, dies, config(count=6, jpeg_quality=90))
     assert len(SampleDataset(tmp_path)) == 19
     paths = write_samples(tmp_path, draw, render, config(count=6))
-    assert [len(p.name) for p in paths] == [25, 25] and len(SampleDataset(tmp_path)) == 6
+    assert [p.name for p in paths] == ["samples-00000.safetensors", "samples-00001.safetensors"]
+    assert len(SampleDataset(tmp_path)) == 6
     assert sorted(tmp_path.iterdir()) == sorted([*paths, tmp_path / "samples.txt"])
 
 

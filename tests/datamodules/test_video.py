@@ -9,6 +9,7 @@ import pytest
 from clip_maker import audio_packets, make_clip, make_sound, number_of, picture
 
 from datamodules import video_read
+from datamodules.disk import is_disk_full
 from datamodules.types import BadInputError, FrameBatch
 from datamodules.video import VideoWriter, probe, read_frames
 from datamodules.video_write import kept_depth
@@ -272,13 +273,29 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with (
-            pytest.raises(BadInputError, match="free some space"),
+            pytest.raises(BadInputError, match="free some space") as caught,
             VideoWriter(tmp_path / "b.mp4", info, codec="h264", crf=5, preset="ultrafast") as writer,
         ):
             writer.write(FrameBatch(noise, tuple(range(0, 30 * 512, 512)), 0))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.status == 507 and is_disk_full(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("moment", ["check", "enter", "leave"])
+def test_an_error_that_is_handed_on_is_not_its_own_cause(tmp_path, moment):
+    info = probe(make_clip(tmp_path / "a.mp4", frames=2))
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
+    sound = None if moment == "leave" else tmp_path / "text.mp4"
+    writer = VideoWriter(tmp_path / "b.mp4", info, codec="h264", crf=20, audio_from=sound)
+    with pytest.raises(BadInputError, match="no frame" if moment == "leave" else "not a video") as caught:
+        if moment == "check":
+            writer.check()
+        with writer:
+            assert moment == "leave"
+    assert caught.value.__cause__ is not caught.value and not is_disk_full(caught.value)
+    assert [p.name for p in tmp_path.glob("[.b]*")] == []
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):

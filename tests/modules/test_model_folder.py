@@ -3,6 +3,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+import modules.model_folder
 from datamodules.types import BadInputError
 from modules.model_folder import load_model, require_generator, require_replaceable, save_model, weights_sha256
 
@@ -67,6 +68,17 @@ def test_damaged_folders_are_refused_in_one_line(tmp_path, damage) -> None:
     with pytest.raises(BadInputError) as caught:
         load_model(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_too_little_memory_says_nothing_of_the_folder(tmp_path, monkeypatch) -> None:
+    folder = save_model(tmp_path / "model", {"kind": "toy"}, {"w": torch.ones(1)}, "card")
+
+    def full(path):
+        raise MemoryError
+
+    monkeypatch.setattr(modules.model_folder, "load_file", full)
+    with pytest.raises(MemoryError):
+        load_model(folder)
 
 
 def test_kind_and_generator_are_checked(tmp_path) -> None:

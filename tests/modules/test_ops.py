@@ -39,7 +39,7 @@ def by_definition(
     return scipy.signal.convolve2d(enlarged, f, mode="valid")[::down, ::down]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.sampled_from([(1,), (4,), (5,), (4, 4), (3, 5)]),
     up=st.integers(1, 4),

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import services.media
+from datamodules.clips import find_videos
 from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, save_directions
-from modules.generators.codes_file import read_codes
+from modules.generators.codes_file import read_codes, save_codes
 from modules.perception.detection import DetectionConfig
 from services.cli import run
 from services.console import seconds
@@ -40,6 +41,16 @@ def test_help_is_fast_and_teaches() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "stylereel edit clip.mp4 older.mp4 --edit age=+20 --edit smile=1" in done.stdout
+
+
+def test_an_error_does_not_wait_for_the_web_framework() -> None:
+    code = (
+        "import sys\nfrom services.cli import run\n"
+        "assert run(['assets', 'verify', 'none']) == 2\n"
+        "sys.exit('starlette' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "no asset 'none'" in done.stderr, done.stderr
 
 
 MODELS = ["register", "promote", "rollback", "status", "history"]
@@ -96,7 +107,7 @@ def test_editing_a_clip_and_its_sidecar(shell, tmp_path, clip) -> None:
     assert sidecar["models"] == {"toy": "1"} and sidecar["options"]["start"] == 0.5
 
 
-def test_codes_go_out_and_come_in(shell, tmp_path, picture, toy_models) -> None:
+def test_codes_go_out_and_come_in(shell, tmp_path, picture, toy_models, capsys) -> None:
     codes, shown = tmp_path / "me.safetensors", tmp_path / "me.png"
     assert shell(["invert", str(picture), str(codes), "--refine", "2", "-q"]) == 0
     assert read_codes(codes, toy_models.generator).shape == (1, 4, 8)
@@ -105,6 +116,22 @@ def test_codes_go_out_and_come_in(shell, tmp_path, picture, toy_models) -> None:
     toy_models.generator.sha256 = "another"
     object.__setattr__(toy_models, "edits", EditSet([]))
     assert shell(["edit", str(codes), str(tmp_path / "x.png"), "-q"]) == 2
+    capsys.readouterr()
+    for unused in (["--refine", "5"], ["--face", "3"], ["--paste", "replace"], ["--region", "head"]):
+        assert shell(["edit", str(codes), str(tmp_path / "x.png"), "--edit", "age=3", *unused]) == 2
+        said = capsys.readouterr().err
+        assert f"me.safetensors holds codes; {unused[0][2:]} can be asked" in said and said.count("\n") == 1
+
+
+def test_faces_side_by_side_that_no_jpeg_holds_are_refused_before_they_are_made(
+    shell, tmp_path, toy_models, capsys, monkeypatch
+) -> None:
+    many = save_codes(tmp_path / "many.safetensors", torch.zeros(300, 4, 8), toy_models.generator)
+    monkeypatch.setattr(toy_models.generator, "synthesize", None)
+    assert shell(["edit", str(many), str(tmp_path / "wide.jpg"), "--edit", "age=3", "-q"]) == 2
+    said = capsys.readouterr().err
+    assert "76800 px wide" in said and "write a .png" in said and said.count("\n") == 1
+    assert not (tmp_path / "wide.jpg").exists()
 
 
 @pytest.mark.parametrize(
@@ -124,6 +151,7 @@ def test_codes_go_out_and_come_in(shell, tmp_path, picture, toy_models) -> None:
         (["edit", "IN", "out.png", "--paste", "glue"], "glue"),
         (["edit", "IN", "out.png", "--set", "pipeline.x=1"], "pipeline.x"),
         (["invert", "IN", "codes.npy"], ".safetensors"),
+        (["invert", "IN", "codes.safetensors", "--start", "3s"], "no video"),
         (["edits", "--directions", "none"], "not a model folder"),
         (["assets", "verify", "none"], "no asset"),
         (["data", "add", "none"], "not a folder"),
@@ -199,15 +227,28 @@ def test_videos_are_copied_and_versioned(tmp_path: Path, clip: Path) -> None:
     mine.mkdir()
     (mine / "a.mp4").write_bytes(clip.read_bytes())
     (mine / "notes.txt").write_text("x")
+    for name in ("2024/a.mp4", "2024/nameless", "2024/b.mpg", ".half/c.mp4", ".d.mp4"):
+        (mine / name).parent.mkdir(exist_ok=True)
+        (mine / name).write_bytes(clip.read_bytes())
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
     assert add_videos(mine, None, root) == Path("data/clips")
-    assert [path.name for path in (root / "data" / "clips").iterdir()] == ["a.mp4"]
+    added = root / "data" / "clips"
+    files = sorted(path.relative_to(added).as_posix() for path in added.rglob("*") if path.is_file())
+    assert files == ["2024/a.mp4", "2024/b.mpg", "2024/nameless", "a.mp4"]
+    assert len(find_videos(added)) == len(find_videos(mine)) == 4
     assert "md5" in (root / "data" / "clips.dvc").read_text()
     with pytest.raises(BadInputError, match="exists already"):
         add_videos(mine, None, root)
     with pytest.raises(BadInputError, match="no name"):
         add_videos(mine, "../x", root)
+
+
+def test_folders_without_videos_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    for folder, words in ((tmp_path, "holds no videos"), (tmp_path / "none", "not a folder")):
+        with pytest.raises(BadInputError, match=words):
+            add_videos(folder, None, tmp_path)
 
 
 def test_where_dvc_refuses_nothing_is_left(tmp_path: Path, clip: Path) -> None:
@@ -220,9 +261,13 @@ def test_where_dvc_refuses_nothing_is_left(tmp_path: Path, clip: Path) -> None:
     assert not (root / "data" / "clips").exists()
 
 
-def test_a_full_disk_is_one_line(shell, monkeypatch, capsys, tmp_path, picture) -> None:
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_one_line(shell, monkeypatch, capsys, tmp_path, picture, wrapped) -> None:
     def full(*_) -> None:
-        raise OSError(28, "No space left on device")
+        error = OSError(28, "No space left on device")
+        if not wrapped:
+            raise error
+        raise BadInputError("cannot be kept") from error
 
     monkeypatch.setattr(services.media, "write_image", full)
     assert shell(["edit", str(picture), str(tmp_path / "out.png"), "--edit", "age=5", "-q"]) == 2

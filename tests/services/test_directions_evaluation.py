@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-import services.directions_evaluation
+import services.encoded_codes
 import services.evaluate
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, load_directions, save_directions
 from modules.model_folder import load_model, weights_sha256
 from services.direction_settings import DirectionSettings
 from services.directions import calibrate
-from services.directions_evaluation import evaluate_directions, evaluation_of, frames_of_test_persons
-from services.encoded_codes import EncodedFrames
+from services.directions_evaluation import evaluate_directions, evaluation_of
+from services.encoded_codes import EncodedFrames, frames_of_test_persons
 from services.evaluate import DIRECTIONS, re_evaluation
 from services.evaluation_edits import as_markdown
 from services.instruments import Instruments
+from services.places import CLIPS, FRAME_ENCODER
 from services.registry.gate import Evaluation, Gates
 from services.settings import load_params
 
@@ -67,7 +68,7 @@ def saved(folder: Path, yaw: float = 1.0, gender_of_age: float = 0.0, without: s
 
 @pytest.fixture(autouse=True)
 def frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services.directions_evaluation, "encoded_frames", lambda *_: FRAMES)
+    monkeypatch.setattr(services.encoded_codes, "encoded_frames", lambda *_: FRAMES)
     monkeypatch.setattr(services.evaluate, "frames_of_test_persons", lambda *_: FRAMES)
     monkeypatch.setattr(services.evaluate, "load_instruments", lambda *_: instruments())
 
@@ -117,9 +118,11 @@ def test_a_set_without_the_measured_edits_and_a_place_without_persons_are_said(
 ) -> None:
     with pytest.raises(BadInputError, match="lacks edits that are measured: yaw"):
         evaluate_directions(saved(tmp_path / "edits", without="yaw"), FRAMES, SETTINGS, instruments())
-    monkeypatch.setattr(services.directions_evaluation, "encoded_frames", lambda *_: None)
+    asked: list[Any] = []
+    monkeypatch.setattr(services.encoded_codes, "encoded_frames", lambda *given: asked.append(given))
     with pytest.raises(BadInputError, match="stylereel train prepare"):
         frames_of_test_persons(SETTINGS, "toy")
+    assert asked == [(FRAME_ENCODER, CLIPS, SETTINGS.measured_per_clip, "toy", "test")]
 
 
 def test_a_champion_is_measured_on_the_challengers_frames_alone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from datamodules.clips import Prepared, PreparedClip
 from services import encoded_codes
-from services.encoded_codes import encoded_frames, training_codes
+from services.encoded_codes import encoded_frames, training_codes, unseen_codes
 
 ROWS, WIDTH = 3, 4
 
@@ -38,8 +38,10 @@ def test_codes_are_of_the_split_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(encoded_codes, "read_prepared", lambda folder: Prepared(folder, tuple(clips), ()))
     torch.testing.assert_close(training_codes(tmp_path, tmp_path, 3, "a"), torch.ones(2, ROWS, WIDTH))
     assert asked == [(3, "train")]
+    torch.testing.assert_close(unseen_codes(tmp_path, tmp_path, 2, "a"), torch.ones(2, ROWS, WIDTH))
+    assert asked[1:] == [(2, "val")]
     held_out = encoded_frames(tmp_path, tmp_path, 3, "a", "test")
-    assert held_out is not None and asked[1:] == [(3, "test")] and held_out.clips == ("a", "a")
+    assert held_out is not None and asked[2:] == [(3, "test")] and held_out.clips == ("a", "a")
     weights["tensors"] = {"w": torch.ones(1)}
     other = encoded_frames(tmp_path, tmp_path, 3, "a", "test")
     assert other is not None and other.data_hash != held_out.data_hash

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,7 +124,6 @@ def test_retrieval_weighs_persons_not_frames_and_one_person_is_no_test() -> None
     assert np.isnan(alone.measure([0, 1], alone.targets([0, 1]))["retrieval"]).all()
 
 
-@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 60))
 def test_spread_is_sorted_unique_and_keeps_the_ends(total: int, count: int) -> None:
     chosen = spread(total, count)
@@ -164,6 +165,25 @@ class KilledError(RuntimeError):
     pass
 
 
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [(errno.ENOSPC, 507, "free some space"), (errno.EACCES, 422, "check the folder")],
+)
+def test_codes_that_cannot_be_kept_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int, words: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("services.evaluation_optimise.save_file", refuse)
+    with pytest.raises(BadInputError, match=words) as caught:
+        optimised_codes(
+            frames_of([200], (0,)), [0], torch.zeros(1, 1, 1), "mean", ToyGenerator(), ToyPerceptual(),
+            replace(REFINE, steps=1), "float32", tmp_path,
+        )  # fmt: skip
+    assert caught.value.status == status
+
+
 def test_optimised_frames_are_kept_and_a_killed_run_goes_on(tmp_path: Path) -> None:
     frames, generator = frames_of([0, 255, 180], (0, 0, 1)), ToyGenerator()
     refine = replace(REFINE, steps=30, learning_rate=0.2)
@@ -191,6 +211,8 @@ def test_optimised_frames_are_kept_and_a_killed_run_goes_on(tmp_path: Path) -> N
     before = generator.calls
     assert torch.equal(optimise(), codes)
     assert generator.calls == before
+    optimise(config=replace(refine, follow_rate=0.5, follow_betas=(0.1, 0.2)))
+    assert generator.calls == before, "how frames follow one another is no part of a single frame's result"
     optimise(name="another model")
     optimise(config=replace(refine, steps=1))
     assert generator.calls > before, "another start and other settings are other results"
@@ -284,7 +306,7 @@ def test_the_table_names_its_command_and_every_row(table) -> None:
     assert "optimum" not in markdown(evaluation, Rows(rows.all_frames, ()), frames, "x")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text("abc \n|é", max_size=40), st.text("abc \n|é", max_size=40), st.text("xyz\n", max_size=20))
 def test_a_block_is_replaced_and_nothing_else(tmp_path_factory, before: str, after: str, text: str) -> None:
     file = tmp_path_factory.mktemp("docs") / "results.md"

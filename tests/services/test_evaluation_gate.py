@@ -17,7 +17,8 @@ from modules.generators import load_generator
 from modules.perception.detection import DetectionConfig, to_landmarks
 from services.evaluation import EvaluationConfig, evaluate_frame_encoder
 from services.evaluation_frames import HeldOutFrames
-from services.pipeline.models import SHIPPED_ENCODER, Judges
+from services.pipeline.models import Judges
+from services.places import FRAME_ENCODER
 from services.registry.gate import Evaluation, GateConfig, Gates, Verdict, judge
 from services.settings import load_params
 from services.training import FrameEncoderSettings
@@ -68,8 +69,8 @@ def new_encoder(generator) -> FrameEncoder:
 
 def encoder_with_weights(generator) -> FrameEncoder:
     """The shipped encoder, or one with codes of the spread of W where none is shipped."""
-    shipped = SHIPPED_ENCODER.is_dir()
-    return load_frame_encoder(SHIPPED_ENCODER, generator.sha256) if shipped else new_encoder(generator)
+    shipped = FRAME_ENCODER.is_dir()
+    return load_frame_encoder(FRAME_ENCODER, generator.sha256) if shipped else new_encoder(generator)
 
 
 @torch.no_grad()

@@ -199,6 +199,26 @@ def test_a_set_is_measured_whole_for_the_gate(tmp_path: Path, direction: Path) -
     assert lines[-1].startswith("to serve the set: stylereel register")
 
 
+def test_half_a_gates_file_is_never_there(
+    tmp_path: Path, direction: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> int:
+        if "evaluation" not in path.name:
+            return written(path, text)
+        path.write_bytes(text.encode()[:20])
+        raise OSError(28, "No space left on device")
+
+    written = Path.write_text
+    monkeypatch.setattr(Path, "write_text", full)
+    save_directions(tmp_path / "base", base_set(), "the base's card")
+    (tmp_path / "all.evaluation.json").write_bytes(b"before")
+    choice = EditChoice(name="elder", attribute="age", beside=tmp_path / "base")
+    with pytest.raises(BadInputError, match="free some space"):
+        import_edit(direction, tmp_path / "all", choice, PARAMS, silent)
+    assert (tmp_path / "all.evaluation.json").read_text() == "before"
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_set_that_cannot_be_measured_is_made_and_why_is_said(
     tmp_path: Path, direction: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,22 @@ def test_a_job_that_somebody_else_deletes_is_unknown(jobs: Jobs, monkeypatch: py
         jobs.delete(done.id)
 
 
+def test_a_job_that_is_deleted_while_it_is_cancelled_is_unknown(
+    jobs: Jobs, copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copier.go_on.clear()
+    running = wait(jobs, submit(jobs).id, "running")
+
+    def gone(job: str) -> Job:
+        shutil.rmtree(jobs.folder / job, ignore_errors=True)
+        return running
+
+    monkeypatch.setattr(jobs, "get", gone)
+    with pytest.raises(KeyError):
+        jobs.cancel(running.id)
+    copier.go_on.set()
+
+
 def test_two_servers_do_not_share_a_folder(jobs: Jobs) -> None:
     with pytest.raises(BadInputError, match="another server"):
         lock_jobs(jobs.folder)

@@ -3,13 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from services.bodies import accepted_image
-from services.limits import Guard, is_disk_full, public_message
+from services.limits import Guard, public_message
 from services.measures import Measures
 
 LIMIT = 1000
@@ -104,17 +102,3 @@ def test_errors_lose_the_folders_of_the_server(text: str, public: str) -> None:
 )
 def test_accept_is_weighed(accept: str, kind: str | None) -> None:
     assert accepted_image(accept) == kind
-
-
-def test_a_full_disk_is_known_through_what_wraps_it(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'full.db'}")
-    with engine.connect() as connection:
-        connection.execute(text("PRAGMA max_page_count = 2"))
-        connection.execute(text("CREATE TABLE rows (row BLOB)"))
-        with pytest.raises(SQLAlchemyError) as full:
-            connection.execute(text("INSERT INTO rows VALUES (zeroblob(100000))"))
-    assert is_disk_full(full.value)
-    with engine.connect() as connection, pytest.raises(SQLAlchemyError) as other:
-        connection.execute(text("SELECT * FROM columns"))
-    assert not is_disk_full(other.value)
-    assert is_disk_full(OSError(28, "No space left on device")) and not is_disk_full(OSError(2, "No such file"))

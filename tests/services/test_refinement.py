@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
-from modules.editing.directions import Direction, EditSet
+from datamodules.types import BadInputError
+from modules.editing.directions import Direction, EditSet, save_directions
 from modules.lit.directions import DirectionTraining, LitDirections
 from modules.losses.edits import Edited
+from services import directions, refinement
 from services.attributes import AttributeJudge
+from services.direction_settings import DirectionSettings
 from services.refinement import Goal, Pool, RefineSettings, attribute_term, refine, render_pool
+from services.settings import load_params
 
 ROWS, WIDTH = 3, 4
 USUAL = torch.tensor([20.0, 0.1, 6.0])
@@ -64,8 +69,8 @@ def pool() -> Pool:
     return Pool(ws, pixels)
 
 
-def train(folder: Path, settings: RefineSettings = SETTINGS, sign: float = 1.0) -> EditSet:
-    return refine(start(sign), GOALS, pool(), np.eye(WIDTH), render, JUDGE, embed, settings, folder)
+def train(folder: Path, settings: RefineSettings = SETTINGS, sign: float = 1.0, made_of: str = "code") -> EditSet:
+    return refine(start(sign), GOALS, pool(), np.eye(WIDTH), render, JUDGE, embed, settings, made_of, folder)
 
 
 def test_an_attribute_is_asked_its_unit_and_counted_in_its_usual_strength() -> None:
@@ -127,10 +132,78 @@ def test_other_settings_are_another_run_and_no_steps_are_none(tmp_path: Path) ->
     short = replace(SETTINGS, training=replace(SETTINGS.training, steps=2))
     train(tmp_path, short)
     train(tmp_path, replace(short, identity=0.7))
-    assert len(list(tmp_path.iterdir())) == 2
+    train(tmp_path, short, made_of="other code")
+    assert len(list(tmp_path.iterdir())) == 3
     none = train(tmp_path, replace(short, training=replace(short.training, steps=0)))
     for name, edit in start().items():
         torch.testing.assert_close(none[name].vector, edit.vector)
+
+
+def test_an_edit_that_goes_on_alone_leaves_the_others_and_is_asked_its_own_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = replace(SETTINGS, training=replace(SETTINGS.training, steps=4))
+    asked: list[object] = []
+    original = refinement.EditBatches
+    monkeypatch.setattr(refinement, "EditBatches", lambda *given: asked.append(given[2]) or original(*given))
+    parts = np.eye(WIDTH), render, JUDGE, embed, short, "code", tmp_path
+    found = refine(start(), GOALS, pool(), *parts, alone=("age", (-5.0, 7.0)))
+    assert torch.equal(found["smile"].vector, start()["smile"].vector)
+    assert not torch.allclose(found["age"].vector, start()["age"].vector)
+    assert asked == [[(-5.0, 7.0)]], "not the bounds that it is offered in"
+    assert (found["age"].lower, found["age"].upper) == (start()["age"].lower, start()["age"].upper)
+
+
+def test_the_stage_refines_an_edit_alone_as_its_own_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[object, ...]] = []
+    monkeypatch.setattr(directions, "refine", lambda *these: given.append(these))
+    monkeypatch.setattr(directions, "_single_codes", lambda generator: np.eye(WIDTH))
+    settings = load_params().section("directions", DirectionSettings)
+    own = settings.alone["age"]
+    toy = SimpleNamespace(sha256="g", w_mean=torch.zeros(WIDTH))
+    tools = SimpleNamespace(generator=toy, render=render, judge=JUDGE, embed=embed)
+    directions.refine_on(pool(), start(), tools, settings, False, lambda line: None, "age")  # type: ignore[arg-type]
+    (_, goals, *_rest), only = given[0], given[0][-1]
+    config = given[0][7]
+    assert isinstance(goals, dict) and goals["age"].rows == own.rows and goals["yaw"].rows != own.rows
+    assert isinstance(config, RefineSettings)
+    assert (config.training, config.identity) == (own.training, own.identity)
+    assert only == ("age", own.reach)
+
+
+def test_edits_that_are_gone_on_from_are_those_that_params_names(tmp_path: Path) -> None:
+    settings = load_params().section("directions", DirectionSettings)
+    sets = [Direction(name, "old", torch.zeros(1, 2), -1, 1, "g") for name in (*settings.edits, "grin")]
+    folder, said = save_directions(tmp_path / "edits", EditSet(sets), "card"), []
+    found = directions.edits_to_go_on_from(folder, "g", settings, said.append)
+    assert list(found) == list(settings.edits) and len(said) == 1 and "grin" in said[0]
+    age = settings.edits["age"]
+    assert (found["age"].unit, found["age"].lower, found["age"].upper) == (age.unit, age.lower, age.upper)
+    less = save_directions(tmp_path / "less", EditSet(sets[1:]), "card")
+    with pytest.raises(BadInputError, match=f"lacks {sets[0].name}, which directions.edits names"):
+        directions.edits_to_go_on_from(less, "g", settings, said.append)
+
+
+@pytest.mark.parametrize("other", ["code", "generator", "resolution", "least_score", "shrink"])
+def test_the_stage_says_what_its_runs_are_made_of(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    """What ``refine`` cannot see: with ``start_from``, other judges would read the finished run of these."""
+    said: list[str] = []
+    monkeypatch.setattr(directions, "refine", lambda *given: said.append(given[8]))
+    monkeypatch.setattr(directions, "_single_codes", lambda generator: np.eye(WIDTH))
+    settings = load_params().section("directions", DirectionSettings)
+
+    def go(settings: DirectionSettings, generator: str = "g") -> None:
+        toy = SimpleNamespace(sha256=generator, w_mean=torch.zeros(WIDTH))
+        tools = SimpleNamespace(generator=toy, render=render, judge=JUDGE, embed=embed)
+        directions.refine_on(pool(), start(), tools, settings, False, lambda line: None)  # type: ignore[arg-type]
+
+    go(settings)
+    go(settings)
+    if other == "code":
+        monkeypatch.setattr(directions, "code_sha256", lambda stage: f"other code of {stage}")
+    changed = {other: 64} if other in ("resolution", "least_score", "shrink") else {}
+    go(replace(settings, **changed), "other" if other == "generator" else "g")  # type: ignore[arg-type]
+    assert said[0] == said[1] != said[2]
 
 
 def test_pictures_are_rendered_once_for_the_same_codes(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datamodules.people import PeopleConfig
 from datamodules.types import BadInputError
+from services.direction_settings import DirectionSettings
 from services.settings import PARAMS, ROOT, build, load_params
 
 
@@ -74,6 +77,24 @@ def test_nested_sections_and_yaml_numbers() -> None:
 def test_wrong_keys_are_named(given_: dict[str, object], message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         build(Outer, given_, "toy")
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "kind", "message"),
+    [
+        (
+            "directions.edits.yaw.measured=[-15,5]", "directions", DirectionSettings,
+            "directions.edits.yaw: a strength of 10 or more must be measured",
+        ),
+        ("people.val_share=2", "people", PeopleConfig, "people: val_share and test_share are shares that add up"),
+    ],
+)  # fmt: skip
+def test_values_that_do_not_fit_together_are_said_in_their_own_words(
+    override: str, section: str, kind: type[Any], message: str
+) -> None:
+    with pytest.raises(BadInputError) as refused:
+        load_params(overrides=[override]).section(section, kind)
+    assert str(refused.value).startswith(message) and len(str(refused.value)) < 120
 
 
 @given(st.integers(0, 10**6))

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -14,11 +14,12 @@ from datamodules.face_video import FaceVideoConfig
 from datamodules.types import BadInputError
 from modules.encoders.vit import load_frame_encoder
 from modules.generators import load_generator
-from services import stages
+from services import pose_editor, stages, video_encoder
 from services.cli import run
+from services.pose_settings import PoseEditorSettings
 from services.settings import Params, load_params
 from services.stages import FRAME_ENCODER, first_encoder, video_sources
-from services.training import FrameEncoderSettings
+from services.training import FrameEncoderSettings, VideoEncoderSettings
 
 MP4 = b"\0\0\0\x18ftypisom"
 
@@ -92,20 +93,56 @@ def test_training_goes_on_from_the_folder_it_is_given() -> None:
     assert not torch.equal(fresh.head.weight, shipped.head.weight)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        "frame_encoder.training.ema_decay=0.9", "face_video.stills=7", "face_judge.min_score=0.9",
-        "identity_loss.net=arcface", "frame_encoder.start_from=assets/frame-encoder",
-    ],
-)  # fmt: skip
-def test_a_run_is_gone_on_with_only_under_what_it_began_with(other: str) -> None:
-    def name(*overrides: str) -> str:
-        params = load_params(overrides=overrides, environment={})
-        settings = params.section("frame_encoder", FrameEncoderSettings)
-        prepared = SimpleNamespace(data_hash=lambda split: "d")
-        data = SimpleNamespace(config=params.section("face_video", FaceVideoConfig), prepared=prepared)
-        samples = SimpleNamespace(fingerprints=("a", "b"))
-        return stages._fingerprint(params, settings, data, samples, "g")  # type: ignore[arg-type]
+def encoder_name(params: Params, generator: str, data: str, samples: str) -> str:
+    settings = params.section("frame_encoder", FrameEncoderSettings)
+    prepared = SimpleNamespace(data_hash=lambda split: data)
+    clips = SimpleNamespace(config=params.section("face_video", FaceVideoConfig), prepared=prepared)
+    made = SimpleNamespace(fingerprints=("a", samples))
+    return stages.fingerprint(params, settings, clips, made, generator)  # type: ignore[arg-type]
 
-    assert name() == name() != name(other)
+
+def video_encoder_name(params: Params, generator: str, data: str, frame_encoder: str) -> str:
+    settings = params.section("video_encoder", VideoEncoderSettings)
+    return video_encoder._fingerprint(params, settings, frame_encoder, data, generator)
+
+
+def pose_editor_name(params: Params, encoder: str, data: str, samples: str) -> str:
+    settings = params.section("pose_editor", PoseEditorSettings)
+    prepared = SimpleNamespace(data_hash=lambda split: data)
+    # It is known by the encoder's weights, which belong to one generator.
+    net = SimpleNamespace(state_dict=lambda: {"weight": torch.tensor(list(encoder.encode()))})
+    made = SimpleNamespace(fingerprints=("a", samples))
+    return pose_editor._fingerprint(params, settings, prepared, net, made)  # type: ignore[arg-type]
+
+
+TRAININGS: dict[str, tuple[Callable[[Params, str, str, str], str], ModuleType, list[str]]] = {
+    "frame_encoder": (encoder_name, stages, [
+        "frame_encoder.training.ema_decay=0.9", "frame_encoder.start_from=assets/frame-encoder",
+        "face_video.stills=7",
+    ]),
+    "video_encoder": (video_encoder_name, video_encoder, ["video_encoder.validation_clips=1"]),
+    "pose_editor": (pose_editor_name, pose_editor, ["pose_editor.training.steps=7"]),
+}  # fmt: skip
+JUDGES = ["face_judge.min_score=0.9", "identity_loss.net=arcface"]
+"""Of all three."""
+
+
+@pytest.mark.parametrize(
+    ("training", "other"),
+    [(name, other) for name, (_, _, settings) in TRAININGS.items() for other in (*settings, *JUDGES)],
+)
+def test_a_run_is_gone_on_with_only_under_what_it_began_with(training: str, other: str) -> None:
+    name = TRAININGS[training][0]
+    first, again, changed = (load_params(overrides=said, environment={}) for said in ((), (), (other,)))
+    assert name(first, "g", "d", "s") == name(again, "g", "d", "s") != name(changed, "g", "d", "s")
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_a_run_is_gone_on_with_only_on_what_it_began_with(training: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another network, other data, other samples (ViEN: another FrEN), other code."""
+    name, module, _ = TRAININGS[training]
+    params = load_params(environment={})
+    names = [name(params, *made) for made in (("g", "d", "s"), ("x", "d", "s"), ("g", "x", "s"), ("g", "d", "x"))]
+    monkeypatch.setattr(module, "code_sha256", lambda stage: f"other code of {stage}")
+    names.append(name(params, "g", "d", "s"))
+    assert len(set(names)) == 5

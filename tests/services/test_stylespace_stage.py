@@ -14,6 +14,7 @@ from modules.editing.channels import ChannelIndex, style_spread
 from modules.editing.directions import EditRequest, EditSet
 from modules.generators.protocol import StyleLayer
 from modules.perception.appearance import REGIONS
+from services import stylespace as stage
 from services.appearance import NAMES, Look
 from services.appearance_measure import EffectOf, identity_markdown, measure_channels, measure_identity
 from services.settings import load_params
@@ -22,6 +23,7 @@ from services.stylespace import (
     Tools,
     calibrate,
     combine,
+    data_hash_of,
     evaluation_of,
     locate,
     random_identity,
@@ -132,6 +134,19 @@ def test_localisation_goes_on_where_it_was_stopped(settings, tools, tmp_path) ->
     np.testing.assert_array_equal(whole.share, both.share)
 
 
+@pytest.mark.parametrize("other", ["code", "least_score"])
+def test_what_other_judges_located_is_not_gone_on_with(
+    settings, tools, tmp_path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    locate(tools, settings, lambda line: None, tmp_path / "kept.safetensors")
+    if other == "code":
+        monkeypatch.setattr(stage, "code_sha256", lambda name: f"other code of {name}")
+    else:
+        settings = replace(settings, least_score=0.9)
+    locate(tools, settings, lambda line: None, tmp_path / "kept.safetensors")
+    assert tools.judge.calls == 12
+
+
 def test_an_edit_without_channels_or_without_effect_is_refused(settings, tools, tmp_path) -> None:
     located = locate(tools, settings, lambda line: None, tmp_path / "kept.safetensors")
     edit = settings.edits["lip_colour"]
@@ -180,6 +195,24 @@ def test_the_gate_is_given_the_worst_edit(settings, tmp_path) -> None:
     summary = {"channels": channels, "random_identity": {"strengths": {"1": {"hidden": 0.97}}}}
     metrics = evaluation_of(summary, folder, settings).metrics
     assert metrics == pytest.approx({"slope_error": 0.3, "identity": 0.7, "inside": 0.6, "hidden": 0.97})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "seed=1", "measured_codes=9", "least_score=0.4", "edits.gaze.per_unit=9", "edits.gaze.measure=lids",
+        "edits.gaze.region=lips", "edits.gaze.typical=0.5", "edits.gaze.upper=1", "random_identity.seeds=[3]",
+        "random_identity.same_person=0.4",
+    ],
+)  # fmt: skip
+def test_edits_are_compared_only_where_the_same_was_measured(other: str) -> None:
+    assert hash_with() == hash_with("samples=3", "edits.gaze.channels=2", "random_identity.people=9")
+    assert hash_with() != hash_with(other)
+
+
+def hash_with(*overrides: str) -> str:
+    params = load_params(overrides=[f"stylespace.{override}" for override in overrides], environment={})
+    return data_hash_of(params.section("stylespace", StylespaceSettings))
 
 
 def test_the_gates_strength_must_be_measured() -> None:

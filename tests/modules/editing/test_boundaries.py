@@ -65,7 +65,7 @@ def test_classes_find_the_normal_whatever_the_scale() -> None:
         fit_classes(features, np.ones(1500, bool), 1e-4, 300)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
 def test_parting_moves_one_attribute_by_one_and_the_kept_ones_not(seed: int) -> None:
     random = np.random.default_rng(seed)

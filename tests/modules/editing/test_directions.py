@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.types import BadInputError
@@ -51,7 +51,6 @@ def test_nothing_asked_and_strength_zero_change_no_bit() -> None:
     assert torch.equal(edits().apply(ws, [EditRequest("age", 0.0), EditRequest("yaw", 0.0)]), ws)
 
 
-@settings(deadline=None)
 @given(st.floats(-10, 15), st.floats(-10, 15))
 def test_two_halves_are_the_whole(first: float, second: float) -> None:
     once = edits().apply(codes(), [EditRequest("age", first + second)])

@@ -257,7 +257,7 @@ _FILES = {
 
 
 @pytest.mark.parametrize("kind", sorted(_FILES))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_are_read_or_refused_in_one_line(kind: str, data: st.DataObject, tmp_path: Path) -> None:
     content = bytearray(_FILES[kind])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from modules.editing.pose import PoseEditor, PoseEditorConfig
 from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
-from modules.lit.frame_encoder import FrozenParts
+from modules.lit.frame_encoder import FrozenParts, ImageLoss, Seen
 from modules.lit.pose_editor import LitPoseEditor, PoseEditorTraining
 from modules.losses.edits import Edited
 from services.training import fit_steps
@@ -44,10 +45,12 @@ def asked(edited: Edited) -> Tensor:
     return (change @ EFFECTS.T - edited.asked).square().sum(1)
 
 
-def module(plan: PoseEditorTraining = PLAN) -> LitPoseEditor:
+def module(
+    plan: PoseEditorTraining = PLAN, losses: dict[str, ImageLoss] | None = None, seen: Seen | None = None
+) -> LitPoseEditor:
     torch.manual_seed(0)
     editor = PoseEditor(PoseEditorConfig(16, ROWS), ROWS, torch.ones(ASKED), torch.eye(WIDTH))
-    frozen = FrozenParts(cast(Generator, Drawn()), {})
+    frozen = FrozenParts(cast(Generator, Drawn()), losses or {}, seen, {"mesh"})
     return LitPoseEditor(editor, cast(FrameEncoder, Read()), plan, frozen, {"asked": asked})
 
 
@@ -87,6 +90,18 @@ def test_losses_are_those_of_eq_6_on_the_pairs_and_of_what_was_asked() -> None:
     assert float(found["pair/l2"]) == pytest.approx(float(gap), rel=1e-4)
     assert float(found["asked/asked"]) == pytest.approx(float(data["asked"].square().sum(1).mean()), rel=1e-4)
     assert float(found["asked/pull"]) == 0
+
+
+def test_a_pair_whose_face_is_not_seen_has_no_part_in_the_losses_of_faces() -> None:
+    def far(reconstruction: Tensor, target: Tensor) -> Tensor:
+        return torch.arange(1.0, 1.0 + len(target))
+
+    plan = replace(PLAN, weights={"l2": 1.0, "mesh": 1.0})
+    lit = module(plan, {"mesh": far}, lambda a, b: torch.tensor([False, True]))
+    with torch.no_grad():
+        found = lit.losses(batch(0))
+    assert float(found["pair/mesh"]) == 2.0, "the second pair's alone"
+    assert float(found["pair/l2"]) > 0 and lit.judge_failures == 1
 
 
 def test_it_learns_what_is_asked_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_psnr_and_ssim_are_scikit_images():
         assert ssim(a, b)[k].item() == pytest.approx(expected, abs=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.01, 1.0))
 def test_psnr_of_an_even_difference(step):
     value = psnr(torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), step))

@@ -92,7 +92,7 @@ def test_moved_by_a_difference_the_first_face_is_the_second() -> None:
 angles = st.tuples(*[st.floats(-1.2, 1.2)] * 3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(angles, angles)
 def test_rotations_compose_as_scipy_says_and_do_not_subtract(
     one: tuple[float, ...], other: tuple[float, ...]

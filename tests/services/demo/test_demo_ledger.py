@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from services.demo.ledger import ROOMS, Ledger, code_sha256
+from services.demo.ledger import Ledger
 
 
 class Steps:
@@ -70,18 +70,3 @@ def test_a_forgotten_step_is_done_again(steps: Steps) -> None:
     steps.go(a=1)
     steps.ledger.forget("write")
     assert steps.go(a=1).redone
-
-
-def test_code_that_changes_is_another_code(tmp_path: Path) -> None:
-    for room in ROOMS:
-        (tmp_path / room / "part").mkdir(parents=True)
-    file = tmp_path / "services" / "part" / "edit.py"
-    file.write_text("a = 1\n")
-    first = code_sha256(tmp_path)
-    assert code_sha256(tmp_path) == first
-    (tmp_path / "services" / "notes.txt").write_text("no code")
-    assert code_sha256(tmp_path) == first
-    file.rename(file.with_name("edited.py"))
-    renamed = code_sha256(tmp_path)
-    file.with_name("edited.py").write_text("a = 2\n")
-    assert len({first, renamed, code_sha256(tmp_path)}) == 3

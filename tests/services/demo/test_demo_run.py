@@ -11,10 +11,14 @@ import torch
 from datamodules.images import read_image
 from datamodules.video import VideoWriter, probe, read_frames
 from services.attributes import NAMES
+from services.code_hash import ROOMS
 from services.demo import run as demo_run
 from services.demo.clips import Recorded
 from services.demo.measure import frames_at, places
+from services.demo.options import DemoConfig
 from services.demo.run import Demo, demo_params
+from services.pipeline.encoders import NAMES as ENCODERS
+from services.pipeline.options import PipelineConfig
 
 FRAMES = 6
 OVERRIDES = ["demo.edits={age: 20, yaw: 10}", "demo.columns=3", "demo.measured_frames=2", "demo.steps=0"]
@@ -49,6 +53,8 @@ def demo(short: Path, tmp_path: Path, toy_models, toy_model, monkeypatch: pytest
     monkeypatch.setattr(demo_run, "SHIPPED", {"stylereel-directions": folder})
     monkeypatch.setattr(demo_run, "METRICS_FOLDER", tmp_path / "metrics")
     monkeypatch.setattr(demo_run, "ROOT", tmp_path)
+    for room in ROOMS:
+        (tmp_path / room).mkdir()
     monkeypatch.setattr(demo_run, "asset_path", lambda asset, file: short)
     monkeypatch.setattr(demo_run, "fetch", lambda name: None)
     monkeypatch.setattr(demo_run, "load_models", lambda params, *chosen: toy_models)
@@ -104,6 +110,16 @@ def test_everything_is_left_and_a_second_run_redoes_only_what_changed(demo, shor
     assert len(demo.served) == 2
 
 
+def test_clips_hang_on_every_section_that_their_sidecars_name(demo, toy_models) -> None:
+    asked = demo()
+    asked._registry()
+    named = toy_models.numbers().keys() - {"runtime"}
+    assert asked.inputs["params"].keys() == named and "parsing" in named
+    other = demo("parsing.net=bisenet")
+    other._registry()
+    assert other.inputs != asked.inputs
+
+
 def test_answers_that_differ_are_told(demo) -> None:
     assert demo("demo.edits={yaw: 10}").run() is False
 
@@ -138,3 +154,5 @@ def test_the_demo_has_its_own_state_and_the_precision_asked_for(tmp_path: Path) 
     capable = torch.cpu.get_capabilities()
     expected = capable.get("avx512_bf16") or capable.get("amx_bf16") or torch.cuda.is_available()
     assert params.runtime.bfloat16() is bool(expected)
+    assert params.section("pipeline", PipelineConfig).encoder == params.section("demo", DemoConfig).encoder
+    assert set(demo_run.SHIPPED) == {*ENCODERS.values(), "stylereel-directions"}

@@ -88,7 +88,7 @@ def test_the_server_is_asked_and_stopped(checkout, tmp_path: Path) -> None:
     log = checkout(f"OUTCOME = 'succeeded'\n{FAKE}")
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"source")
-    with serving(environment(tmp_path), log, 60) as server:
+    with serving(environment(tmp_path), ["pipeline.encoder=video"], log, 60) as server:
         assert server.models[0]["state"] == str(tmp_path) and server.ready_seconds > 0
         assert edited_image(server, b"png", AGE) == (b"pngage=20", "toy/1")
         assert edited_video(server, clip, AGE, 0.5, 30) == b"clip"
@@ -97,7 +97,8 @@ def test_the_server_is_asked_and_stopped(checkout, tmp_path: Path) -> None:
         pid = server.models[0]["pid"]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    assert "--host 127.0.0.1" in " ".join(log.read_text().replace("'", "").replace(",", "").split())
+    words = " ".join(log.read_text().replace("'", "").replace(",", "").split())
+    assert "--host 127.0.0.1" in words and "--set pipeline.encoder=video" in words
 
 
 def test_a_job_that_fails_is_told(checkout, tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_job_that_fails_is_told(checkout, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"source")
     with (
-        serving(environment(tmp_path), log, 60) as server,
+        serving(environment(tmp_path), ["pipeline.encoder=video"], log, 60) as server,
         pytest.raises(ServerFailedError, match="the job is failed: why"),
     ):
         edited_video(server, clip, AGE, 0.5, 30)
@@ -113,10 +114,10 @@ def test_a_job_that_fails_is_told(checkout, tmp_path: Path) -> None:
 
 def test_a_server_that_ends_or_never_answers_is_told(checkout, tmp_path: Path) -> None:
     log = checkout("import sys; sys.exit(3)")
-    with pytest.raises(ServerFailedError, match=r"exit code 3.*serve\.log"), serving(os.environ, log, 60):
+    with pytest.raises(ServerFailedError, match=r"exit code 3.*serve\.log"), serving(os.environ, [], log, 60):
         raise AssertionError
     log = checkout("import time; time.sleep(600)")
-    with pytest.raises(ServerFailedError, match="not ready in time"), serving(os.environ, log, 1):
+    with pytest.raises(ServerFailedError, match="not ready in time"), serving(os.environ, [], log, 1):
         raise AssertionError
 
 

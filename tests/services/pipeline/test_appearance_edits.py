@@ -98,7 +98,7 @@ def test_strength_zero_gives_the_input_bit_for_bit(models, picture) -> None:
 
 
 def test_the_seed_comes_as_text_over_http() -> None:
-    assert edit_options({"seed": "7"}, ("seed",)).seed == 7
+    assert edit_options({"seed": "7"}).seed == 7
     for text in ("-1", "x", "1.5"):
         with pytest.raises(BadInputError, match="seed"):
-            edit_options({"seed": text}, ("seed",))
+            edit_options({"seed": text})

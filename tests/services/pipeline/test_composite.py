@@ -39,7 +39,7 @@ def material(seed: int, height: int = 61, width: int = 83) -> tuple[np.ndarray, 
     return frame, crops[0], crops[1], feathered_mask(region, CONFIG)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, transforms, st.sampled_from(["difference", "replace"]))
 def test_pixels_outside_the_mask_keep_their_bits(seed, matrix, paste) -> None:
     frame, reconstruction, edit, mask = material(seed)
@@ -51,7 +51,7 @@ def test_pixels_outside_the_mask_keep_their_bits(seed, matrix, paste) -> None:
     np.testing.assert_array_equal(out[whole == 0], frame[whole == 0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, transforms)
 def test_no_change_returns_the_frame(seed, matrix) -> None:
     frame, reconstruction, edit, mask = material(seed)
@@ -61,7 +61,7 @@ def test_no_change_returns_the_frame(seed, matrix) -> None:
         np.testing.assert_array_equal(composite(frame, edit, edit, 0 * mask, matrix, 1.0, paste), frame)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, transforms, st.floats(0, 1))
 def test_the_difference_is_linear_in_the_edit(seed, matrix, part) -> None:
     frame, reconstruction, edit, mask = material(seed)
@@ -105,7 +105,7 @@ def test_replace_shows_the_edit_where_the_mask_is_full() -> None:
     assert np.abs(out.astype(float) - (edit + 1) * 127.5).max() <= 0.51
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(hnp.arrays(np.float32, (SIZE, SIZE), elements=st.floats(0, 1, width=32)))
 def test_masks_are_bounded_and_end_before_the_border(region) -> None:
     mask = feathered_mask(region, CONFIG)

@@ -8,6 +8,7 @@ import torch
 
 from datamodules.alignment import crop_frame
 from datamodules.images import read_image
+from datamodules.shards import to_tensor
 from datamodules.types import BadInputError
 from modules.assets import asset_path
 from modules.editing.directions import Direction, EditRequest, EditSet
@@ -19,7 +20,6 @@ from services.pipeline.invert import (
     invert_image,
     measure,
     poor_reconstruction,
-    to_tensor,
 )
 from services.pipeline.options import EditOptions, WarningsConfig
 from services.pipeline.refine import refine
@@ -97,6 +97,24 @@ def test_refinement_goes_on_where_the_last_frame_ended(toy_models, image) -> Non
     torch.testing.assert_close(torch.cat([first, rest]), whole)
 
 
+def test_a_refined_frame_is_told_what_the_one_before_remembers(toy_models, image) -> None:
+    crops = np.ascontiguousarray(image[:256, :256])[None].repeat(4, 0)
+    crops[2:] //= 2
+    targets, config = to_tensor(crops), toy_models.config.refine
+    start = toy_models.encoder(targets, None)[0] if toy_models.encoder else toy_models.mean_codes(4)
+    expected, offset, moments = [], torch.zeros_like(start[:1]), None
+    for k, (ws, target) in enumerate(zip(start.split(1), targets.split(1), strict=True)):
+        steps = 2 if k else round(2 * config.first_factor)
+        parts = (toy_models.generator, toy_models.judges.perceptual, config, steps)
+        better = refine(ws + offset, target, *parts, follows=k > 0, moments=moments)
+        offset, moments = better.ws - ws, better.moments
+        expected.append(better.ws)
+    first, state = invert_crops(crops[:2], toy_models, 2, CodesState())
+    assert state.moments is not None and moments is not None
+    rest, _ = invert_crops(crops[2:], toy_models, 2, state)
+    torch.testing.assert_close(torch.cat([first, rest]), torch.cat(expected))
+
+
 def test_the_state_of_the_encoder_is_carried(toy_models) -> None:
     def counting(frames, state=None):
         start = state or 0
@@ -130,7 +148,7 @@ def test_metrics_are_those_of_the_reconstruction(toy_models, image) -> None:
     shown = toy_models.generator.synthesize(inversion.ws, resolution=256)[0].permute(1, 2, 0).clamp(-1, 1).numpy()
     error = np.mean((crop / 127.5 - 1 - shown) ** 2)
     assert inversion.metrics["psnr"] == pytest.approx(10 * np.log10(4 / error), abs=1e-3)
-    same = measure(to_tensor(crop[None], "cpu"), to_tensor(crop[None], "cpu"), toy_models)
+    same = measure(to_tensor(crop[None]), to_tensor(crop[None]), toy_models)
     assert same["identity"][0] == pytest.approx(1, abs=1e-5) and same["landmark_error"][0] == 0
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from datamodules.alignment import SmoothingConfig
+from datamodules.shards import to_tensor
 from datamodules.types import Frames
 from datamodules.video import read_frames
 from modules.assets import asset_path
 from modules.perception.identity import load_identity
 from services.pipeline.faces import Tracker, track
-from services.pipeline.invert import to_tensor
 from services.pipeline.options import PipelineConfig
 from services.pipeline.persons import PersonSampler
 from services.settings import load_params
@@ -46,7 +46,7 @@ def followed(finder, frames: Frames) -> tuple[Tracker, int]:
         nonlocal looked
         looked += len(crops)
         with torch.no_grad():
-            return net.embed(to_tensor(crops, "cpu")).numpy()
+            return net.embed(to_tensor(crops)).numpy()
 
     smoothing = params.section("smoothing", SmoothingConfig)
     sampler = PersonSampler(embed, config.crop_size, smoothing, config.faces.same_person)

@@ -1,0 +1,27 @@
+import pytest
+
+from datamodules.types import BadInputError
+from services.bodies import Body
+from services.engine import edit_options
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((word, True) for word in ("true", "1", "yes", "On", " t ")),
+        *((word, False) for word in ("false", "0", "NO")),
+    ],
+)
+def test_all_flags_are_read_alike(text: str, value: bool) -> None:
+    assert Body(options={"codes": text}).flag("codes") is value
+    assert edit_options({"preview": text}).preview is value
+
+
+@pytest.mark.parametrize("text", ["perhaps", "", "2"])
+def test_what_is_no_flag_is_said_alike(text: str) -> None:
+    with pytest.raises(BadInputError) as codes:
+        Body(options={"codes": text}).flag("codes")
+    with pytest.raises(BadInputError) as preview:
+        edit_options({"preview": text})
+    assert str(codes.value) == f"cannot use codes={text!r}: it must be true or false"
+    assert str(preview.value) == str(codes.value).replace("codes", "preview")

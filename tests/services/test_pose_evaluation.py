@@ -1,0 +1,111 @@
+"""What the gate reads of the pose editor, and the champion measured anew on the challenger's terms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pose_toys import NUM_WS, OFFERED, SHA, W_DIM, toy_basis, toy_editor, toy_expressions
+
+import services.evaluate
+from datamodules.types import BadInputError
+from modules.editing.pose import PoseEditSettings, save_pose_editor
+from modules.model_folder import load_model, weights_sha256
+from services.encoded_codes import EncodedFrames
+from services.evaluate import POSE_EDITOR, re_evaluation
+from services.instruments import Instruments
+from services.pose_evaluation import data_hash_of, evaluate_pose_editor, evaluation_of
+from services.pose_settings import PoseEditorSettings
+from services.registry.gate import Evaluation
+from services.settings import load_params
+
+PARAMS = load_params()
+PITCH = PoseEditSettings("degrees", 1.0, -12, 12, 6, (-6, 6))
+EDITS = {**OFFERED, "pose.pitch": PITCH}
+SETTINGS = replace(PARAMS.section("pose_editor", PoseEditorSettings), edits=EDITS)
+FRAMES = EncodedFrames(torch.zeros(4, NUM_WS, W_DIM), ("a", "a", "b", "b"), (0, 0, 1, 1), "data")
+
+
+def entry(slope: float, seen: int = 4) -> dict[str, Any]:
+    return {"slope": slope, "second_judge": {"slope": slope}, "identity": {"-10": 0.9, "10": 0.7}, "seen": seen}
+
+
+def found(folder: Path, **changed: Any) -> Evaluation:
+    edits = {"pose.yaw": entry(0.9), "pose.pitch": entry(1.2), "expression.smile": entry(0.5, seen=3), **changed}
+    drifts = {
+        "pose.yaw": {
+            "expression.smile": {"mean": -0.2, "rms": 1.0, "noise": 0.1},
+            "pose.pitch": {"mean": 9.0, "rms": 9.0, "noise": 0.1},
+        }
+    }
+    return evaluation_of({"edits": edits}, drifts, folder, SETTINGS, FRAMES)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_pose_editor(
+        tmp_path / "editor", toy_editor(), toy_basis(), toy_expressions(), EDITS, {}, SHA, "card"
+    )
+
+
+def test_what_the_gate_reads(folder: Path) -> None:
+    evaluation = found(folder)
+    assert evaluation.metrics == {
+        "yaw_slope_error": pytest.approx(0.1), "yaw_second_slope_error": pytest.approx(0.1),
+        "pitch_slope_error": pytest.approx(0.2), "identity": 0.7, "expression_drift": pytest.approx(2.0),
+    }  # fmt: skip
+    assert (evaluation.frames, evaluation.clips) == (3, 2), "frames whose face was lost do not count"
+    assert evaluation.model_sha256 == weights_sha256(load_model(folder).tensors)
+
+
+def test_a_likeness_that_is_no_number_does_not_pass_as_the_other(folder: Path) -> None:
+    broken = {**entry(1.0), "identity": {"-10": 0.9, "10": float("nan")}}
+    assert np.isnan(found(folder, **{"pose.yaw": broken}).metrics["identity"])
+
+
+def test_other_strengths_units_and_pictures_are_other_data() -> None:
+    here = data_hash_of(FRAMES, SETTINGS)
+    assert data_hash_of(replace(FRAMES, data_hash="other"), SETTINGS) != here
+    assert data_hash_of(FRAMES, replace(SETTINGS, resolution=128)) != here
+    assert (
+        data_hash_of(FRAMES, replace(SETTINGS, edits={**EDITS, "pose.pitch": replace(PITCH, typical=5)})) != here
+    )
+
+
+def test_an_editor_without_what_is_asked_is_said(tmp_path: Path, folder: Path) -> None:
+    less = save_pose_editor(
+        tmp_path / "less", toy_editor(), toy_basis(), toy_expressions(), OFFERED, {}, SHA, "card"
+    )
+    tools: Any = SimpleNamespace(generator=SimpleNamespace(sha256=SHA))
+    with pytest.raises(BadInputError, match=r"lacks edits that are measured: pose\.pitch"):
+        evaluate_pose_editor(less, FRAMES, SETTINGS, tools)
+
+
+def test_a_champion_is_measured_where_the_challenger_was_or_not_at_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[PoseEditorSettings] = []
+
+    def measured(at: Path, frames: EncodedFrames, settings: PoseEditorSettings, tools: Instruments) -> Any:
+        asked.append(settings)
+        return [], found(at)
+
+    tools = SimpleNamespace(generator=SimpleNamespace(sha256=SHA))
+    monkeypatch.setattr(services.evaluate, "load_instruments", lambda *_: tools)
+    monkeypatch.setattr(services.evaluate, "frames_of_test_persons", lambda *_: FRAMES)
+    monkeypatch.setattr(services.evaluate, "evaluate_pose_editor", measured)
+    measure = re_evaluation(PARAMS, POSE_EDITOR)
+    assert measure is not None
+    version: Any = None
+    shipped = PARAMS.section("pose_editor", PoseEditorSettings)
+    challenger = replace(found(folder), data_hash=data_hash_of(FRAMES, shipped))
+    assert measure(version, folder, challenger).metrics == found(folder).metrics
+    assert asked == [shipped], "asked as params.yaml says, not as the folder does"
+    with pytest.raises(BadInputError, match="measured on data elsewhere"):
+        measure(version, folder, replace(challenger, data_hash="elsewhere"))
+    assert len(asked) == 1
