@@ -60,8 +60,10 @@ def evaluation_of(
     metrics = {
         "age_slope_error": abs(edits["age"]["slope"] - 1),
         "yaw_slope_error": abs(edits["yaw"]["slope"] - 1),
-        "identity": min(_identity(edits[name]["identity"], edit.typical) for name, edit in settings.edits.items()),
-        # Not max(): that leaves a NaN out wherever it does not stand first.
+        # Not min() and max(): they leave a NaN out wherever it does not stand first.
+        "identity": float(
+            np.min([_identity(edits[name]["identity"], edit.typical) for name, edit in settings.edits.items()])
+        ),
         "cross_effect": float(np.max(others)),
     }
     return Evaluation(

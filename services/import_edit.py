@@ -206,7 +206,7 @@ def _evaluate(
     evaluation = evaluation_of(summary_of(readings, settings), folder, settings, frames)
     halves = (edit.lower / 2, edit.upper / 2)
     rows = [row for row in readings.of(edit.name) if row.strength in halves and row.strength]
-    least = min(evaluation.metrics["identity"], *(float(row.identity.mean()) for row in rows))
+    least = float(np.min([evaluation.metrics["identity"], *(float(row.identity.mean()) for row in rows)]))
     path = folder.with_name(f"{folder.name}.evaluation.json")
     write_whole(path, replace(evaluation, metrics={**evaluation.metrics, "identity": least}).to_json())
     return f"to serve the set: stylereel register {folder} --evaluation {path}"

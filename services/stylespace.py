@@ -351,9 +351,10 @@ def evaluation_of(summary: Mapping[str, Any], folder: Path, settings: Stylespace
     model = load_model(folder)
     channels = summary["channels"].values()
     metrics = {
-        "slope_error": max(abs(entry["slope"] - 1) for entry in channels),
-        "identity": min(min(entry["identity"].values()) for entry in channels),
-        "inside": min(entry["inside"] for entry in channels),
+        # Not max() and min(): they leave a NaN out wherever it does not stand first.
+        "slope_error": float(np.max([abs(entry["slope"] - 1) for entry in channels])),
+        "identity": float(np.min([value for entry in channels for value in entry["identity"].values()])),
+        "inside": float(np.min([entry["inside"] for entry in channels])),
         "hidden": summary["random_identity"]["strengths"][f"{WHOLE:g}"]["hidden"],
     }
     return Evaluation(

@@ -195,6 +195,9 @@ def test_the_gate_is_given_the_worst_edit(settings, tmp_path) -> None:
     summary = {"channels": channels, "random_identity": {"strengths": {"1": {"hidden": 0.97}}}}
     metrics = evaluation_of(summary, folder, settings).metrics
     assert metrics == pytest.approx({"slope_error": 0.3, "identity": 0.7, "inside": 0.6, "hidden": 0.97})
+    channels["y"] = {"slope": np.nan, "identity": {"+1": np.nan}, "inside": np.nan}
+    broken = evaluation_of(summary, folder, settings).metrics
+    assert all(np.isnan(broken[name]) for name in ("slope_error", "identity", "inside")), "the gate refuses NaN"
 
 
 @pytest.mark.parametrize(
