@@ -16,7 +16,7 @@ from torch import Tensor
 
 from datamodules.alignment import SmoothingConfig, align, crop_frame, invert, natural_crop_size, transform_points
 from datamodules.disk import NotWrittenError, write_whole
-from datamodules.images import FORMATS, read_image, sniff
+from datamodules.images import FORMATS, HEAD, read_image, sniff
 from datamodules.people import PeopleConfig, Split, read_test_list, same_people, split_people
 from datamodules.shards import Shard, encode_jpeg, metadata_of, save_shard, to_tensor
 from datamodules.shots import ShotConfig, ShotDetector
@@ -407,6 +407,6 @@ def _kind(path: Path) -> str:
     """What the bytes show; empty for a file that cannot be read."""
     try:
         with path.open("rb") as stream:
-            return sniff(stream.read(512))
+            return sniff(stream.read(HEAD))
     except OSError:
         return ""

@@ -52,11 +52,11 @@ class DirectionSettings:
     least_score: float
     """Of the mesh, below which a picture shows no face."""
     calibration_codes: int
-    """Codes of one z on which the units of fitted edits are set."""
+    """Codes on which units are set: of one z for fitted edits, at most so many of validation persons after."""
     calibration_seed: int
     """Of these codes; codes that edits are measured or shown on follow it."""
     calibration_rounds: int
-    """Times that effects on others are measured and taken out."""
+    """Times that units are set anew from what was measured, and effects on others taken out where asked for."""
     calibration_frames: int
     """Frames of each validation person's clip on which the units are set once the directions were refined."""
     unmixed: float

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from datamodules.disk import write_whole
+from datamodules.disk import beside, write_whole
 from datamodules.types import BadInputError
 from modules.editing.channels import ChannelIndex, certainty, region_energy, sparse_combination, style_spread
 from modules.editing.directions import EditRequest, EditSet
@@ -44,7 +44,7 @@ from services.sheets import appearance_sheet
 from services.training_parts import training_generator
 
 FOLDER = ROOT / "assets" / "stylespace"
-FOUND = ROOT / "build" / "stylespace" / "localisation.safetensors"
+FOUND = ROOT / "build" / "stylespace"
 METRICS = "metrics.json"
 EVALUATION = ROOT / "metrics" / "stylespace.evaluation.json"
 SHOWN = 3
@@ -186,7 +186,7 @@ def load_tools(settings: StylespaceSettings, params: Params) -> Tools:
 
 
 def locate(tools: Tools, settings: StylespaceSettings, say: Say, kept: Path = FOUND) -> Located:
-    """Energies and slopes of all channels; ``kept`` holds them, sample by sample, and is gone on with."""
+    """Energies and slopes of all channels; kept in a folder of ``kept``, sample by sample, and gone on with."""
     index = ChannelIndex(tools.generator.layers)
     _, spread = style_spread(
         tools.generator, draw_single(tools.generator, settings.spread_codes, settings.seed, 1.0).to(tools.device)
@@ -195,15 +195,14 @@ def locate(tools: Tools, settings: StylespaceSettings, say: Say, kept: Path = FO
     drawn = [tools.generator.sha256, settings.seed, settings.truncation, settings.resolution]
     judged = [settings.least_score, *NAMES, *REGIONS, code_sha256("stylespace")]
     key = hashlib.sha256(json.dumps([drawn, judged]).encode()).hexdigest()[:12]
-    folder = kept.with_name(f"{kept.stem}-{key}")
+    folder = kept / f"localisation-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, one in enumerate(torch.split(ws, 1)):
         file = folder / f"{number:04}.safetensors"
         if not file.is_file():
-            part = file.with_suffix(".part")
-            save_file(_locate_one(tools, index, one.to(tools.device), number), part)
-            part.replace(file)
+            with beside(file) as part:
+                save_file(_locate_one(tools, index, one.to(tools.device), number), part)
         rows.append(load_file(file))
         say(f"located on {number + 1} of {len(ws)} samples")
     seen = [row for row in rows if np.isfinite(row["slopes"]).all()]

@@ -23,10 +23,13 @@ OF_FACES = ("landmark_features", "mesh", "identity")
 
 
 def training_generator(params: Params) -> MobileStyleGAN:
-    """The generator that encoders are trained for, in the precision of ``params.runtime``."""
+    """The generator that networks are trained for, in the precision of ``params.runtime``.
+
+    Raises ``BadInputError`` for one whose features cannot be had, which their losses and statistics need.
+    """
     generator = generator_for(params)
     if not isinstance(generator, MobileStyleGAN):
-        raise BadInputError("the encoders train on MobileStyleGAN; choose that generator")
+        raise BadInputError(f"networks are trained for a MobileStyleGAN, not for a {type(generator).__name__}")
     return generator
 
 

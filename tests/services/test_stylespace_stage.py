@@ -107,7 +107,7 @@ def tools() -> Tools:
 
 
 def test_the_channels_that_paint_the_lips_are_found_and_set_to_their_unit(settings, tools, tmp_path) -> None:
-    located = locate(tools, settings, lambda line: None, tmp_path / "kept.safetensors")
+    located = locate(tools, settings, lambda line: None, tmp_path / "kept")
     local = located.share[REGIONS.index("lips")] > 0.99
     assert np.flatnonzero(local).tolist() == [0, 1]
     codes = tools.generator.map(torch.randn(500, CHANNELS, generator=torch.Generator().manual_seed(0)))
@@ -125,12 +125,12 @@ def test_the_channels_that_paint_the_lips_are_found_and_set_to_their_unit(settin
 
 
 def test_localisation_goes_on_where_it_was_stopped(settings, tools, tmp_path) -> None:
-    first = locate(tools, replace(settings, samples=3), lambda line: None, tmp_path / "kept.safetensors")
+    first = locate(tools, replace(settings, samples=3), lambda line: None, tmp_path / "kept")
     assert tools.judge.calls == 3
-    both = locate(tools, settings, lambda line: None, tmp_path / "kept.safetensors")
+    both = locate(tools, settings, lambda line: None, tmp_path / "kept")
     assert tools.judge.calls == 6
     np.testing.assert_array_equal(both.slopes[:3], first.slopes)
-    whole = locate(tools, settings, lambda line: None, tmp_path / "afresh.safetensors")
+    whole = locate(tools, settings, lambda line: None, tmp_path / "afresh")
     np.testing.assert_array_equal(whole.share, both.share)
 
 
@@ -138,17 +138,17 @@ def test_localisation_goes_on_where_it_was_stopped(settings, tools, tmp_path) ->
 def test_what_other_judges_located_is_not_gone_on_with(
     settings, tools, tmp_path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    locate(tools, settings, lambda line: None, tmp_path / "kept.safetensors")
+    locate(tools, settings, lambda line: None, tmp_path / "kept")
     if other == "code":
         monkeypatch.setattr(stage, "code_sha256", lambda name: f"other code of {name}")
     else:
         settings = replace(settings, least_score=0.9)
-    locate(tools, settings, lambda line: None, tmp_path / "kept.safetensors")
+    locate(tools, settings, lambda line: None, tmp_path / "kept")
     assert tools.judge.calls == 12
 
 
 def test_an_edit_without_channels_or_without_effect_is_refused(settings, tools, tmp_path) -> None:
-    located = locate(tools, settings, lambda line: None, tmp_path / "kept.safetensors")
+    located = locate(tools, settings, lambda line: None, tmp_path / "kept")
     edit = settings.edits["lip_colour"]
     with pytest.raises(BadInputError, match=r"stylespace\.least_share"):
         combine(located, "lip_colour", edit, np.ones(24), tools, replace(settings, least_share=1.1))
@@ -165,7 +165,7 @@ def test_measurement_says_what_the_toy_does(settings, tools, tmp_path) -> None:
     ws = torch.randn(4, 2, CHANNELS, generator=torch.Generator().manual_seed(3))
     index = ChannelIndex(tools.generator.layers)
     assert index.count == 2 * CHANNELS
-    located = locate(tools, settings, lambda line: None, tmp_path / "kept.safetensors")
+    located = locate(tools, settings, lambda line: None, tmp_path / "kept")
     edit = settings.edits["lip_colour"]
     made = calibrate(combine(located, "lip_colour", edit, np.ones(24), tools, settings), edit, tools, ws, 1)
     other = random_identity(settings.random_identity, tools.generator, torch.randn(99, 2, CHANNELS))
