@@ -129,4 +129,6 @@ def test_every_stage_runs_once_and_what_did_not_change_not_again(checkout: Check
     assert {run.info.status for run in runs} == {"FINISHED"}
     for name in ("frame_encoder", "directions", "stylespace", "pose_editor", "video_encoder"):
         found = json.loads((checkout.folder / "metrics" / f"{name}.evaluation.json").read_text())
-        assert found["frames"] > 0 and found["metrics"]
+        assert found["clips"] > 0 and found["metrics"]
+        # An editor of one step may leave no face under an edit, and faces that were lost do not count.
+        assert found["frames"] > 0 or name == "pose_editor"
