@@ -20,10 +20,8 @@ class DemoConfig:
     """``frame`` or ``video``: what inverts the clip, in the shell and where it is served."""
     edits: dict[str, float]
     """Name of each edit to its strength; one clip is made for each."""
-    first_steps: int
-    """Optimisation steps of the clip's first frame, counted from the encoder's codes."""
     steps: int
-    """Optimisation steps of each frame after it; 0 takes the encoder's codes as they are."""
+    """Optimisation steps per frame; 0 takes the encoder's codes as they are."""
     columns: int
     """Moments that the sheet shows."""
     measured_frames: int

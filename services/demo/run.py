@@ -49,13 +49,11 @@ Say = Callable[[str], None]
 
 
 def demo_params(overrides: list[str], environment: Mapping[str, str], state: Path = STATE) -> Params:
-    """``params.yaml`` with the demo's state, its encoder and its optimisation."""
+    """``params.yaml`` with the demo's state and its encoder."""
     config = load_params(overrides=overrides, environment=environment).section("demo", DemoConfig)
-    factor = config.first_steps / max(1, config.steps)
     given = {**environment, f"{PREFIX}STATE": str(state)}
     given |= {f"{PREFIX}TRACKING_URI": "", f"{PREFIX}PORT": "0"}
-    ours = [f"pipeline.refine.first_factor={factor}", "pipeline.refine.lpips_net=alex"]
-    ours.append(f"pipeline.encoder={config.encoder}")
+    ours = [f"pipeline.encoder={config.encoder}"]
     return load_params(overrides=[*ours, *overrides], environment=given)
 
 

@@ -31,8 +31,8 @@ class RefineConfig:
 
     steps: int
     """Per frame, where the user does not say."""
-    first_factor: float
-    """The first frame of a face in a shot takes this many times the steps; later ones begin where it ended."""
+    first_steps: int
+    """The first frame of a face in a shot takes at least so many; later ones begin where it ended."""
     learning_rate: float
     """Of Adam, falling to 0 along half a cosine; of frames that follow no other."""
     follow_rate: float

@@ -104,7 +104,7 @@ def test_a_refined_frame_is_told_what_the_one_before_remembers(toy_models, image
     start = toy_models.encoder(targets, None)[0] if toy_models.encoder else toy_models.mean_codes(4)
     expected, offset, moments = [], torch.zeros_like(start[:1]), None
     for k, (ws, target) in enumerate(zip(start.split(1), targets.split(1), strict=True)):
-        steps = 2 if k else round(2 * config.first_factor)
+        steps = 2 if k else max(2, config.first_steps)
         parts = (toy_models.generator, toy_models.judges.perceptual, config, steps)
         better = refine(ws + offset, target, *parts, follows=k > 0, moments=moments)
         offset, moments = better.ws - ws, better.moments
