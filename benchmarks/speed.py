@@ -117,6 +117,9 @@ def main() -> None:
     count = {name: sum(p.numel() for p in net.parameters()) / 1e6
              for name, net in [("FrEN", fren), ("e4e-format", e4e), ("MobileStyleGAN-1024", mobile),
                                ("StyleGAN2-1024", style2)]}  # fmt: skip
+    # Frozen, so they are buffers.
+    nets = fren.face_nets.identity if fren.face_nets else torch.nn.Module()
+    count["face nets that FrEN asks"] = sum(buffer.numel() for buffer in nets.buffers()) / 1e6
     print(f"{device}, {torch.get_num_threads()} threads, one frame at a time, {given.rounds} rounds; parameters: "
           + ", ".join(f"{name} {millions:.1f} M" for name, millions in count.items()))  # fmt: skip
     for dtype in (torch.float32, torch.bfloat16):

@@ -21,6 +21,7 @@ from modules.editing.stylespace import ChannelEdit, joined
 from services.bodies import read_flag
 from services.jobs import Report
 from services.limits import one_line
+from services.model_names import DIRECTIONS, FRAME_ENCODER, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.encoders import NAMES, Encoder, load_encoder, shipped_frame_encoder
 from services.pipeline.models import Models, load_edits, load_models
 from services.pipeline.options import EditOptions, PipelineConfig, VideoConfig
@@ -36,8 +37,6 @@ from services.turns import Turns
 
 log = logging.getLogger("stylereel.engine")
 
-ENCODER, DIRECTIONS, GENERATOR = "stylereel-frame-encoder", "stylereel-directions", "stylereel-generator"
-POSE_EDITOR, STYLESPACE = "stylereel-pose-editor", "stylereel-stylespace"
 _EDITS: Mapping[str, tuple[type, ...]] = {
     DIRECTIONS: (Direction,),
     POSE_EDITOR: (PoseEdit,),
@@ -206,7 +205,7 @@ class Engine:
                 encoder[0](torch.zeros(2, 3, size, size, device=base.device))
 
         def find(wanted: str) -> Path | None:
-            return shipped_frame_encoder(wanted) or store.download_weights(ENCODER, wanted)
+            return shipped_frame_encoder(wanted) or store.download_weights(FRAME_ENCODER, wanted)
 
         encoders = Slot(
             NAMES[base.config.encoder],

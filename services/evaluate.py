@@ -35,6 +35,7 @@ from services.evaluation_table import BLOCK as VIDEO_BLOCK
 from services.evaluation_table import TABLE, write_table
 from services.evaluation_table import markdown as video_markdown
 from services.instruments import load_instruments
+from services.model_names import DIRECTIONS, FRAME_ENCODER, POSE_EDITOR
 from services.pipeline.encoders import NAMES, SHIPPED, asked_for, name_of, shipped_frame_encoder
 from services.pipeline.models import Judges
 from services.pipeline.options import PipelineConfig
@@ -51,8 +52,6 @@ from services.runs import stage_run
 from services.settings import ROOT, Params
 from services.sheets import Shown
 
-NAME, DIRECTIONS = "stylereel-frame-encoder", "stylereel-directions"
-POSE_EDITOR = "stylereel-pose-editor"
 VIDEO_ENCODER_BLOCK = "video-encoder"
 RESULTS = ROOT / "docs" / "results.md"
 
@@ -180,8 +179,8 @@ def encoder_folder(params: Params, encoder: str) -> Path:
     if encoder not in names and not encoder.isdecimal():
         raise BadInputError(f"{encoder!r} is neither a model folder nor a version nor one of {', '.join(names)}")
     registry = open_registry(params)
-    version = registry.version(NAME, encoder) if encoder.isdecimal() else registry.resolve(NAME, encoder)
-    return registry.download(version)
+    find = registry.version if encoder.isdecimal() else registry.resolve
+    return registry.download(find(FRAME_ENCODER, encoder))
 
 
 def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvaluate | None:
@@ -195,7 +194,7 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
         return _pose_re_evaluation(params)
     if name == DIRECTIONS:
         return _directions_re_evaluation(params, report)
-    if name != NAME:
+    if name != FRAME_ENCODER:
         return None
 
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
@@ -215,7 +214,7 @@ def _video_re_evaluation(params: Params, report: Report) -> ReEvaluate:
         registry = open_registry(params)
 
         def find(wanted: str) -> Path | None:
-            return shipped_frame_encoder(wanted) or registry.download_weights(NAME, wanted)
+            return shipped_frame_encoder(wanted) or registry.download_weights(FRAME_ENCODER, wanted)
 
         return evaluate_video_encoder(params, folder, read_prepared(CLIPS), "test", find, report)[0]
 

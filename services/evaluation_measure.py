@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -28,13 +28,15 @@ HIGHER_IS_BETTER = {
     "ssim_face": True,
     "lpips_face": False,
     "identity": True,
+    "identity_distance": False,
     "landmark_error": False,
     "landmark_error_px": False,
     "retrieval": True,
 }
 """Every metric: of the whole crop, of the face region (``_face``), and of the face itself.
 
-``psnr`` in dB (per image, then the mean); ``identity`` the likeness of the embeddings; ``landmark_error`` in
+``psnr`` in dB (per image, then the mean); ``identity`` the likeness of the embeddings; ``identity_distance`` that
+of a second net, which nothing is trained with or encoded by: one person's lie within 0.6; ``landmark_error`` in
 percent of the distance of the eyes, ``landmark_error_px`` in pixels at 256; ``retrieval`` the share of frames
 whose own person comes first among the test persons, averaged over persons: a constant answer scores 1 / persons.
 """
@@ -56,6 +58,11 @@ class EvaluationJudges(Protocol):
         ...
 
     @property
+    def second_identity(self) -> Callable[[Tensor], Tensor]:
+        """The same by another net: crops to embeddings ``(N, D)``."""
+        ...
+
+    @property
     def perceptual(self) -> PerceptualLoss:
         """LPIPS."""
         ...
@@ -73,14 +80,16 @@ class FrameMeter:
     ) -> None:
         """Look at all frames, ``batch`` at a time."""
         self.frames, self.judges, self.device = frames, judges, device
-        landmarks, embeddings, masks = [], [], []
+        landmarks, embeddings, seconds, masks = [], [], [], []
         for first in range(0, len(frames), batch):
             images = self.targets(range(first, min(first + batch, len(frames))))
             with torch.no_grad():
                 landmarks.append(landmarks_68(judges.mesh(images).points))
                 embeddings.append(judges.identity.embed(images))
+                seconds.append(judges.second_identity(images))
                 masks.append(judges.region(images, head=False))
-        self._landmarks, self._embeddings, self._masks = (torch.cat(x) for x in (landmarks, embeddings, masks))
+        self._landmarks, self._embeddings = torch.cat(landmarks), torch.cat(embeddings)
+        self._seconds, self._masks = torch.cat(seconds), torch.cat(masks)
         self._people = torch.tensor(frames.people, device=device)
         self.persons = sorted(set(frames.people))
         means = [self._embeddings[self._people == person].mean(0) for person in self.persons]
@@ -109,6 +118,7 @@ class FrameMeter:
             "ssim_face": ssim(shown, targets, masks),
             "lpips_face": lpips_distance(self.judges.perceptual, shown, targets, masks),
             "identity": (embeddings * self._embeddings[at]).sum(1),
+            "identity_distance": (self.judges.second_identity(shown) - self._seconds[at]).norm(dim=1),
             "landmark_error": landmark_error_percent(points, wanted),
             "landmark_error_px": landmark_error(points, wanted),
             "retrieval": hit if len(self.persons) > 1 else torch.full_like(hit, torch.nan),

@@ -59,9 +59,7 @@ def optimised_codes(
             f"{len(indices)} frames are to be optimised, but there are {len(start)} codes to start at"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    # What frames that follow one another are optimised with is no part of a single frame's result.
-    alone = {name: value for name, value in asdict(config).items() if not name.startswith("follow_")}
-    settings = {**alone, "precision": precision}
+    settings = {**asdict(config), "precision": precision}
     paths = [folder / f"{_key(frames, i, start_name, generator.sha256, settings)}.safetensors" for i in indices]
     kept = [_kept(path, start.shape[1:]) for path in paths]
     advance(sum(one is not None for one in kept))

@@ -30,6 +30,7 @@ _COLUMNS = (
     ("lpips_face", "LPIPS face", "{:.3f}"),
     ("lpips", "LPIPS crop", "{:.3f}"),
     ("identity", "identity", "{:.3f}"),
+    ("identity_distance", "distance by a second net", "{:.2f}"),
     ("landmark_error_px", "landmarks, px", "{:.2f}"),
     ("landmark_error", "landmarks, % of eyes", "{:.2f}"),
     ("retrieval", "own person first", "{:.0%}"),

@@ -22,7 +22,7 @@ from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_
 from datamodules.types import BadInputError, Frames, Landmarks
 from datamodules.video import ShotConfig
 from modules.assets import asset_path, fetch, manifest
-from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, w_statistics
+from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, sighted, w_statistics
 from modules.generators.mobile import MobileStyleGAN
 from modules.lit.frame_encoder import FrozenParts
 from modules.model_folder import load_model, weights_sha256
@@ -186,12 +186,19 @@ def train_frame_encoder(params: Params) -> Path:
 def first_encoder(
     settings: FrameEncoderSettings, generator: MobileStyleGAN
 ) -> tuple[FrameEncoder, FrameEncoderSettings]:
-    """What training begins with: a fresh encoder, or that of ``start_from``, whose answers are not solved anew."""
+    """What training begins with: a fresh encoder, or that of ``start_from``, whose answers are not solved anew.
+
+    One of before there were face nets is given ``network.told_width``, and that part is solved.
+    """
     if not settings.start_from:
         return FrameEncoder(settings.network, generator.num_ws, *_w_statistics(generator)), settings
-    encoder = load_frame_encoder(ROOT / settings.start_from, generator.sha256).requires_grad_(True)
-    training = dataclasses.replace(settings.training, linear_start=0)
-    return encoder, dataclasses.replace(settings, network=encoder.config, training=training)
+    encoder = load_frame_encoder(ROOT / settings.start_from, generator.sha256)
+    told_start = 0
+    if settings.network.sighted and not encoder.config.sighted:
+        encoder, told_start = sighted(encoder, settings.network.told_width), settings.training.told_start
+    training = dataclasses.replace(settings.training, linear_start=0, told_start=told_start)
+    settings = dataclasses.replace(settings, network=encoder.config, training=training)
+    return encoder.requires_grad_(True), settings
 
 
 class Crops(Dataset[Tensor]):
@@ -246,10 +253,19 @@ def _card(settings: FrameEncoderSettings, prepared: Prepared, samples: int, gene
     )
     return (
         "# FrEN\n\nA vision transformer that sends a 256 px FFHQ crop to the 16 codes of MobileStyleGAN.\n\n"
-        f"Generator: {generator_sha256}\n\n## Trained\n\n{_origin(settings)}{phases}\n\n"
+        f"Generator: {generator_sha256}\n\n{_face_nets(settings)}## Trained\n\n{_origin(settings)}{phases}\n\n"
         f"On {samples} generator samples, and on real crops of: {', '.join(clips) or 'none'}.\n\n"
         "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
         "so are those of some of the training data. Not for telling people apart.\n"
+    )
+
+
+def _face_nets(settings: FrameEncoderSettings) -> str:
+    if not settings.network.sighted:
+        return ""
+    return (
+        "An identity net (fr_feature) and MediaPipe's face mesh look at the crop too; what is made of their "
+        f"{settings.network.told_width} numbers is a linear map, first solved on generator samples.\n\n"
     )
 
 

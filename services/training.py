@@ -28,6 +28,8 @@ from services.settings import computes_bfloat16
 
 LAST = "last.ckpt"
 """The checkpoint that a training goes on from."""
+REAL_FRAMES = 200
+"""Over which what the face nets tell is nothing on average, at the start."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class VideoEncoderSettings:
 
     frame_encoder: str
     """Model folder of the FrEN that encodes first frames and that ViEN starts from."""
+    start_from: str
+    """Model folder of a ViEN to go on from, of this FrEN or one before it; empty begins as FrEN."""
     network: VideoEncoderConfig
     """Shape of what ViEN has beside FrEN's transformer."""
     training: VideoEncoderTraining
@@ -112,6 +116,13 @@ def fit_frame_encoder(
         start = [samples[i] for i in range(min(plan.linear_start, len(samples)))]
         thumbnails = torch.cat([encoder.thumbnails(sample.image[None]) for sample in start])
         encoder.start_linear(thumbnails, torch.stack([sample.ws for sample in start]), plan.linear_ridge)
+    if plan.told_start and encoder.config.sighted and not _step_of(run_folder / LAST):
+        made = range(min(plan.told_start, len(samples)))
+        ws = torch.stack([samples[i].ws for i in made])
+        real = range(0, len(frames), max(1, len(frames) // REAL_FRAMES))
+        encoder.start_told(
+            (samples[i].image[None] for i in made), ws, plan.told_ridge, (frames[i][None] for i in real)
+        )
     lit = LitFrameEncoder(encoder, plan, frozen)
     plans = [_plan(phase.steps, phase.batch_size, phase.sample_share) for phase in plan.phases]
 

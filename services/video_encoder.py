@@ -12,11 +12,11 @@ from torch import Tensor
 from datamodules.clips import Prepared, read_prepared
 from datamodules.episodes import Stills, stretches
 from datamodules.people import Split
-from modules.encoders.video_vit import save_video_encoder, start_from_frame_encoder
+from modules.encoders.video_vit import go_on_from, save_video_encoder, start_from_frame_encoder
 from modules.encoders.vit import load_frame_encoder
 from modules.generators.rows import coarse_rows
 from modules.lit.video_encoder import VideoParts
-from modules.model_folder import weights_sha256
+from modules.model_folder import load_model, weights_sha256
 from modules.sheet import Image
 from services.places import CLIPS, RUNS
 from services.runs import code_sha256, training_run
@@ -43,6 +43,8 @@ def train_video_encoder(params: Params) -> Path:
     torch.manual_seed(settings.trainer.seed)
     coarse = coarse_rows(generator.layers, settings.network.coarse_resolution)
     encoder = start_from_frame_encoder(first, coarse, settings.network)
+    if settings.start_from:
+        go_on_from(encoder, ROOT / settings.start_from)
     first_sha256, data = weights_sha256(first.state_dict()), prepared.data_hash("train")
     run_folder = RUNS / f"video-encoder-{_fingerprint(params, settings, first_sha256, data, generator.sha256)}"
     names = {name for phase in settings.training.phases for name in phase.weights}
@@ -87,8 +89,20 @@ def _fingerprint(
     params: Params, settings: VideoEncoderSettings, first_sha256: str, data: str, generator_sha256: str
 ) -> str:
     """Runs resume only onto the settings, the networks and the data that they began with."""
-    what = [repr(settings), *judged_by(params), generator_sha256, first_sha256, data, code_sha256("video-encoder")]
+    what = [
+        repr(settings), *judged_by(params), generator_sha256, first_sha256, _before(settings), data,
+        code_sha256("video-encoder"),
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
+
+
+def _origin(settings: VideoEncoderSettings) -> str:
+    sha256 = _before(settings)
+    return f"Went on from the video encoder `{sha256[:12]}`.\n\n" if sha256 else ""
+
+
+def _before(settings: VideoEncoderSettings) -> str:
+    return weights_sha256(load_model(ROOT / settings.start_from).tensors) if settings.start_from else ""
 
 
 def _card(
@@ -108,7 +122,8 @@ def _card(
     return (
         f"# ViEN\n\nPredicts the first {coarse} of {num_ws} codes of each frame from a 256 px FFHQ crop and from "
         "the codes of the frame before, and keeps the others. First frames are FrEN's.\n\n"
-        f"Generator: {generator_sha256}\n\nFrame encoder: {first_sha256}\n\n## Trained\n\n{phases}\n\n"
+        f"Generator: {generator_sha256}\n\nFrame encoder: {first_sha256}\n\n## Trained\n\n"
+        f"{_origin(settings)}{phases}\n\n"
         f"On consecutive frames and stills of: {clips}.\n\n"
         "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
         "so are those of some of the training data. Not for telling people apart.\n"

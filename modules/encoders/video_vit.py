@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from datamodules.types import BadInputError
-from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
+from modules.encoders.vit import FrameEncoder, network_config
 from modules.model_folder import load_model, require_generator, save_model, weights_sha256
 
 KIND = "video-encoder"
@@ -32,7 +32,7 @@ class Sight(NamedTuple):
     """What ViEN sees in N frames, whatever came before them."""
 
     token: Tensor
-    """``(N, width)``: the class token after the last block."""
+    """``(N, width)``: the class token after the last block, and what the face nets add to it."""
     keys: tuple[Tensor, ...]
     """Per block ``(N, heads, 1 + P, width / heads)``."""
     values: tuple[Tensor, ...]
@@ -84,7 +84,7 @@ class VideoTransformer(nn.Module):
             tokens = _after(block, tokens, F.scaled_dot_product_attention(query, key, value))
             keys.append(key)
             values.append(value)
-        return Sight(tokens[:, 0], tuple(keys), tuple(values))
+        return Sight(tokens[:, 0] + self.trunk.told(frames), tuple(keys), tuple(values))
 
     def follow(self, sight: Sight, previous: Tensor) -> Tensor:
         """Codes ``(N, num_ws, w_dim)`` of what is seen, after ``previous`` ``(N, num_ws, w_dim)``."""
@@ -155,12 +155,29 @@ class VideoEncoder(nn.Module):
 
 def start_from_frame_encoder(first: FrameEncoder, coarse: int, config: VideoEncoderConfig) -> VideoTransformer:
     """A ViEN whose answer is FrEN's own in the first ``coarse`` rows, before it has learned anything."""
-    trunk = FrameEncoder(first.config, coarse, first.w_mean, first.w_basis)
+    trunk = FrameEncoder(first.config, coarse, first.w_mean, first.w_basis, first.face_nets)
     weights = first.state_dict()
     for name in ("head.weight", "head.bias"):
         weights[name] = weights[name][: coarse * first.w_dim]
     trunk.load_state_dict(weights)
     return VideoTransformer(trunk, first.num_ws, config)
+
+
+def go_on_from(video: VideoTransformer, folder: Path) -> None:
+    """Give ``video`` the weights of a trained ViEN; what that one does not have yet stays as FrEN has it.
+
+    Its FrEN may be another than ``video`` begins with. Raises ``BadInputError`` where the folder is damaged or its
+    ViEN has another shape.
+    """
+    own = video.state_dict()
+    taken = {name: value.float() for name, value in load_model(folder, KIND).tensors.items()}
+    missing = {name for name in own if name not in taken and not name.startswith("trunk.told_")}
+    if missing or any(name not in own or value.shape != own[name].shape for name, value in taken.items()):
+        raise BadInputError(
+            f"the video encoder in {folder} has another shape than video_encoder.network and its frame encoder: "
+            "make them the same, or leave video_encoder.start_from empty"
+        )
+    video.load_state_dict(own | taken)
 
 
 def save_video_encoder(
@@ -196,9 +213,9 @@ def load_video_encoder(folder: Path, first: FrameEncoder, generator_sha256: str 
         require_generator(model.config, generator_sha256, f"encoder {folder.name}")
     require_frame_encoder(model.config, first, f"encoder {folder.name}")
     tensors = {name: value.float() for name, value in model.tensors.items()}
-    network = FrameEncoderConfig(**model.config["network"])
+    network = network_config(model.config["network"])
     mean, basis = tensors["trunk.w_mean"], tensors["trunk.w_basis"]
-    trunk = FrameEncoder(network, model.config["coarse_rows"], mean, basis)
+    trunk = FrameEncoder(network, model.config["coarse_rows"], mean, basis, first.face_nets)
     video = VideoTransformer(trunk, model.config["num_ws"], VideoEncoderConfig(**model.config["video"]))
     video.load_state_dict(tensors)
     return VideoEncoder(first, video)

@@ -64,6 +64,12 @@ class FrameEncoderTraining(Phased[Phase]):
     """Samples that the encoder's linear first guess is solved from; 0 starts at the mean face."""
     linear_ridge: float
     """Ridge of that solution, relative to the mean square of a thumbnail's pixels."""
+    told_start: int
+    """Samples that what is made of the face nets is solved from; 0 leaves it as it is."""
+    told_ridge: float
+    """Ridge of that solution, relative to the variance of what the face nets say."""
+    trunk_rate: float
+    """Learning rate of all but what reads the face nets, as a share of the phase's; without them it is 1."""
 
 
 class FrozenParts:
@@ -196,6 +202,13 @@ class LitFrameEncoder(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Ranger, as in the paper, on the phases' learning rates."""
-        optimizer = Ranger(self.encoder.parameters(), lr=1.0)
+        of_told: list[Tensor] = []
+        trunk: list[Tensor] = []
+        for name, parameter in self.encoder.named_parameters():
+            (of_told if name.startswith("told_") else trunk).append(parameter)
+        groups = [{"params": trunk, "lr": self.training_plan.trunk_rate if of_told else 1.0}]
+        if of_told:
+            groups.append({"params": of_told, "lr": 1.0})
+        optimizer = Ranger(groups, lr=1.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.training_plan.learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

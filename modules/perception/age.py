@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from modules.assets import asset_path
 
 _SIDE = 112
-_MEAN = (122.782, 117.001, 104.298)
-"""RGB, of 255."""
+MEAN_RGB = (122.782, 117.001, 104.298)
+"""What face-api takes off its nets' images, of 255."""
 FACE_IN_FFHQ = (0.196, 0.297, 0.618)
 """Left, top and side, as parts of the FFHQ crop, of the square in which eyes and mouth lie where they lie in the
 faces that the net was trained on (eyes at 0.29 and 0.69 across and 0.30 down, mouth at 0.69 down)."""
@@ -43,7 +43,7 @@ class AgeNet(nn.Module):
         self.names = {name: name.replace("/", "_") for name in weights}
         for name, value in weights.items():
             self.register_buffer(self.names[name], value)
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(1, 3, 1, 1))
         self.mean: Tensor
 
     def forward(self, images: Tensor) -> AgeOutput:
@@ -96,10 +96,14 @@ class AgeNet(nn.Module):
 
 def load_age_net(device: str | torch.device = "cpu") -> AgeNet:
     """The net of the asset ``face-api``."""
-    manifest = asset_path("face-api", "age_gender_model-weights_manifest.json")
-    weights = read_face_api_weights(manifest, asset_path("face-api", "age_gender_model.bin"))
-    tensors = {name: torch.from_numpy(_to_torch(name, value)) for name, value in weights.items()}
-    return AgeNet(tensors).to(device).eval().requires_grad_(False)
+    return AgeNet(face_api_tensors("age_gender_model")).to(device).eval().requires_grad_(False)
+
+
+def face_api_tensors(net: str) -> dict[str, Tensor]:
+    """The weights of one of face-api's nets by name, in torch's order of axes."""
+    manifest, data = (asset_path("face-api", f"{net}{end}") for end in ("-weights_manifest.json", ".bin"))
+    weights = read_face_api_weights(manifest, data)
+    return {name: torch.from_numpy(_to_torch(name, value)) for name, value in weights.items()}
 
 
 def read_face_api_weights(manifest: Path, data: Path) -> dict[str, NDArray[np.float32]]:

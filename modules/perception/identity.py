@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.assets import asset_path
-from modules.perception.landmarks import landmarks_68
-from modules.perception.mesh import FaceMesh, load_face_mesh
+from modules.perception.landmarks import MESH_TO_68, landmarks_68
+from modules.perception.mesh import FaceMesh, MeshOutput, load_face_mesh
 from modules.perception.onnx_net import OnnxNet, read_onnx
+from modules.perception.warp import similarity_grid
 
 _SIDE = 112
 _REFERENCE = (
@@ -24,6 +27,17 @@ _AMONG_68 = ((37, 38, 40, 41), (43, 44, 46, 47), (30,), (48, 60), (54, 64))
 _IN_FFHQ = ((0.375, 0.478), (0.620, 0.478), (0.4975, 0.61), (0.392, 0.73), (0.606, 0.73))
 """The same places as parts of the FFHQ crop, for images in which the mesh sees no face."""
 _MESH_SCORE = 0.5
+
+
+class FaceSight(NamedTuple):
+    """What the net and the mesh in front of it see in N images."""
+
+    embedding: Tensor
+    """``(N, 512)`` of unit length."""
+    landmarks: Tensor
+    """``(N, 68, 3)`` x, y in [-1, 1] over the image, z in the same unit."""
+    seen: Tensor
+    """``(N,)`` bool: whether the mesh sees a face; without one the landmarks mean nothing."""
 
 
 class IdentityNet(nn.Module):
@@ -46,8 +60,7 @@ class IdentityNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings of FFHQ crops; see the class."""
-        # The net was made for (value of 255 - 127) / 128.
-        return F.normalize(self.net(self.align(images) * (127.5 / 128) + 0.5 / 128), dim=1)
+        return F.normalize(self.net(_of_the_net(self.align(images))), dim=1)
 
     def embed(self, images: Tensor) -> Tensor:
         """The same as calling the net."""
@@ -56,35 +69,50 @@ class IdentityNet(nn.Module):
 
     def align(self, images: Tensor) -> Tensor:
         """The ``(N, 3, 112, 112)`` views that the net looks at: upright, eyes and mouth at their places."""
+        images = self._sized(images)
+        return self._warped(images, self._mesh_of(images))
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> FaceSight:
+        """Everything the two nets see on the way to an embedding; see ``FaceSight``."""
+        images = self._sized(images)
+        mesh = self._mesh_of(images)
+        embedding = F.normalize(self.net(_of_the_net(self._warped(images, mesh))), dim=1)
+        side = self.mesh.side
+        points = mesh.points[:, list(MESH_TO_68)] * (2 / side)
+        landmarks = points + points.new_tensor([1 / side - 1, 1 / side - 1, 0.0])
+        return FaceSight(embedding, landmarks, mesh.score >= _MESH_SCORE)
+
+    def _sized(self, images: Tensor) -> Tensor:
+        """Near the size at which the face is looked at, so that the warp does not alias."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"the identity net takes (N, 3, H, W), got {tuple(images.shape)}")
         side = self.mesh.side
         if tuple(images.shape[2:]) != (side, side):
-            # Near the size at which the face is looked at, so that the warp below does not alias.
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        return images
+
+    @torch.no_grad()
+    def _mesh_of(self, images: Tensor) -> MeshOutput:
+        # Places in pixels need more digits than bfloat16 has.
+        with torch.autocast(images.device.type, enabled=False):
+            mesh: MeshOutput = self.mesh(images.float())
+        return mesh
+
+    def _warped(self, images: Tensor, mesh: MeshOutput) -> Tensor:
+        side = self.mesh.side
         with torch.no_grad():
-            mesh = self.mesh(images)
             points = landmarks_68(mesh.points)
             five = torch.stack([points[:, list(part)].mean(1) for part in _AMONG_68], 1)
             usual = (self.usual * side - 0.5).expand_as(five)
             five = torch.where((mesh.score >= _MESH_SCORE)[:, None, None], five, usual)
-            grid = self._grid(five, side)
+            grid = similarity_grid(five, self.reference, side, _SIDE)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
-    def _grid(self, five: Tensor, side: int) -> Tensor:
-        """Where in the image each pixel of the view comes from, by the similarity that fits the points best."""
-        middle, middle_there = self.reference.mean(0), five.mean(1)
-        x, y = (self.reference - middle).unbind(-1)
-        u, v = (five - middle_there[:, None]).unbind(-1)
-        # Least squares of (u + iv) = (a + ib)(x + iy).
-        spread = (x.square() + y.square()).sum()
-        a = (x * u + y * v).sum(1)[:, None, None] / spread
-        b = (x * v - y * u).sum(1)[:, None, None] / spread
-        steps = torch.arange(_SIDE, device=five.device, dtype=five.dtype)
-        y, x = torch.meshgrid(steps - middle[1], steps - middle[0], indexing="ij")
-        places = torch.stack([a * x - b * y, b * x + a * y], -1) + middle_there[:, None, None]
-        grid: Tensor = (places + 0.5) * (2 / side) - 1
-        return grid
+
+def _of_the_net(views: Tensor) -> Tensor:
+    """[-1, 1] to (value of 255 - 127) / 128, which the net was made for."""
+    return views * (127.5 / 128) + 0.5 / 128
 
 
 def load_identity(device: str | torch.device = "cpu", mesh: FaceMesh | None = None) -> IdentityNet:

@@ -29,6 +29,7 @@ from services.demo.report import finite, markdown
 from services.demo.sheet import draw_demo
 from services.direction_settings import DirectionSettings
 from services.media import write_image
+from services.model_names import DIRECTIONS
 from services.pipeline.encoders import NAMES
 from services.pipeline.encoders import SHIPPED as ENCODERS
 from services.pipeline.models import SECTIONS, SHIPPED_DIRECTIONS, Models, load_models
@@ -43,7 +44,6 @@ from services.settings import PREFIX, ROOT, Params, load_params
 OUT = ROOT / "demo"
 STATE = ROOT / "var" / "demo"
 """A registry, a server and a cache of the demo's own, so that it touches no one else's champion."""
-DIRECTIONS = "stylereel-directions"
 SHIPPED = {**{NAMES[kind]: folder for kind, folder in ENCODERS.items()}, DIRECTIONS: SHIPPED_DIRECTIONS}
 Say = Callable[[str], None]
 

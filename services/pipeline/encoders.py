@@ -15,6 +15,7 @@ from modules.encoders.video_vit import load_video_encoder
 from modules.encoders.vit import load_frame_encoder
 from modules.generators.protocol import Generator
 from modules.model_folder import load_model, weights_sha256
+from services.model_names import FRAME_ENCODER, VIDEO_ENCODER
 from services.settings import ROOT
 
 EncoderKind = Literal["frame", "video"]
@@ -22,7 +23,7 @@ SHIPPED: dict[EncoderKind, Path] = {
     "frame": ROOT / "assets" / "frame-encoder",
     "video": ROOT / "assets" / "video-encoder",
 }
-NAMES: dict[EncoderKind, str] = {"frame": "stylereel-frame-encoder", "video": "stylereel-video-encoder"}
+NAMES: dict[EncoderKind, str] = {"frame": FRAME_ENCODER, "video": VIDEO_ENCODER}
 FindFrameEncoder = Callable[[str], Path | None]
 """Hash of a FrEN's weights to its model folder, None where it is not known."""
 

@@ -82,11 +82,11 @@ def invert_crops(
         return encoded, CodesState(memory)
     refined, offset, moments = [], state.offset, state.moments
     for ws, target in zip(torch.split(encoded, 1), torch.split(targets, 1), strict=True):
-        budget = steps if offset is not None else max(steps, models.config.refine.first_steps)
+        budget = steps if offset is not None else max(steps, models.config.follow.first_steps)
         begin = ws if offset is None else ws + offset
         better = refine(
             begin, target, models.generator, models.judges.perceptual, models.config.refine, budget, check,
-            follows=offset is not None, moments=moments,
+            follow=models.config.follow if offset is not None else None, moments=moments,
         )  # fmt: skip
         offset, moments = better.ws - ws, better.moments
         refined.append(better.ws)

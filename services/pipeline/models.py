@@ -16,9 +16,9 @@ from datamodules.alignment import SmoothingConfig
 from datamodules.types import BadInputError, Frames
 from datamodules.video import ShotConfig
 from modules.editing.directions import Edit, EditSet, load_directions
-from modules.editing.pose import KIND as POSE_EDITOR
+from modules.editing.pose import KIND as POSE_KIND
 from modules.editing.pose import load_pose_editor
-from modules.editing.stylespace import KIND as STYLESPACE
+from modules.editing.stylespace import KIND as STYLESPACE_KIND
 from modules.editing.stylespace import joined, load_stylespace
 from modules.encoders.irse import load_encoder as load_published_encoder
 from modules.generators.protocol import Generator
@@ -32,6 +32,7 @@ from modules.perception.detection import (
 )
 from modules.perception.mesh import FaceMesh
 from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
+from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.encoders import Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
 from services.pipeline.sidecar import file_sha256, plain
@@ -41,6 +42,7 @@ from services.settings import ROOT, Params
 if TYPE_CHECKING:
     from modules.losses.perceptual import PerceptualLoss
     from modules.perception.identity import IdentityNet
+    from modules.perception.second_identity import SecondIdentityNet
 
 SHIPPED_DIRECTIONS = ROOT / "assets" / "directions"
 SHIPPED_STYLESPACE = ROOT / "assets" / "stylespace"
@@ -86,6 +88,13 @@ class Judges:
         from modules.perception.identity import load_identity
 
         return load_identity(self.device, self.mesh)
+
+    @cached_property
+    def second_identity(self) -> SecondIdentityNet:
+        """The same by a net that nothing is trained with."""
+        from modules.perception.second_identity import load_second_identity
+
+        return load_second_identity(self.device, self.mesh)
 
     @cached_property
     def parser(self) -> RegionParser:
@@ -188,7 +197,7 @@ def load_models(
     """
     device, config = params.runtime.torch_device(), params.section("pipeline", PipelineConfig)
     made = generator_for(params, generator)
-    versions = {"stylereel-generator": made.sha256}
+    versions = {GENERATOR: made.sha256}
     network: Encoder | None = None
     encoder, kind = asked_for(encoder, config.encoder)
     encoder = encoder or shipped_encoder(kind, made.sha256)
@@ -201,15 +210,15 @@ def load_models(
     edits: list[Mapping[str, Edit]] = []
     if directions is not None:
         edits.append(load_directions(directions, made.sha256))
-        versions["stylereel-directions"] = weights_sha256(load_model(directions).tensors)
+        versions[DIRECTIONS] = weights_sha256(load_model(directions).tensors)
     channels = fitting(SHIPPED_STYLESPACE, made.sha256)
     if channels is not None:
         edits.append(load_stylespace(channels, made.sha256))
-        versions["stylereel-stylespace"] = weights_sha256(load_model(channels).tensors)
+        versions[STYLESPACE] = weights_sha256(load_model(channels).tensors)
     pose = fitting(SHIPPED_POSE_EDITOR, made.sha256)
     if pose is not None:
         edits.append(load_edits(pose, made.sha256))
-        versions["stylereel-pose-editor"] = weights_sha256(load_model(pose).tensors)
+        versions[POSE_EDITOR] = weights_sha256(load_model(pose).tensors)
     for number, folder in enumerate(beside, 1):
         edits.append(load_edits(folder, made.sha256))
         versions[f"directions {number}: {folder.name}"] = weights_sha256(load_model(folder).tensors)
@@ -230,8 +239,8 @@ def fitting(shipped: Path, generator_sha256: str) -> Path | None:
 def load_edits(folder: Path, generator_sha256: str) -> EditSet[Edit]:
     """The edits of a model folder: ``directions``, ``stylespace``, ``pose-editor``; raises ``BadInputError``."""
     kind = load_model(folder).config["kind"]
-    if kind == STYLESPACE:
+    if kind == STYLESPACE_KIND:
         return joined(load_stylespace(folder, generator_sha256))
-    if kind == POSE_EDITOR:
+    if kind == POSE_KIND:
         return joined(load_pose_editor(folder, generator_sha256).edits())
     return joined(load_directions(folder, generator_sha256))

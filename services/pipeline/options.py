@@ -9,7 +9,7 @@ from datamodules.types import BadInputError
 from services.pipeline.composite import CompositeConfig
 from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
-from services.pipeline.refine import RefineConfig
+from services.pipeline.refine import FollowConfig, RefineConfig
 
 Region = Literal["auto", "face", "head"]
 
@@ -68,6 +68,8 @@ class PipelineConfig:
     """How often a ReStyle encoder looks at what it got so far; 5 were published."""
     refine: RefineConfig
     """How codes are optimised where that is asked for."""
+    follow: FollowConfig
+    """How those of a clip's frames are, one after another."""
     composite: CompositeConfig
     """How the mask is made."""
     video: VideoConfig

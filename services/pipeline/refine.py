@@ -31,14 +31,8 @@ class RefineConfig:
 
     steps: int
     """Per frame, where the user does not say."""
-    first_steps: int
-    """The first frame of a face in a shot takes at least so many; later ones begin where it ended."""
     learning_rate: float
     """Of Adam, falling to 0 along half a cosine; of frames that follow no other."""
-    follow_rate: float
-    """Of Adam where a frame follows another: constant, and with what it remembers of the frame before."""
-    follow_betas: tuple[float, float]
-    """How long it remembers the gradients and their squares, then."""
     l2_weight: float
     """Of the mean squared error."""
     lpips_weight: float
@@ -47,6 +41,18 @@ class RefineConfig:
     """Backbone of LPIPS."""
     anchor_weight: float
     """Of the mean squared distance to the codes at the start, in units of W: keeps them editable."""
+
+
+@dataclass(frozen=True)
+class FollowConfig:
+    """How the codes of frames that follow one another are optimised: each begins where the one before ended."""
+
+    first_steps: int
+    """The first frame of a face in a shot takes at least so many."""
+    learning_rate: float
+    """Of Adam, of later frames: constant."""
+    betas: tuple[float, float]
+    """How long it remembers the gradients and their squares, of the frames before as well."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def refine(
     config: RefineConfig,
     steps: int,
     check: Callable[[], None] = lambda: None,
-    follows: bool = False,
+    follow: FollowConfig | None = None,
     moments: Moments | None = None,
 ) -> Refined:
     """Minimise L2 + LPIPS + anchor over ``ws`` ``(N, num_ws, w_dim)`` with Adam, each frame for itself.
@@ -91,8 +97,9 @@ def refine(
     ``targets`` are crops ``(N, 3, r, r)`` in [-1, 1]; the generator's output is compared at their size. The
     best codes seen are returned, so the loss never rises. ``check`` is called in every step and may raise.
 
-    A frame that ``follows`` another begins near its end and has few steps: Adam goes on with the ``moments`` of
-    that frame, for its own first steps would go equally far along every coordinate, whatever the gradient.
+    A frame that follows another, as ``follow`` says, begins near its end and has few steps: Adam goes on with the
+    ``moments`` of that frame, for its own first steps would go equally far along every coordinate, whatever the
+    gradient.
     """
     if targets.ndim != 4 or len(targets) != len(ws) or targets.shape[2] != targets.shape[3]:
         raise ValueError(f"targets must be ({len(ws)}, 3, r, r), got {tuple(targets.shape)}")
@@ -109,7 +116,7 @@ def refine(
 
     with torch.enable_grad():
         codes = start.clone().requires_grad_()
-        optimizer = _optimizer(codes, config, follows, moments)
+        optimizer = _optimizer(codes, config, follow, moments)
         best, best_loss, first = start.clone(), torch.full((len(ws),), torch.inf, device=ws.device), None
         for step in range(steps + 1):
             check()
@@ -123,22 +130,24 @@ def refine(
             best_loss = torch.where(better, value, best_loss)
             if last:
                 break
-            if not follows:
+            if follow is None:
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
             optimizer.zero_grad(set_to_none=True)
             loss.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     assert first is not None
-    kept = optimizer.state.get(codes) if follows else None
+    kept = optimizer.state.get(codes) if follow else None
     left = Moments(kept["exp_avg"], kept["exp_avg_sq"], kept["step"]) if kept else None
     return Refined(best, first, best_loss, left)
 
 
-def _optimizer(codes: Tensor, config: RefineConfig, follows: bool, moments: Moments | None) -> torch.optim.Adam:
-    if not follows:
+def _optimizer(
+    codes: Tensor, config: RefineConfig, follow: FollowConfig | None, moments: Moments | None
+) -> torch.optim.Adam:
+    if follow is None:
         return torch.optim.Adam([codes], lr=config.learning_rate)
-    optimizer = torch.optim.Adam([codes], lr=config.follow_rate, betas=config.follow_betas)
+    optimizer = torch.optim.Adam([codes], lr=follow.learning_rate, betas=follow.betas)
     if moments is not None:
         kept = {"step": moments.steps, "exp_avg": moments.mean, "exp_avg_sq": moments.square}
         optimizer.state[codes] = {name: value.clone() for name, value in kept.items()}

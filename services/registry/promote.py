@@ -19,12 +19,12 @@ from filelock import FileLock
 
 from datamodules.types import BadInputError
 from modules.model_folder import require_generator
+from services.model_names import NAMES
 from services.registry.errors import GateRefusedError, NoSuchVersionError
 from services.registry.gate import Check, Evaluation, GateConfig, Verdict, judge, utc_now
 from services.registry.store import (
     CHALLENGER,
     CHAMPION,
-    NAMES,
     PREVIOUS,
     ROLLED_BACK,
     ModelStore,

@@ -22,20 +22,11 @@ from mlflow.models import Model
 
 from datamodules.types import BadInputError
 from modules.model_folder import CONFIG, ModelFolder, load_model, weights_sha256
+from services.model_names import NAMES
 from services.registry.connection import Connection, RegistryConfig
 from services.registry.errors import NoSuchVersionError, RegistryUnavailableError
 from services.registry.gate import Evaluation
 
-NAMES = (
-    "stylereel-frame-encoder",
-    "stylereel-video-encoder",
-    "stylereel-recurrent-encoder",
-    "stylereel-pose-editor",
-    "stylereel-age-direction",
-    "stylereel-directions",
-    "stylereel-stylespace",
-    "stylereel-generator",
-)
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 ROLLED_BACK = "rolled_back"
 _EVALUATED_ON = "evaluated_on"

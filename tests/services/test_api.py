@@ -35,9 +35,10 @@ from datamodules.video import ShotConfig
 from modules.assets import asset_path
 from modules.editing.directions import Direction, EditSet, save_directions
 from modules.perception.detection import DetectionConfig, load_face_finder
-from services.engine import DIRECTIONS, Engine
+from services.engine import Engine
 from services.jobs import Jobs
 from services.latents import LatentStore
+from services.model_names import DIRECTIONS
 from services.pipeline.models import Judges, Models
 from services.pipeline.options import PipelineConfig
 from services.registry.connection import RegistryConfig

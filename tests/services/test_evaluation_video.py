@@ -256,7 +256,7 @@ def test_video_encoders_are_compared_only_where_the_same_was_measured(parts: Tab
 
 def small_encoder(seed: int) -> FrameEncoder:
     torch.manual_seed(seed)
-    return FrameEncoder(FrameEncoderConfig(256, (4, 4, 4, 4, 4), 8, 1, 2, 4), 3, torch.zeros(1), torch.eye(1))
+    return FrameEncoder(FrameEncoderConfig(256, (4, 4, 4, 4, 4), 8, 1, 2, 4, 0), 3, torch.zeros(1), torch.eye(1))
 
 
 def test_rows_come_from_model_folders_and_what_does_not_fit_is_told(parts: TableParts, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from starlette.testclient import TestClient
 from modules.assets import asset_path
 from modules.editing.directions import Direction, EditSet, save_directions
 from modules.generators import load_generator
-from services.engine import DIRECTIONS, Engine
+from services.engine import Engine
 from services.jobs import Jobs
 from services.latents import LatentStore
+from services.model_names import DIRECTIONS
 from services.registry.connection import RegistryConfig
 from services.registry.promote import ModelRegistry
 from services.routes import MODEL_HEADER, State, create_app

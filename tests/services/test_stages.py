@@ -12,7 +12,7 @@ import torch
 from datamodules.clips import Prepared
 from datamodules.face_video import FaceVideoConfig
 from datamodules.types import BadInputError
-from modules.encoders.vit import load_frame_encoder
+from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder
 from modules.generators import load_generator
 from services import pose_editor, stages, video_encoder
 from services.cli import run
@@ -79,7 +79,7 @@ def test_prepare_says_what_was_left_out(
     assert capsys.readouterr().out == expected
 
 
-def test_training_goes_on_from_the_folder_it_is_given() -> None:
+def test_training_goes_on_from_the_folder_it_is_given(tmp_path: Path) -> None:
     generator = load_generator()
     settings = load_params().section("frame_encoder", FrameEncoderSettings)
     encoder, used = first_encoder(replace(settings, start_from="assets/frame-encoder"), generator)
@@ -87,10 +87,16 @@ def test_training_goes_on_from_the_folder_it_is_given() -> None:
     for name, value in shipped.state_dict().items():
         assert torch.equal(encoder.state_dict()[name], value), name
     assert all(parameter.requires_grad for parameter in encoder.parameters())
-    assert used.training.linear_start == 0, "a solved start would overwrite what was learned"
+    assert used.training.linear_start == used.training.told_start == 0, "a solved start would overwrite it"
     fresh, same = first_encoder(replace(settings, start_from=""), generator)
     assert same.training.linear_start == settings.training.linear_start > 0
     assert not torch.equal(fresh.head.weight, shipped.head.weight)
+    blind = FrameEncoder(replace(settings.network, told_width=0), generator.num_ws, fresh.w_mean, fresh.w_basis)
+    folder = save_frame_encoder(tmp_path / "blind", blind, generator.sha256, "A card.")
+    begun, used = first_encoder(replace(settings, start_from=str(folder)), generator)
+    assert begun.face_nets is not None and begun.config == used.network == settings.network
+    assert used.training.linear_start == 0 and used.training.told_start == settings.training.told_start > 0
+    torch.testing.assert_close(begun.head.weight, blind.head.weight, rtol=1e-3, atol=1e-3)
 
 
 def encoder_name(params: Params, generator: str, data: str, samples: str) -> str:
@@ -120,7 +126,9 @@ TRAININGS: dict[str, tuple[Callable[[Params, str, str, str], str], ModuleType, l
         "frame_encoder.training.ema_decay=0.9", "frame_encoder.start_from=assets/frame-encoder",
         "face_video.stills=7",
     ]),
-    "video_encoder": (video_encoder_name, video_encoder, ["video_encoder.validation_clips=1"]),
+    "video_encoder": (video_encoder_name, video_encoder, [
+        "video_encoder.validation_clips=1", "video_encoder.start_from=assets/video-encoder",
+    ]),
     "pose_editor": (pose_editor_name, pose_editor, ["pose_editor.training.steps=7"]),
 }  # fmt: skip
 JUDGES = ["face_judge.min_score=0.9", "identity_loss.net=arcface"]

@@ -2,6 +2,8 @@
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
 from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, Phase, code_loss
+from modules.perception.identity import FaceSight
 from services.training import FrameEncoderSettings, TrainerConfig, fit_frame_encoder
 
-NETWORK = FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8)
+NETWORK = FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8, 0)
 TRAINER = TrainerConfig(
     devices=1, precision="32-true", workers=0, checkpoint_every=5, validate_every=10, validation_frames=4, seed=3
 )
@@ -25,7 +28,7 @@ def settings(codes: int, images: int, linear_start: int = 0) -> FrameEncoderSett
         Phase("codes", codes, 8, 2e-3, 1.0, 0, {"codes": 1.0}),
         Phase("images", images, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
     )
-    plan = FrameEncoderTraining(phases, 0.5, 1.0, 2, linear_start, 0.02)
+    plan = FrameEncoderTraining(phases, 0.5, 1.0, 2, linear_start, 0.02, 40, 0.05, 1.0)
     return FrameEncoderSettings(NETWORK, plan, SofteningConfig(0.0, 32, 0.0), TRAINER, "")
 
 
@@ -63,6 +66,45 @@ def train(generator, samples, folder, codes, images, linear_start=0) -> FrameEnc
     return fit_frame_encoder(
         new_encoder(generator), frozen, samples, frames, held_out, settings(codes, images, linear_start), folder
     )
+
+
+class Tells:
+    """Stands for the face nets: says of an image what its four quarters look like."""
+
+    def look(self, frames: torch.Tensor) -> FaceSight:
+        coarse = torch.nn.functional.adaptive_avg_pool2d(frames, 4).flatten(1)
+        embedding = torch.nn.functional.pad(coarse, (0, 512 - coarse.shape[1]))
+        landmarks = coarse.new_zeros(len(frames), 68, 3)
+        return FaceSight(embedding, landmarks, torch.ones(len(frames), dtype=torch.bool))
+
+    def __deepcopy__(self, memo: object) -> "Tells":
+        return self
+
+
+def test_what_the_face_nets_tell_is_solved_at_the_start_and_not_when_a_run_goes_on(
+    generator, samples, tmp_path, monkeypatch
+) -> None:
+    solved: list[int] = []
+    solve = FrameEncoder.start_told
+
+    def counted(self, frames, ws, ridge, real=()) -> None:
+        solved.append(len(ws))
+        solve(self, frames, ws, ridge, list(real))
+
+    monkeypatch.setattr(FrameEncoder, "start_told", counted)
+    blind = error(new_encoder(generator), samples)
+    w = generator.map(torch.randn(500, generator.z_dim))[:, 0]
+    tells: Any = Tells()
+    frozen, crops = FrozenParts(generator, {}), [samples[i].image for i in range(20)]
+    errors = []
+    for steps in (1, 2):
+        config = replace(NETWORK, told_width=8)
+        encoder = FrameEncoder(config, generator.num_ws, *w_statistics(w), tells)
+        plan = settings(steps, 1, 0)
+        trained = fit_frame_encoder(encoder, frozen, samples, crops, torch.stack(crops[:4]), plan, tmp_path)
+        errors.append(error(trained, samples))
+    assert solved == [40], "once, and never again over what was learned"
+    assert max(errors) < 0.95 * blind
 
 
 def error(encoder: FrameEncoder, samples: SampleDataset) -> float:

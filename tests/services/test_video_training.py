@@ -27,7 +27,7 @@ def settings(pairs: int, rolls: int) -> VideoEncoderSettings:
         VideoPhase("rolls", rolls, 2, 3, 2, 0.5, 0.0, 0.0, 2e-3, {"l2": 1.0, "change": 1.0}),
     )
     plan = VideoEncoderTraining(phases, 0.5, 1.0, 2, 1.0)
-    return VideoEncoderSettings("", NETWORK, plan, Unsteadiness(0.0, 0.0, 0.0), TRAINER, 1)
+    return VideoEncoderSettings("", "", NETWORK, plan, Unsteadiness(0.0, 0.0, 0.0), TRAINER, 1)
 
 
 class Pictures(Stretch):
@@ -57,7 +57,7 @@ def clip(generator) -> torch.Tensor:
 def first(generator) -> FrameEncoder:
     torch.manual_seed(0)
     w = generator.map(torch.randn(500, generator.z_dim))[:, 0]
-    network = FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8)
+    network = FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8, 0)
     return FrameEncoder(network, generator.num_ws, *w_statistics(w)).eval().requires_grad_(False)
 
 

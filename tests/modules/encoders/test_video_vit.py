@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conformance_cases import case, tensors
@@ -6,17 +8,20 @@ from datamodules.types import BadInputError
 from modules.encoders.video_vit import (
     VideoEncoder,
     VideoEncoderConfig,
+    go_on_from,
     load_video_encoder,
     save_video_encoder,
     start_from_frame_encoder,
 )
-from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
+from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, sighted
 from modules.generators.protocol import StyleLayer
 from modules.generators.rows import coarse_rows
 from modules.generators.stylegan2 import StyleGAN2
 from modules.model_folder import weights_sha256
 
-SMALL = FrameEncoderConfig(image_size=32, stem_channels=(16, 32), width=32, depth=2, heads=2, thumbnail=4)
+SMALL = FrameEncoderConfig(
+    image_size=32, stem_channels=(16, 32), width=32, depth=2, heads=2, thumbnail=4, told_width=0
+)
 VIDEO = VideoEncoderConfig(coarse_resolution=32, code_width=4)
 GENERATOR = "a" * 64
 ROWS, COARSE, DIM = 6, 4, 8
@@ -148,6 +153,31 @@ def test_another_generator_and_another_frame_encoder_are_refused_with_both_hashe
     stirred(first, 9)
     with pytest.raises(BadInputError, match=rf"{ours}.*{weights_sha256(first.state_dict())}"):
         load_video_encoder(folder, first, GENERATOR)
+
+
+def test_vien_goes_on_with_a_new_frame_encoder(trained, first, tmp_path) -> None:
+    folder = save_video_encoder(tmp_path / "vien", trained.video, first, GENERATOR, "A card.")
+    newer = sighted(first, 4)
+    stirred(newer, 9)
+    video = start_from_frame_encoder(newer, COARSE, VIDEO)
+    assert video.trunk.face_nets is newer.face_nets
+    go_on_from(video, folder)
+    before = trained.video.state_dict()
+    for name, value in video.state_dict().items():
+        told = name.startswith("trunk.told_")
+        expected = newer.state_dict()[name.removeprefix("trunk.")] if told else before[name]
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(BadInputError, match="another shape"):
+        go_on_from(start_from_frame_encoder(first, COARSE, replace(VIDEO, code_width=8)), folder)
+
+
+def test_what_the_face_nets_tell_enters_the_token(first, frames) -> None:
+    newer = sighted(first, 4)
+    stirred(newer, 9)
+    encoder = VideoEncoder(newer, start_from_frame_encoder(newer, COARSE, VIDEO))
+    alone, _ = newer(frames)
+    torch.testing.assert_close(encoder(frames)[0][:, :COARSE], alone[:, :COARSE], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(alone, first(frames)[0], atol=1e-2)
 
 
 def test_states_of_another_shape_are_refused(trained, frames) -> None:

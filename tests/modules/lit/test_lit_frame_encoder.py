@@ -5,7 +5,7 @@ import pytest
 import torch
 from conformance_cases import case, tensors
 
-from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
+from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, sighted, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
 from modules.lit.frame_encoder import (
     FrameEncoderTraining,
@@ -18,7 +18,7 @@ from modules.lit.frame_encoder import (
 
 CODES = Phase("codes", 10, 8, 1e-3, 1.0, 0, {"codes": 1.0})
 IMAGES = Phase("images", 20, 4, 5e-4, 0.5, 2, {"codes": 1.0, "l2": 1.0, "half": 0.5})
-PLAN = FrameEncoderTraining((CODES, IMAGES), 0.9, 1.0, 4, 0, 0.0)
+PLAN = FrameEncoderTraining((CODES, IMAGES), 0.9, 1.0, 4, 0, 0.0, 0, 0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def generator() -> StyleGAN2:
 def lit(generator: StyleGAN2) -> LitFrameEncoder:
     torch.manual_seed(0)
     w = generator.map(torch.randn(500, generator.z_dim))[:, 0]
-    config = FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8)
+    config = FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8, 0)
     encoder = FrameEncoder(config, generator.num_ws, *w_statistics(w))
     losses = {"half": lambda a, b: (a - b).abs().mean((1, 2, 3)) / 2}
     return LitFrameEncoder(encoder, PLAN, FrozenParts(generator, losses))
@@ -83,6 +83,19 @@ def test_the_total_is_the_weighted_sum_and_reaches_the_encoder(lit, generator) -
     total.backward()
     assert lit.encoder.class_token.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in generator.parameters())
+
+
+def test_all_but_what_reads_the_face_nets_may_learn_more_slowly(lit, generator) -> None:
+    def rates(encoder: FrameEncoder) -> dict[str, float]:
+        plan = replace(PLAN, trunk_rate=0.25)
+        optimizer = LitFrameEncoder(encoder, plan, lit.frozen).configure_optimizers()["optimizer"]
+        names = {id(parameter): name for name, parameter in encoder.named_parameters()}
+        return {names[id(p)]: group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+
+    seeing = rates(sighted(lit.encoder, 4))
+    assert {name.split(".")[0] for name, rate in seeing.items() if rate == 1.0} == {"told_reduce", "told_expand"}
+    assert seeing["head.weight"] == 0.25 and len(seeing) == len(list(lit.encoder.parameters())) + 3
+    assert set(rates(lit.encoder).values()) == {1.0}, "without face nets there is nothing to go before it"
 
 
 def test_frozen_parts_stay_out_of_checkpoints_and_copies(lit) -> None:

@@ -36,7 +36,7 @@ def generator() -> StyleGAN2:
 def lit(generator) -> LitVideoEncoder:
     torch.manual_seed(0)
     w = generator.map(torch.randn(500, generator.z_dim))[:, 0]
-    first = FrameEncoder(FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8), generator.num_ws, *w_statistics(w))
+    first = FrameEncoder(FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8, 0), generator.num_ws, *w_statistics(w))
     first.eval().requires_grad_(False)
     video = start_from_frame_encoder(first, COARSE, VideoEncoderConfig(8, 4))
     losses = {"half": lambda a, b: (a - b).abs().mean((1, 2, 3)) / 2}

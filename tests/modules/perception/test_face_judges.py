@@ -17,7 +17,9 @@ from modules.perception.identity import load_identity
 from modules.perception.landmarks import head_pose, landmarks_68
 from modules.perception.mesh import load_face_mesh
 from modules.perception.onnx_net import read_onnx
+from modules.perception.second_identity import SAME_PERSON, _padded, load_second_identity
 from modules.perception.second_judges import SecondJudges, onnx_session
+from modules.perception.warp import similarity_grid
 
 PICTURES = ("15-f13-anc-ph.jpg", "45-m7-di-ph.jpg", "single_face.jpg")
 
@@ -78,9 +80,49 @@ def test_identity_is_differentiable(images):
     assert start.grad is not None and torch.isfinite(start.grad).all() and start.grad.abs().sum() > 0
 
 
+def test_a_look_sees_what_the_two_nets_see(images):
+    net = load_identity()
+    sight = net.look(images)
+    torch.testing.assert_close(sight.embedding, net(images))
+    mesh = load_face_mesh()(images)
+    side = images.shape[-1]
+    there = (sight.landmarks[..., :2] + 1) * (side / 2) - 0.5
+    torch.testing.assert_close(there, landmarks_68(mesh.points), atol=0.6, rtol=0)
+    assert sight.seen.all() and not net.look(torch.zeros(1, 3, 64, 64)).seen.any()
+
+
 def test_without_a_face_the_usual_places_are_taken():
     embedding = load_identity()(torch.zeros(1, 3, 64, 64))
     assert torch.isfinite(embedding).all() and embedding.norm().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_second_identity_net_tells_persons_apart(images):
+    """Three persons, turned, shifted and in another size; a wrong layer or place breaks it."""
+    net = load_second_identity()
+    cos, sin = 1.05 * np.cos(0.2), 1.05 * np.sin(0.2)
+    turn = torch.tensor([[[cos, -sin, 0.03], [sin, cos, 0]]]).float().expand(3, 2, 3)
+    grid = torch.nn.functional.affine_grid(turn, [3, 3, 256, 256], align_corners=False)
+    turned = torch.nn.functional.grid_sample(images, grid, align_corners=False)
+    distance = torch.cdist(net(images), net(turned))
+    assert distance.diag().max() < 0.3 * SAME_PERSON
+    assert (distance + 9 * torch.eye(3)).min() > 0.75 * SAME_PERSON
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+    with pytest.raises(ValueError, match=r"\(N, 3, H, H\)"):
+        net(images[:, :, :200])
+
+
+def test_a_down_block_of_the_second_identity_net_by_hand(images):
+    """Its first convolution by SciPy, and what is padded where a block halves the image."""
+    net = load_second_identity()
+    face = torch.nn.functional.interpolate(images[:1], (150, 150))
+    x = ((face + 1) * 127.5 - torch.tensor([122.782, 117.001, 104.298]).view(1, 3, 1, 1)) / 255
+    kernel, bias = net._weight("conv32_down/conv/filters")[7], net._weight("conv32_down/conv/bias")[7]
+    by_hand = sum(correlate(x[0, c].numpy(), kernel[c].numpy(), "valid") for c in range(3))[::2, ::2] + bias.item()
+    scale, shift = (net._weight(f"conv32_down/scale/{part}")[7].item() for part in ("weights", "biases"))
+    ours = net._convolve(x, "conv32_down", 2, 0)[0, 7].numpy()
+    assert np.abs(ours - (by_hand * scale + shift)).max() < 1e-3
+    small = _padded(torch.ones(1, 2, 3, 3), torch.zeros(1, 4, 4, 4))
+    assert small.shape == (1, 4, 4, 4) and small.sum() == 18 and small[:, :2, :3, :3].min() == 1
 
 
 def test_onnx_files_with_more_are_refused(tmp_path):
@@ -156,3 +198,17 @@ def test_second_judges_of_age_and_gender_are_plausible(pictures, boxes):
     judges = SecondJudges()
     age, female = judges.age(pictures, boxes), judges.female(pictures, boxes)
     assert ((age > 5) & (age < 90)).all() and ((female > -0.3) & (female < 1.3)).all()
+
+
+def test_a_similarity_is_found_again():
+    """Points moved by a known turn, scale and shift: the view looks back exactly through it."""
+    wanted = torch.tensor([[10.0, 12.0], [40.0, 12.0], [25.0, 30.0], [14.0, 44.0], [36.0, 44.0]])
+    turn, scale, shift = 0.4, 1.7, torch.tensor([31.0, 17.0])
+    matrix = scale * torch.tensor([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]).float()
+    points = wanted @ matrix.T + shift
+    grid = similarity_grid(points[None], wanted, 128, 50)
+    pixels = torch.stack(torch.meshgrid(torch.arange(50.0), torch.arange(50.0), indexing="xy"), -1)
+    expected = ((pixels @ matrix.T + shift) + 0.5) * (2 / 128) - 1
+    torch.testing.assert_close(grid[0], expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="points"):
+        similarity_grid(points, wanted, 128, 50)

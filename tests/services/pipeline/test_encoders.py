@@ -25,7 +25,9 @@ from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, FacePlan
 from services.pipeline.stream import Lane
 
-SMALL = FrameEncoderConfig(image_size=32, stem_channels=(16, 32), width=32, depth=1, heads=2, thumbnail=4)
+SMALL = FrameEncoderConfig(
+    image_size=32, stem_channels=(16, 32), width=32, depth=1, heads=2, thumbnail=4, told_width=0
+)
 
 
 @dataclass

@@ -72,16 +72,17 @@ def test_the_anchor_keeps_the_codes_near(toy_models) -> None:
 def test_a_frame_that_follows_goes_on_with_what_was_remembered(toy_models) -> None:
     """Two frames of two steps are one of four where the target stays: the same rate, the same moments."""
     target = torch.ones(1, 3, 16, 16) * 0.5
-    config = replace(toy_models.config.refine, anchor_weight=0.0, follow_rate=0.01)
+    config = replace(toy_models.config.refine, anchor_weight=0.0)
+    follow = replace(toy_models.config.follow, learning_rate=0.01)
     parts = toy_models.generator, toy_models.judges.perceptual, config
     begin = torch.zeros(1, 4, 8)
-    whole = refine(begin, target, *parts, 4, follows=True)
-    first = refine(begin, target, *parts, 2, follows=True)
-    second = refine(first.ws, target, *parts, 2, follows=True, moments=first.moments)
+    whole = refine(begin, target, *parts, 4, follow=follow)
+    first = refine(begin, target, *parts, 2, follow=follow)
+    second = refine(first.ws, target, *parts, 2, follow=follow, moments=first.moments)
     torch.testing.assert_close(second.ws, whole.ws)
     assert second.moments is not None and whole.moments is not None and int(second.moments.steps) == 4
     torch.testing.assert_close(second.moments.square, whole.moments.square)
-    afresh = refine(first.ws, target, *parts, 2, follows=True)
+    afresh = refine(first.ws, target, *parts, 2, follow=follow)
     assert not torch.allclose(afresh.ws, whole.ws)
     assert refine(begin, target, *parts, 2).moments is None
 
@@ -104,9 +105,11 @@ def test_a_refined_frame_is_told_what_the_one_before_remembers(toy_models, image
     start = toy_models.encoder(targets, None)[0] if toy_models.encoder else toy_models.mean_codes(4)
     expected, offset, moments = [], torch.zeros_like(start[:1]), None
     for k, (ws, target) in enumerate(zip(start.split(1), targets.split(1), strict=True)):
-        steps = 2 if k else max(2, config.first_steps)
+        steps = 2 if k else max(2, toy_models.config.follow.first_steps)
         parts = (toy_models.generator, toy_models.judges.perceptual, config, steps)
-        better = refine(ws + offset, target, *parts, follows=k > 0, moments=moments)
+        better = refine(
+            ws + offset, target, *parts, follow=toy_models.config.follow if k else None, moments=moments
+        )
         offset, moments = better.ws - ws, better.moments
         expected.append(better.ws)
     first, state = invert_crops(crops[:2], toy_models, 2, CodesState())

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from datamodules.types import BadInputError
+from services.model_names import NAMES
 from services.registry.errors import GateRefusedError, NoSuchVersionError, exit_code
 from services.registry.gate import Evaluation, GateConfig
 from services.registry.promote import ModelRegistry
-from services.registry.store import CHALLENGER, CHAMPION, NAMES, PREVIOUS, RegisteredVersion
+from services.registry.store import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion
 
 NAME = "stylereel-frame-encoder"
 Toy = Callable[..., Path]

@@ -1,0 +1,21 @@
+"""What models are called in the registry and in the headers of answers."""
+
+from __future__ import annotations
+
+FRAME_ENCODER = "stylereel-frame-encoder"
+VIDEO_ENCODER = "stylereel-video-encoder"
+POSE_EDITOR = "stylereel-pose-editor"
+DIRECTIONS = "stylereel-directions"
+STYLESPACE = "stylereel-stylespace"
+GENERATOR = "stylereel-generator"
+NAMES = (
+    FRAME_ENCODER,
+    VIDEO_ENCODER,
+    "stylereel-recurrent-encoder",
+    POSE_EDITOR,
+    "stylereel-age-direction",
+    DIRECTIONS,
+    STYLESPACE,
+    GENERATOR,
+)
+"""All that a version can be registered under."""
