@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from datamodules.clips import REMAKE, Prepared
@@ -20,6 +19,7 @@ from datamodules.mixture import Batch, Frames
 from datamodules.people import Split
 from datamodules.shards import Shard, to_tensor
 from datamodules.types import BadInputError
+from datamodules.variation import Unsteadiness, unsteady
 
 
 @dataclass(frozen=True)
@@ -80,31 +80,6 @@ def stretches(prepared: Prepared, split: Split, shortest: int) -> list[list[Stre
             f"{prepared.folder} has no {shortest} consecutive frames of a {split} person; add clips"
         )
     return clips
-
-
-@dataclass(frozen=True)
-class Unsteadiness:
-    """How a still image moves from frame to frame: a random walk, as if the alignment were unsure."""
-
-    shift: float
-    """Standard deviation of a step to the sides, as a share of the image's side."""
-    turn: float
-    """Standard deviation of a step of the angle, in degrees."""
-    zoom: float
-    """Standard deviation of a step of the logarithm of the size."""
-
-
-def unsteady(image: Tensor, length: int, how: Unsteadiness, random: np.random.Generator) -> Tensor:
-    """``(length, 3, S, S)``: ``(3, S, S)`` moved by a walk that begins at rest; edges are mirrored outwards."""
-    steps = random.standard_normal((length, 4)) * [how.shift, how.shift, np.radians(how.turn), how.zoom]
-    steps[0] = 0
-    x, y, turn, zoom = torch.from_numpy(steps.cumsum(0)).float().unbind(1)
-    size, cos, sin = torch.exp(zoom), torch.cos(turn), torch.sin(turn)
-    # From places in the frame to places in the image, both in [-1, 1].
-    rows = [torch.stack([size * cos, -size * sin, 2 * x], 1), torch.stack([size * sin, size * cos, 2 * y], 1)]
-    grid = functional.affine_grid(torch.stack(rows, 1), [length, *image.shape], align_corners=False)
-    whole = image.expand(length, -1, -1, -1)
-    return functional.grid_sample(whole, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 class Stills(Dataset[Tensor]):

@@ -12,24 +12,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.samples import SampleDataset
+from datamodules.variation import SofteningConfig, VariationConfig, soften, vary
 
 Batch = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class SofteningConfig:
-    """What samples go through before the encoder sees them, so that they look like video."""
-
-    probability: float
-    """Of softening a sample at all."""
-    smallest_side: int
-    """A softened sample is reduced to a side between this and its own, and enlarged again."""
-    noise: float
-    """Largest standard deviation of added noise, in units of [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +43,8 @@ class Frames(Protocol):
 class BatchMixture(IterableDataset[Batch]):
     """Batches of ``images`` (what the encoder sees), ``targets`` ``(N, 3, r, r)`` in [-1, 1], and ``ws``.
 
-    Samples come first, M of them; frames follow, mirrored half of the time. Over the loader's workers the
-    batches are dealt out in turn; over processes of a distributed run each process draws its own. There is no
+    Samples come first, M of them; frames follow, mirrored half of the time and varied. Over the loader's workers
+    the batches are dealt out in turn; over processes of a distributed run each process draws its own. There is no
     length, so that a Trainer that resumes does not count the batches before ``first_step`` as part of it.
     """
 
@@ -66,6 +54,7 @@ class BatchMixture(IterableDataset[Batch]):
         frames: Frames,
         plans: Sequence[BatchPlan],
         softening: SofteningConfig,
+        variation: VariationConfig,
         seed: int,
         first_step: int = 0,
         rank: int = 0,
@@ -73,7 +62,8 @@ class BatchMixture(IterableDataset[Batch]):
         if not len(frames) and any(plan.frames for plan in plans):
             raise ValueError("the plan asks for real frames, but there are none")
         self.samples, self.frames, self.plans = samples, frames, tuple(plans)
-        self.softening, self.seed, self.first_step, self.rank = softening, seed, first_step, rank
+        self.softening, self.variation = softening, variation
+        self.seed, self.first_step, self.rank = seed, first_step, rank
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -88,18 +78,8 @@ class BatchMixture(IterableDataset[Batch]):
         drawn = [self.samples[int(i)] for i in random.integers(len(self.samples), size=plan.samples)]
         real = [self.frames[int(i)] for i in random.integers(max(1, len(self.frames)), size=plan.frames)]
         real = [frame.flip(-1) if random.random() < 0.5 else frame for frame in real]
+        real = [vary(frame, self.variation, random) for frame in real]
         targets = torch.stack([sample.image for sample in drawn] + real)
         images = torch.stack([soften(sample.image, self.softening, random) for sample in drawn] + real)
         ws = torch.stack([sample.ws for sample in drawn]) if drawn else torch.empty(0)
         return {"images": images, "targets": targets, "ws": ws}
-
-
-def soften(image: Tensor, config: SofteningConfig, random: np.random.Generator) -> Tensor:
-    """``(3, r, r)`` in [-1, 1], reduced, enlarged and with noise, or untouched."""
-    if random.random() >= config.probability:
-        return image
-    side = int(random.integers(config.smallest_side, image.shape[-1] + 1))
-    small = functional.interpolate(image[None], size=(side, side), mode="area")
-    soft = functional.interpolate(small, size=image.shape[-2:], mode="bilinear", align_corners=False)[0]
-    grain = torch.from_numpy(random.standard_normal(image.shape, dtype=np.float32))
-    return (soft + grain * float(random.uniform(0, config.noise))).clamp(-1, 1)

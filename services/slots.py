@@ -153,6 +153,8 @@ class Slot(Generic[T]):
                 error, registry = _one_line(failure), "up"
             if self._current is None:
                 error = self._fall_back(error)
+            elif error and self._current[1].source == "cache":
+                error = f"{error}; {_from_cache(self._current[1].version)}"
             if error and error != self._state.error:
                 _log.warning("%s: %s", self.name, error)
             serving = None if self._current is None else self._current[1]
@@ -233,7 +235,7 @@ class Slot(Generic[T]):
             return f"{error}; there is no earlier model in the local cache"
         except Exception as failure:  # as in check: nothing a model's code raises may stop the service
             return f"{error}; the last good model does not load: {_one_line(failure)}"
-        return f"{error}; the last good model, version {last['version']}, serves from the local cache"
+        return f"{error}; {_from_cache(last['version'])}"
 
 
 def _is(serving: ServedVersion, wanted: RegisteredVersion) -> bool:
@@ -242,6 +244,10 @@ def _is(serving: ServedVersion, wanted: RegisteredVersion) -> bool:
 
 def _key(version: RegisteredVersion) -> str:
     return f"{version.version} {version.sha256} {version.config_sha256}"
+
+
+def _from_cache(version: str) -> str:
+    return f"the last good model, version {version}, serves from the local cache"
 
 
 def _one_line(error: Exception) -> str:

@@ -34,7 +34,7 @@ from services.runs import code_sha256, stage_run, training_run
 from services.settings import ROOT, Params
 from services.sheets import clips_sheet, pairs_sheet, samples_sheet
 from services.training import FrameEncoderSettings, fit_frame_encoder
-from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, training_generator
+from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, trained_with, training_generator
 
 REGISTRY_CLIPS = ("clips", "franck")
 W_SAMPLES = 20_000
@@ -156,7 +156,7 @@ def make_samples(params: Params, report: Report = lambda done, total, what: None
 def train_frame_encoder(params: Params) -> Path:
     """Train FrEN, or go on from its last checkpoint, and write it to ``assets/frame-encoder``."""
     settings = params.section("frame_encoder", FrameEncoderSettings)
-    generator, samples = training_generator(params), SampleDataset(SAMPLES)
+    generator, samples = trained_with(params, settings.trainer), SampleDataset(SAMPLES)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     train = data.dataset("train") if data.prepared.of("train") else None
     held_out = validation_crops(data, settings)

@@ -16,9 +16,10 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from datamodules.episodes import EpisodeBatches, EpisodePlan, Stretch, Unsteadiness
-from datamodules.mixture import Batch, BatchMixture, BatchPlan, Frames, SofteningConfig
+from datamodules.episodes import EpisodeBatches, EpisodePlan, Stretch
+from datamodules.mixture import Batch, BatchMixture, BatchPlan, Frames
 from datamodules.samples import SampleDataset
+from datamodules.variation import SofteningConfig, Unsteadiness, VariationConfig
 from modules.encoders.video_vit import VideoEncoderConfig, VideoTransformer
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
 from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, LitFrameEncoder
@@ -40,6 +41,8 @@ class TrainerConfig:
     """Number of devices; more than one trains with DDP."""
     precision: Literal["auto", "32-true", "bf16-mixed"]
     """``auto`` is bf16 where the hardware multiplies it, else float32."""
+    compile: Literal["auto", "never"]
+    """``auto`` compiles renderings on a GPU: a minute or two at first, then less than a quarter of the time."""
     workers: int
     """Processes that make batches; 0 makes them in the training process."""
     checkpoint_every: int
@@ -68,6 +71,8 @@ class FrameEncoderSettings:
     """What it learns, in which order."""
     softening: SofteningConfig
     """What samples go through, so that they look like video."""
+    variation: VariationConfig
+    """What real frames go through, so that few persons give more to learn from."""
     trainer: TrainerConfig
     """Where and how often."""
     start_from: str
@@ -127,7 +132,9 @@ def fit_frame_encoder(
     plans = [_plan(phase.steps, phase.batch_size, phase.sample_share) for phase in plan.phases]
 
     def batches(step: int, rank: int) -> BatchMixture:
-        return BatchMixture(samples, frames, plans, settings.softening, config.seed, first_step=step, rank=rank)
+        return BatchMixture(
+            samples, frames, plans, settings.softening, settings.variation, config.seed, step, rank
+        )
 
     validation = DataLoader(_Validation(held_out[: config.validation_frames]), batch_size=4)
     fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
@@ -208,7 +215,10 @@ def fit_in_phases(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    loader = DataLoader(batches(step, trainer.global_rank), batch_size=None, num_workers=config.workers)
+    pinned = accelerator == "cuda"
+    loader = DataLoader(
+        batches(step, trainer.global_rank), batch_size=None, num_workers=config.workers, pin_memory=pinned
+    )
     with _interruptible(trainer):
         trainer.fit(lit, loader, validation, ckpt_path=str(last) if step else None, weights_only=True)
     trainer.save_checkpoint(last)

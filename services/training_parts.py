@@ -17,6 +17,7 @@ from modules.perception.identity_judge import IdentityJudgeConfig, load_identity
 from modules.perception.mesh import FaceMesh, load_face_mesh
 from services.precise_generator import generator_for
 from services.settings import Params
+from services.training import TrainerConfig
 
 OF_FACES = ("landmark_features", "mesh", "identity")
 """Losses that are nothing where no face is seen."""
@@ -30,6 +31,14 @@ def training_generator(params: Params) -> MobileStyleGAN:
     generator = generator_for(params)
     if not isinstance(generator, MobileStyleGAN):
         raise BadInputError(f"networks are trained for a MobileStyleGAN, not for a {type(generator).__name__}")
+    return generator
+
+
+def trained_with(params: Params, trainer: TrainerConfig) -> MobileStyleGAN:
+    """The same for a training that renders over and over: compiled on a GPU, where the trainer may."""
+    generator = training_generator(params)
+    if trainer.compile == "auto" and params.runtime.torch_device() == "cuda":
+        generator.compile_gradients()
     return generator
 
 

@@ -8,7 +8,7 @@ weights, strengths of noise into the noise maps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self, cast
 
@@ -84,6 +84,7 @@ class MobileStyleGAN(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.compute_dtype = torch.float32
+        self._compiled: Callable[..., Tensor] | None = None
         self.sha256 = weights_sha256(dict(tensors))
         try:
             self._build(tensors)
@@ -165,12 +166,21 @@ class MobileStyleGAN(nn.Module):
         """Like ``synthesize``, from S space."""
         self._check(styles, noise)
         side = self.resolution if resolution is None else resolution
+        render = self._compiled if self._compiled and torch.is_grad_enabled() else self._image
         # On a CPU, one image at a time stays in the cache and is faster than a batch.
         if next(iter(styles.values())).device.type == "cpu":
-            images = torch.cat([self._image(*one, noise_mode, side) for one in _singles(styles, noise or {})])
+            images = torch.cat([render(*one, noise_mode, side) for one in _singles(styles, noise or {})])
         else:
-            images = self._image(styles, noise or {}, noise_mode, side)
+            images = render(styles, noise or {}, noise_mode, side)
         return images if transform is None else move_image(images, transform)
+
+    def compile_gradients(self, backend: str = "inductor") -> None:
+        """Let torch compile the renderings that gradients are asked of, once per size of the batch.
+
+        For trainings on a GPU, where the wavelets' many small steps are bound by memory: on an H200, 48 images of
+        256 px there and back took 1.0 ms each in the place of 4.6, after a minute or two.
+        """
+        self._compiled = torch.compile(self._image, dynamic=False, backend=backend)
 
     def _image(
         self, styles: Mapping[str, Tensor], noise: Mapping[str, Tensor], mode: NoiseMode, side: int

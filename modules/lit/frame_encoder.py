@@ -90,8 +90,12 @@ class FrozenParts:
         self.seen, self.of_faces = seen, frozenset(of_faces)
 
     def render(self, ws: Tensor, size: int) -> Tensor:
-        """The generator's own output, down-sampled: ``(N, num_ws, w_dim)`` to ``(N, 3, size, size)``."""
-        return self.generator.synthesize(ws.float(), resolution=size).float()
+        """The generator's own output, down-sampled: ``(N, num_ws, w_dim)`` to ``(N, 3, size, size)``.
+
+        In the generator's own precision: autocast would take styles and colours to bfloat16 as well.
+        """
+        with torch.autocast(ws.device.type, enabled=False):
+            return self.generator.synthesize(ws.float(), resolution=size).float()
 
     def image_losses(
         self, names: Collection[str], reconstruction: Tensor, target: Tensor

@@ -5,16 +5,10 @@ import pytest
 import torch
 
 from datamodules.clips import Prepared, PreparedClip
-from datamodules.episodes import (
-    EpisodeBatches,
-    EpisodePlan,
-    Stills,
-    Unsteadiness,
-    stretches,
-    unsteady,
-)
+from datamodules.episodes import EpisodeBatches, EpisodePlan, Stills, stretches
 from datamodules.shards import encode_jpeg, save_shard
 from datamodules.types import BadInputError
+from datamodules.variation import Unsteadiness
 
 STILL = Unsteadiness(0.0, 0.0, 0.0)
 PLAN = EpisodePlan(steps=5, episodes=4, length=3, shown=2, long_memory=1.0, still_share=0.0)
@@ -95,17 +89,6 @@ def test_stills_take_their_share_where_there_are_any(prepared) -> None:
     assert 20 < still.sum() < 60
     none = torch.cat([rows(batch["frames"]) for batch in EpisodeBatches(clips, [], [plan], STILL, 1)])
     assert not (none == none[:, :1]).all(1).any()
-
-
-def test_a_still_moves_as_it_is_told() -> None:
-    """A ramp moved by a walk of shifts alone is the ramp, raised by what was walked."""
-    ramp = torch.linspace(-0.5, 0.5, 64).expand(3, 64, 64).contiguous()
-    walk = np.random.default_rng(5).standard_normal((4, 4))[1:, 0].cumsum() * 0.01
-    moved = unsteady(ramp, 4, Unsteadiness(0.01, 0.0, 0.0), np.random.default_rng(5))
-    torch.testing.assert_close(moved[0], ramp, atol=1e-5, rtol=0)
-    for frame, shift in zip(moved[1:], walk, strict=True):
-        inner = (frame - ramp)[:, 8:-8, 8:-8]
-        torch.testing.assert_close(inner, torch.full_like(inner, float(shift) * 64 / 63), atol=1e-4, rtol=0)
 
 
 def test_plans_that_show_more_than_there_is_are_refused() -> None:

@@ -3,10 +3,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.mixture import BatchMixture, BatchPlan, SofteningConfig, soften
+from datamodules.mixture import BatchMixture, BatchPlan
 from datamodules.samples import SampleDataset, SamplesConfig, write_samples
+from datamodules.variation import SofteningConfig, VariationConfig
 
 NONE = SofteningConfig(probability=0.0, smallest_side=8, noise=0.0)
+STILL = VariationConfig(0.0, 0.0, 0.0, 0.0, 0.0)
 PLANS = [BatchPlan(steps=3, samples=4, frames=0), BatchPlan(steps=4, samples=1, frames=2)]
 
 
@@ -35,7 +37,7 @@ def frames() -> list[torch.Tensor]:
 
 
 def test_batches_follow_the_plan_and_pairs_stay_together(samples, frames) -> None:
-    batches = list(BatchMixture(samples, frames, PLANS, NONE, seed=0))
+    batches = list(BatchMixture(samples, frames, PLANS, NONE, STILL, seed=0))
     assert [len(batch["images"]) for batch in batches] == [4, 4, 4, 3, 3, 3, 3]
     assert [len(batch["ws"]) for batch in batches] == [4, 4, 4, 1, 1, 1, 1]
     for batch in batches:
@@ -44,7 +46,7 @@ def test_batches_follow_the_plan_and_pairs_stay_together(samples, frames) -> Non
 
 
 def test_frames_come_as_they_are_or_mirrored(samples, frames) -> None:
-    mixture = BatchMixture(samples, frames, [BatchPlan(20, 0, 4)], NONE, seed=0)
+    mixture = BatchMixture(samples, frames, [BatchPlan(20, 0, 4)], NONE, STILL, seed=0)
     seen = torch.cat([batch["targets"] for batch in mixture])
     mirrored = seen[:, 0, 0, 0] > 0
     assert 20 < int(mirrored.sum()) < 60
@@ -54,34 +56,34 @@ def test_frames_come_as_they_are_or_mirrored(samples, frames) -> None:
 
 
 def test_a_resumed_run_gets_the_batches_it_would_have_had(samples, frames) -> None:
-    whole = list(BatchMixture(samples, frames, PLANS, NONE, seed=5))
-    rest = list(BatchMixture(samples, frames, PLANS, NONE, seed=5, first_step=4))
+    whole = list(BatchMixture(samples, frames, PLANS, NONE, STILL, seed=5))
+    rest = list(BatchMixture(samples, frames, PLANS, NONE, STILL, seed=5, first_step=4))
     assert len(rest) == 3
     for late, again in zip(whole[4:], rest, strict=True):
         torch.testing.assert_close(late, again)
 
 
 def test_workers_share_the_batches_and_ranks_draw_their_own(samples, frames) -> None:
-    mixture = BatchMixture(samples, frames, PLANS, NONE, seed=5)
+    mixture = BatchMixture(samples, frames, PLANS, NONE, STILL, seed=5)
     alone = [batch["images"].sum().item() for batch in mixture]
     shared = [b["images"].sum().item() for b in DataLoader(mixture, batch_size=None, num_workers=2)]
     np.testing.assert_allclose(shared, alone, rtol=1e-5)
-    other = [b["images"].sum().item() for b in BatchMixture(samples, frames, PLANS, NONE, seed=5, rank=1)]
+    other = [b["images"].sum().item() for b in BatchMixture(samples, frames, PLANS, NONE, STILL, seed=5, rank=1)]
     assert not np.allclose(other, alone)
 
 
-def test_softening_blurs_and_keeps_the_mean() -> None:
-    board = torch.ones(3, 32, 32)
-    board[:, ::2, ::2] = board[:, 1::2, 1::2] = -1.0
-    config = SofteningConfig(probability=1.0, smallest_side=8, noise=0.0)
-    random = np.random.default_rng(0)
-    soft = [soften(board, config, random) for _ in range(8)]
-    assert min(image.std().item() for image in soft) < 0.7 * board.std().item()
-    assert all(abs(image.mean().item()) < 0.05 for image in soft)
-    grain = SofteningConfig(probability=1.0, smallest_side=32, noise=0.5)
-    assert max((soften(board * 0, grain, random)).std().item() for _ in range(8)) > 0.1
+def test_real_frames_are_varied_and_samples_are_not(samples, frames) -> None:
+    """Codes belong to a sample as it is; a real frame is its own target, varied or not."""
+    varied = VariationConfig(0.05, 0.0, 0.0, 0.2, 0.0)
+    plain, other = (
+        BatchMixture(samples, frames, [BatchPlan(1, 2, 3)], NONE, how, seed=0) for how in (STILL, varied)
+    )
+    (before,), (after,) = plain, other
+    torch.testing.assert_close(before["targets"][:2], after["targets"][:2])
+    assert (before["targets"][2:] - after["targets"][2:]).abs().amax((1, 2, 3)).min() > 0.02
+    torch.testing.assert_close(after["images"][2:], after["targets"][2:])
 
 
 def test_a_plan_with_frames_needs_frames(samples) -> None:
     with pytest.raises(ValueError, match="real frames"):
-        BatchMixture(samples, [], PLANS, NONE, seed=0)
+        BatchMixture(samples, [], PLANS, NONE, STILL, seed=0)

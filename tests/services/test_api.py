@@ -585,6 +585,7 @@ def test_an_alias_that_moves_is_followed_without_a_failed_request(
         again = Engine(params, Turns(), load_toys)
         again.start()
         good = "the last good model, version 2, serves from the local cache"
+        deadline = time.monotonic() + 120
         while not any(good in note for note in again.notes()):
             assert time.monotonic() < deadline, again.notes()
             time.sleep(0.05)

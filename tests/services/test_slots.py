@@ -197,6 +197,8 @@ def test_the_registry_is_down_at_start(registry, champion, slots) -> None:
         assert state.ready
         assert state.registry == "down"
         assert "last good model, version 1, serves from the local cache" in state.error
+        slot.check()
+        assert "last good model, version 1, serves from the local cache" in slot.state().error
         other = slots(registry, generator_sha256="b" * 64)
         other.check()
         assert not other.state().ready

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conformance_cases import case, tensors
 
-from datamodules.mixture import SofteningConfig
 from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_samples
+from datamodules.variation import SofteningConfig, VariationConfig
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
 from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, Phase, code_loss
@@ -19,7 +19,14 @@ from services.training import FrameEncoderSettings, TrainerConfig, fit_frame_enc
 
 NETWORK = FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8, 0)
 TRAINER = TrainerConfig(
-    devices=1, precision="32-true", workers=0, checkpoint_every=5, validate_every=10, validation_frames=4, seed=3
+    devices=1,
+    precision="32-true",
+    compile="never",
+    workers=0,
+    checkpoint_every=5,
+    validate_every=10,
+    validation_frames=4,
+    seed=3,
 )
 
 
@@ -29,7 +36,9 @@ def settings(codes: int, images: int, linear_start: int = 0) -> FrameEncoderSett
         Phase("images", images, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
     )
     plan = FrameEncoderTraining(phases, 0.5, 1.0, 2, linear_start, 0.02, 40, 0.05, 1.0)
-    return FrameEncoderSettings(NETWORK, plan, SofteningConfig(0.0, 32, 0.0), TRAINER, "")
+    return FrameEncoderSettings(
+        NETWORK, plan, SofteningConfig(0.0, 32, 0.0), VariationConfig(0.0, 0.0, 0.0, 0.0, 0.0), TRAINER, ""
+    )
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
 import torch
 
 from modules.lit.frame_encoder import FrozenParts
-from services.settings import load_params
-from services.training_parts import OF_FACES, image_losses
+from services import training_parts
+from services.settings import Runtime, load_params
+from services.training import FrameEncoderSettings
+from services.training_parts import OF_FACES, image_losses, trained_with
 
 
 def test_every_judge_of_faces_moves_with_the_frozen_parts() -> None:
@@ -18,3 +23,23 @@ def test_every_judge_of_faces_moves_with_the_frozen_parts() -> None:
     for name, loss in losses.items():
         assert isinstance(loss, torch.nn.Module), name
         assert {value.device.type for value in loss.state_dict().values()} == {"meta"}, name
+
+
+@pytest.mark.parametrize(("device", "compile_", "compiled"), [
+    ("cuda", "auto", True), ("cuda", "never", False), ("cpu", "auto", False),
+])  # fmt: skip
+def test_renderings_are_compiled_on_a_gpu_where_the_trainer_may(
+    monkeypatch: pytest.MonkeyPatch, device: str, compile_: str, compiled: bool
+) -> None:
+    class Toy:
+        compiled = False
+
+        def compile_gradients(self) -> None:
+            self.compiled = True
+
+    monkeypatch.setattr(training_parts, "training_generator", lambda params: Toy())
+    monkeypatch.setattr(Runtime, "torch_device", lambda runtime: device)
+    params = load_params(environment={})
+    trainer = params.section("frame_encoder", FrameEncoderSettings).trainer
+    generator = trained_with(params, dataclasses.replace(trainer, compile=compile_))
+    assert generator.compiled is compiled

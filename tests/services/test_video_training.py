@@ -6,7 +6,8 @@ import pytest
 import torch
 from conformance_cases import case, tensors
 
-from datamodules.episodes import Stretch, Unsteadiness
+from datamodules.episodes import Stretch
+from datamodules.variation import Unsteadiness
 from modules.encoders.video_vit import VideoEncoder, VideoEncoderConfig, VideoTransformer, start_from_frame_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
@@ -15,7 +16,14 @@ from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining, Vid
 from services.training import TrainerConfig, VideoEncoderSettings, fit_video_encoder
 
 TRAINER = TrainerConfig(
-    devices=1, precision="32-true", workers=0, checkpoint_every=5, validate_every=10, validation_frames=6, seed=3
+    devices=1,
+    precision="32-true",
+    compile="never",
+    workers=0,
+    checkpoint_every=5,
+    validate_every=10,
+    validation_frames=6,
+    seed=3,
 )
 NETWORK = VideoEncoderConfig(8, 4)
 COARSE = 4

@@ -150,6 +150,27 @@ def test_a_batch_is_its_images_one_by_one(toy: MobileStyleGAN) -> None:
         toy.features(ws, 32)
 
 
+def test_a_batch_as_a_gpu_takes_it_is_its_images_one_by_one(toy: MobileStyleGAN) -> None:
+    """A CPU renders one after the other; what a GPU runs at once is the same sum, and runs here too."""
+    ws = toy_codes(toy, 3)
+    at_once = toy._image(toy.styles(ws), {}, "const", toy.resolution)
+    torch.testing.assert_close(at_once, torch.cat([toy.synthesize(one[None]) for one in ws]))
+
+
+def test_compiled_renderings_and_their_gradients_are_the_same(toy: MobileStyleGAN) -> None:
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            toy.compile_gradients("aot_eager")
+        ws = toy_codes(toy, 2).requires_grad_()
+        image = toy.synthesize(ws)
+        image.square().sum().backward()
+        found.append((image.detach(), ws.grad))
+    torch.testing.assert_close(found[0], found[1])
+    with torch.no_grad():
+        torch.testing.assert_close(toy.synthesize(toy_codes(toy, 2)), found[0][0])
+
+
 def test_styles_make_the_same_image_and_can_be_changed(toy: MobileStyleGAN) -> None:
     ws = toy_codes(toy)
     styles = toy.styles(ws)
