@@ -1,6 +1,6 @@
 """The directions on persons not trained on, by the first and a second judge, and on generator samples.
 
-python benchmarks/edits.py [--folder FOLDER] [--samples]
+python benchmarks/edits.py [--folder FOLDER] [--samples] [--evaluation FILE]
 
 The persons' codes are the shipped encoder's answers to their prepared crops ('stylereel train prepare').
 """
@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--samples", action="store_true", help="On generator samples, by the first judge alone.")
+    parser.add_argument("--evaluation", type=Path, help="Write what the gate reads there.")
     arguments = parser.parse_args()
     params = load_params()
     settings = params.section("directions", DirectionSettings)
@@ -47,6 +48,8 @@ def main() -> None:
     summary, evaluation = evaluate_directions(arguments.folder, frames, settings, tools, second=second)
     print(f"{evaluation.clips} clips, data {evaluation.data_hash[:12]}.", end=" ")
     print("\n".join(as_markdown(summary)))
+    if arguments.evaluation is not None:
+        arguments.evaluation.write_text(evaluation.to_json())
 
 
 if __name__ == "__main__":
