@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datamodules.disk import write_whole
 from modules.editing.directions import load_directions
 from modules.perception.second_judges import SecondJudges
 from services.attributes import SecondAttributeJudge
@@ -32,6 +33,8 @@ def main() -> None:
     parser.add_argument("--samples", action="store_true", help="On generator samples, by the first judge alone.")
     parser.add_argument("--evaluation", type=Path, help="Write what the gate reads there.")
     arguments = parser.parse_args()
+    if arguments.samples and arguments.evaluation:
+        parser.error("the gate reads what was measured on persons: leave out --samples or --evaluation")
     params = load_params()
     settings = params.section("directions", DirectionSettings)
     tools = load_instruments(settings, params)
@@ -49,7 +52,7 @@ def main() -> None:
     print(f"{evaluation.clips} clips, data {evaluation.data_hash[:12]}.", end=" ")
     print("\n".join(as_markdown(summary)))
     if arguments.evaluation is not None:
-        arguments.evaluation.write_text(evaluation.to_json())
+        write_whole(arguments.evaluation, evaluation.to_json())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datamodules.disk import write_whole
 from modules.editing.directions import EditRequest
 from modules.editing.pose import load_pose_editor
 from modules.sheet import Row, draw_sheet, to_picture
@@ -58,7 +59,7 @@ def main() -> None:
         )
         print("\n".join(lines))
         if arguments.evaluation is not None:
-            arguments.evaluation.write_text(evaluation.to_json())
+            write_whole(arguments.evaluation, evaluation.to_json())
         return
 
     generator = generator_for(params)

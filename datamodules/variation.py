@@ -38,12 +38,21 @@ def unsteady(image: Tensor, length: int, how: Unsteadiness, random: np.random.Ge
     """``(length, 3, S, S)``: ``(3, S, S)`` moved by a walk that begins at rest; edges are mirrored outwards."""
     steps = random.standard_normal((length, 4)) * [how.shift, how.shift, np.radians(how.turn), how.zoom]
     steps[0] = 0
-    x, y, turn, zoom = torch.from_numpy(steps.cumsum(0)).float().unbind(1)
+    return moved(image, torch.from_numpy(steps.cumsum(0)).float())
+
+
+def moved(image: Tensor, places: Tensor) -> Tensor:
+    """``(N, 3, S, S)``: ``(3, S, S)`` looked at from ``places`` ``(N, 4)``; edges are mirrored outwards.
+
+    A place is where the middle of the view lies, x and y as shares of the side, by which angle the view is turned
+    (radians, clockwise in the picture, as y is down), and the logarithm of its size.
+    """
+    x, y, turn, zoom = places.unbind(1)
     size, cos, sin = torch.exp(zoom), torch.cos(turn), torch.sin(turn)
-    # From places in the frame to places in the image, both in [-1, 1].
+    # From places in the view to places in the image, both in [-1, 1].
     rows = [torch.stack([size * cos, -size * sin, 2 * x], 1), torch.stack([size * sin, size * cos, 2 * y], 1)]
-    grid = functional.affine_grid(torch.stack(rows, 1), [length, *image.shape], align_corners=False)
-    whole = image.expand(length, -1, -1, -1)
+    grid = functional.affine_grid(torch.stack(rows, 1), [len(places), *image.shape], align_corners=False)
+    whole = image.expand(len(places), -1, -1, -1)
     return functional.grid_sample(whole, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
@@ -66,7 +75,8 @@ class VariationConfig:
 def vary(image: Tensor, config: VariationConfig, random: np.random.Generator) -> Tensor:
     """``(3, r, r)`` in [-1, 1], moved and in another light; what comes in from outside is mirrored."""
     if config.shift or config.turn or config.zoom:
-        image = unsteady(image, 2, Unsteadiness(config.shift, config.turn, config.zoom), random)[1]
+        place = random.standard_normal(4) * [config.shift, config.shift, np.radians(config.turn), config.zoom]
+        image = moved(image, torch.from_numpy(place).float()[None])[0]
     if config.light or config.colour:
         contrast, brightness = random.standard_normal(2) * config.light
         gains = np.exp(random.standard_normal(3) * config.colour + contrast).astype(np.float32)

@@ -27,7 +27,7 @@ from services.places import CLIPS, RUNS, SAMPLES
 from services.settings import ROOT, Params
 from services.stages import Crops, fingerprint, first_encoder, validation_crops
 from services.training import FrameEncoderSettings, fit_frame_encoder
-from services.training_parts import OF_FACES, face_seen, image_losses, trained_with
+from services.training_parts import OF_FACES, face_seen, generator_to_train_through, image_losses
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def ablate(params: Params, report: Report = silent, cancelled: Cancelled = never
     """Train FrEN once per set of losses and measure each. Raises ``BadInputError``."""
     settings = params.section("ablation", AblationSettings)
     base = params.section("frame_encoder", FrameEncoderSettings)
-    generator = trained_with(params, base.trainer)
+    generator = generator_to_train_through(params, base.trainer)
     folders = {label: train_with(params, settings, label, generator) for label in settings.losses}
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     parts = load_table_parts(params, data.prepared)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,9 @@ from modules.editing.boundaries import (
 )
 from modules.editing.directions import Direction, EditSet, load_directions, save_directions
 from modules.generators import Generator
+from modules.lit.directions import DirectionTraining
+from modules.losses.edits import EditTerm, FaceKept
+from modules.perception.face_judge import FaceJudgeConfig
 from modules.perception.second_judges import SecondJudges
 from services.attributes import NAMES, SecondAttributeJudge
 from services.direction_settings import DirectionSettings, EditSettings
@@ -43,6 +46,7 @@ from services.registry.tracking import Run
 from services.runs import code_sha256, stage_run
 from services.settings import ROOT, Params
 from services.sheets import edits_sheet
+from services.training_parts import face_seen, image_losses
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -71,10 +75,39 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     settings = params.section("directions", DirectionSettings)
     tools = load_instruments(settings, params)
     with stage_run("directions", params, {"generator": tools.generator.sha256}) as run:
-        return _learn(settings, tools, run, say)
+        return _learn(settings, tools, kept_faces(params, settings), run, say)
 
 
-def _learn(settings: DirectionSettings, tools: Instruments, run: Run, say: Say) -> Path:
+@dataclass(frozen=True)
+class KeptFaces:
+    """L_f and L_v of eq. S2, as far as weights name them."""
+
+    terms: Mapping[str, EditTerm]
+    judged_by: str
+    """The networks behind them, as text for a fingerprint."""
+
+    def of(self, training: DirectionTraining) -> KeptFaces:
+        """What one training uses of them."""
+        named = {name: term for name, term in self.terms.items() if name in training.weights}
+        return KeptFaces(named, self.judged_by if named else "")
+
+
+def kept_faces(params: Params, settings: DirectionSettings) -> KeptFaces:
+    """Those that the weights of ``settings`` name, by the judge of the section ``face_judge``."""
+    plans = [settings.refine.training, *(own.training for own in settings.alone.values())]
+    named = {name for plan in plans if plan.steps for name in plan.weights} & {"landmark_features", "mesh"}
+    if not named:
+        return KeptFaces({}, "")
+    losses, seen, terms = image_losses(params, named), face_seen(params), {}
+    for name in sorted(named):
+        loss = losses[name]
+        if isinstance(loss, torch.nn.Module):
+            loss.to(params.runtime.torch_device())
+        terms[name] = FaceKept(loss, seen)
+    return KeptFaces(terms, repr(params.section("face_judge", FaceJudgeConfig)))
+
+
+def _learn(settings: DirectionSettings, tools: Instruments, faces: KeptFaces, run: Run, say: Say) -> Path:
     frames = frames_of_test_persons(settings, tools.generator.sha256)  # said to be missing now, not after an hour
     labels = label_samples(
         SAMPLES, LABELS, tools.judge, settings.samples,
@@ -92,9 +125,9 @@ def _learn(settings: DirectionSettings, tools: Instruments, run: Run, say: Say) 
     else:
         start, scores = fit_directions(pairs, tools.generator, settings)
         edits = calibrate(start, single, tools, settings, 0.0, say)
-        edits = refine_on(pool, edits, tools, settings, run.lightning_logger(), say)
+        edits = refine_on(pool, edits, tools, settings, faces, run.lightning_logger(), say)
     for name in settings.alone:
-        edits = refine_on(pool, edits, tools, settings, False, say, name)
+        edits = refine_on(pool, edits, tools, settings, faces, False, say, name)
     real = unseen_codes(FRAME_ENCODER, CLIPS, settings.calibration_frames, tools.generator.sha256)
     units_on = "validation persons' codes" if len(real) else "samples"
     known = real[spread(len(real), settings.calibration_codes)] if len(real) else single
@@ -224,6 +257,7 @@ def refine_on(
     edits: EditSet,
     tools: Instruments,
     settings: DirectionSettings,
+    faces: KeptFaces,
     logger: Logger | bool,
     say: Say,
     alone: str = "",
@@ -237,11 +271,13 @@ def refine_on(
         config, only = replace(config, training=own.training, identity=own.identity), (alone, own.reach)
     root = symmetric_root(block_covariance(_single_codes(tools.generator), 1, settings.shrink))
     made_of = [tools.generator.sha256, settings.resolution, settings.least_score, settings.shrink]
+    faces = faces.of(config.training)
+    made_of.append(faces.judged_by)
     say(f"refining {alone or 'all edits'} on {len(pool.ws)} codes")
     return refine(
         edits, goals, pool, root, tools.render, tools.judge, tools.embed, config,
         json.dumps([code_sha256("directions"), *made_of]), RUNS, logger,
-        tools.generator.w_mean.device.type, only,
+        tools.generator.w_mean.device.type, only, faces.terms,
     )  # fmt: skip
 
 

@@ -34,7 +34,14 @@ from services.runs import code_sha256, stage_run, training_run
 from services.settings import ROOT, Params
 from services.sheets import clips_sheet, pairs_sheet, samples_sheet
 from services.training import FrameEncoderSettings, fit_frame_encoder
-from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, trained_with, training_generator
+from services.training_parts import (
+    OF_FACES,
+    face_seen,
+    generator_to_train_through,
+    image_losses,
+    judged_by,
+    training_generator,
+)
 
 REGISTRY_CLIPS = ("clips", "franck")
 W_SAMPLES = 20_000
@@ -156,7 +163,7 @@ def make_samples(params: Params, report: Report = lambda done, total, what: None
 def train_frame_encoder(params: Params) -> Path:
     """Train FrEN, or go on from its last checkpoint, and write it to ``assets/frame-encoder``."""
     settings = params.section("frame_encoder", FrameEncoderSettings)
-    generator, samples = trained_with(params, settings.trainer), SampleDataset(SAMPLES)
+    generator, samples = generator_to_train_through(params, settings.trainer), SampleDataset(SAMPLES)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     train = data.dataset("train") if data.prepared.of("train") else None
     held_out = validation_crops(data, settings)
@@ -254,7 +261,8 @@ def _card(settings: FrameEncoderSettings, prepared: Prepared, samples: int, gene
     return (
         "# FrEN\n\nA vision transformer that sends a 256 px FFHQ crop to the 16 codes of MobileStyleGAN.\n\n"
         f"Generator: {generator_sha256}\n\n{_face_nets(settings)}## Trained\n\n{_origin(settings)}{phases}\n\n"
-        f"On {samples} generator samples, and on real crops of: {', '.join(clips) or 'none'}.\n\n"
+        f"On {samples} generator samples, and on real crops of: {', '.join(clips) or 'none'}; each crop varied by "
+        f"{dataclasses.asdict(settings.variation)}.\n\n"
         "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
         "so are those of some of the training data. Not for telling people apart.\n"
     )

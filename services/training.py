@@ -42,7 +42,7 @@ class TrainerConfig:
     precision: Literal["auto", "32-true", "bf16-mixed"]
     """``auto`` is bf16 where the hardware multiplies it, else float32."""
     compile: Literal["auto", "never"]
-    """``auto`` compiles renderings on a GPU: a minute or two at first, then less than a quarter of the time."""
+    """``auto`` compiles renderings on a GPU: a minute or two at first, then each takes less than a quarter."""
     workers: int
     """Processes that make batches; 0 makes them in the training process."""
     checkpoint_every: int
@@ -215,10 +215,7 @@ def fit_in_phases(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    pinned = accelerator == "cuda"
-    loader = DataLoader(
-        batches(step, trainer.global_rank), batch_size=None, num_workers=config.workers, pin_memory=pinned
-    )
+    loader = DataLoader(batches(step, trainer.global_rank), batch_size=None, num_workers=config.workers)
     with _interruptible(trainer):
         trainer.fit(lit, loader, validation, ckpt_path=str(last) if step else None, weights_only=True)
     trainer.save_checkpoint(last)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Collection
+from shutil import which
 
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 from datamodules.types import BadInputError
 from modules.generators.mobile import MobileStyleGAN
-from modules.lit.frame_encoder import ImageLoss, Seen
-from modules.losses.face import FaceLoss, FaceTerm, IdentityLoss
+from modules.losses.face import FaceLoss, FaceTerm, IdentityLoss, ImageLoss, Seen
 from modules.losses.perceptual import load_lpips
 from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
 from modules.perception.identity_judge import IdentityJudgeConfig, load_identity_judge
@@ -19,6 +22,7 @@ from services.precise_generator import generator_for
 from services.settings import Params
 from services.training import TrainerConfig
 
+_log = logging.getLogger(__name__)
 OF_FACES = ("landmark_features", "mesh", "identity")
 """Losses that are nothing where no face is seen."""
 
@@ -34,11 +38,17 @@ def training_generator(params: Params) -> MobileStyleGAN:
     return generator
 
 
-def trained_with(params: Params, trainer: TrainerConfig) -> MobileStyleGAN:
-    """The same for a training that renders over and over: compiled on a GPU, where the trainer may."""
+def generator_to_train_through(params: Params, trainer: TrainerConfig) -> MobileStyleGAN:
+    """``training_generator`` for a network that learns by thousands of renderings: compiled on a GPU.
+
+    It stays as it is where ``trainer.compile`` says never, or where torch has no compiler to do it with.
+    """
     generator = training_generator(params)
     if trainer.compile == "auto" and params.runtime.torch_device() == "cuda":
-        generator.compile_gradients()
+        if has_triton() and which(os.environ.get("CC", "cc")):
+            generator.compile_gradients()
+        else:
+            _log.warning("renderings are not compiled: that takes triton and a C compiler; without, it is slower")
     return generator
 
 

@@ -23,7 +23,7 @@ from services.runs import code_sha256, training_run
 from services.settings import ROOT, Params
 from services.sheets import pairs_sheet
 from services.training import VideoEncoderSettings, fit_video_encoder
-from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, trained_with
+from services.training_parts import OF_FACES, face_seen, generator_to_train_through, image_losses, judged_by
 
 VIDEO_ENCODER = ROOT / "assets" / "video-encoder"
 
@@ -34,7 +34,7 @@ def train_video_encoder(params: Params) -> Path:
     Raises ``BadInputError`` where there is no FrEN for the generator, or no clip that is long enough.
     """
     settings = params.section("video_encoder", VideoEncoderSettings)
-    generator = trained_with(params, settings.trainer)
+    generator = generator_to_train_through(params, settings.trainer)
     first = load_frame_encoder(ROOT / settings.frame_encoder, generator.sha256)
     prepared = read_prepared(CLIPS)
     longest = max(phase.length for phase in settings.training.phases)

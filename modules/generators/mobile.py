@@ -166,7 +166,8 @@ class MobileStyleGAN(nn.Module):
         """Like ``synthesize``, from S space."""
         self._check(styles, noise)
         side = self.resolution if resolution is None else resolution
-        render = self._compiled if self._compiled and torch.is_grad_enabled() else self._image
+        learned = torch.is_grad_enabled() and any(style.requires_grad for style in styles.values())
+        render = self._compiled if self._compiled and learned else self._image
         # On a CPU, one image at a time stays in the cache and is faster than a batch.
         if next(iter(styles.values())).device.type == "cpu":
             images = torch.cat([render(*one, noise_mode, side) for one in _singles(styles, noise or {})])
@@ -175,7 +176,7 @@ class MobileStyleGAN(nn.Module):
         return images if transform is None else move_image(images, transform)
 
     def compile_gradients(self, backend: str = "inductor") -> None:
-        """Let torch compile the renderings that gradients are asked of, once per size of the batch.
+        """Let torch compile the renderings that gradients are asked of, once for each of up to 8 batch sizes.
 
         For trainings on a GPU, where the wavelets' many small steps are bound by memory: on an H200, 48 images of
         256 px there and back took 1.0 ms each in the place of 4.6, after a minute or two.

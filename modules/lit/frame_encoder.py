@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,8 @@ from torch import Tensor
 from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
 from modules.lit.phases import Phased
+from modules.losses.face import ImageLoss, Seen
 from modules.metrics.fidelity import psnr
-
-ImageLoss = Callable[[Tensor, Tensor], Tensor]
-"""(reconstruction, target), both ``(N, 3, H, W)`` in [-1, 1], to ``(N,)``."""
-Seen = Callable[[Tensor, Tensor], Tensor]
-"""The same to ``(N,)`` bool: whether the face judges can be believed in both images."""
 
 
 @dataclass(frozen=True)

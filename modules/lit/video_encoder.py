@@ -15,8 +15,9 @@ from torch import Tensor
 from modules.encoders.video_vit import VideoTransformer
 from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
-from modules.lit.frame_encoder import FrozenParts, ImageLoss, Seen, code_loss, rms_distance
+from modules.lit.frame_encoder import FrozenParts, code_loss, rms_distance
 from modules.lit.phases import Phased
+from modules.losses.face import ImageLoss, Seen
 from modules.metrics.fidelity import psnr
 
 OWN_LOSSES = frozenset({"codes", "l2", "change"})

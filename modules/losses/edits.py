@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from modules.losses.face import ImageLoss, Seen
+
 Measure = Callable[[Tensor], Tensor]
 """``measure(images)``: ``(N, 3, H, W)`` in [-1, 1] to ``(N, K)`` attributes, NaN where there is no face."""
 Embed = Callable[[Tensor], Tensor]
@@ -74,3 +76,21 @@ class IdentityFloor:
         with torch.no_grad():
             start = self.embed(edited.before)[edited.code]
         return (self.least - (self.embed(edited.after) * start).sum(1)).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class FaceKept:
+    """How far what a face net sees moved from the unedited face, ``(N,)``: L_f or L_v of eq. S2 of FrEN/ViEN.
+
+    ``loss`` is one of ``modules.losses.face.FaceTerm``: norms of the difference of feature maps, or of points.
+    Where ``seen`` says that either picture shows no face, which gives any number, it counts as kept.
+    """
+
+    loss: ImageLoss
+    seen: Seen
+
+    def __call__(self, edited: Edited) -> Tensor:
+        """See the class."""
+        start = edited.before[edited.code]
+        moved = self.loss(edited.after, start)
+        return torch.where(self.seen(edited.after, start), moved, torch.zeros_like(moved))

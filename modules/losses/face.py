@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,6 +12,11 @@ from modules.perception.arcface import ArcFace
 from modules.perception.face_judge import FaceJudge
 from modules.perception.identity import IdentityNet
 from modules.perception.mesh import FaceMesh
+
+ImageLoss = Callable[[Tensor, Tensor], Tensor]
+"""(pictures, targets), both ``(N, 3, H, W)`` in [-1, 1], to ``(N,)``."""
+Seen = Callable[[Tensor, Tensor], Tensor]
+"""The same to ``(N,)`` bool: whether the face judges can be believed in both pictures."""
 
 
 class FaceTarget(NamedTuple):

@@ -1,7 +1,8 @@
+import cv2
 import numpy as np
 import torch
 
-from datamodules.variation import SofteningConfig, Unsteadiness, VariationConfig, soften, unsteady, vary
+from datamodules.variation import SofteningConfig, Unsteadiness, VariationConfig, moved, soften, unsteady, vary
 
 
 def test_softening_blurs_and_keeps_the_mean() -> None:
@@ -25,6 +26,24 @@ def test_a_still_moves_as_it_is_told() -> None:
     for frame, shift in zip(moved[1:], walk, strict=True):
         inner = (frame - ramp)[:, 8:-8, 8:-8]
         torch.testing.assert_close(inner, torch.full_like(inner, float(shift) * 64 / 63), atol=1e-4, rtol=0)
+
+
+def test_a_view_is_the_one_that_opencv_takes() -> None:
+    """Middle, turn and size against ``cv2.warpAffine`` by the matrix from the view to the image, in pixels."""
+    random = np.random.default_rng(1)
+    image = cv2.GaussianBlur(random.uniform(-1, 1, (64, 64, 3)).astype(np.float32), (0, 0), 3)
+    x, y, turn, zoom = 0.06, -0.03, np.radians(12.0), 0.2
+    size, middle = np.exp(zoom), 31.5
+    linear = size * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    offset = middle + 64 * np.array([x, y]) - linear @ [middle, middle]
+    matrix = np.column_stack([linear, offset])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    wanted = cv2.warpAffine(image, matrix, (64, 64), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    found = moved(
+        torch.from_numpy(image).permute(2, 0, 1), torch.tensor([[x, y, turn, zoom]], dtype=torch.float32)
+    )[0]
+    inside = np.s_[12:52, 12:52]
+    np.testing.assert_allclose(found.permute(1, 2, 0).numpy()[inside], wanted[inside], atol=2e-3)
 
 
 def test_a_varied_image_is_one_affine_change_of_light_per_channel() -> None:

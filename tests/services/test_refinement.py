@@ -33,6 +33,9 @@ SETTINGS = RefineSettings(
 )  # fmt: skip
 
 
+NONE = directions.KeptFaces({}, "")
+
+
 class Judge:
     """Attributes that are linear in the codes, which the pictures are."""
 
@@ -154,6 +157,29 @@ def test_an_edit_that_goes_on_alone_leaves_the_others_and_is_asked_its_own_reach
     assert (found["age"].lower, found["age"].upper) == (start()["age"].lower, start()["age"].upper)
 
 
+def test_a_face_can_be_held_where_it_is_too(tmp_path: Path) -> None:
+    """A term that counts every change, weighed heavily, leaves next to nothing of the edit."""
+    held = replace(SETTINGS.training, weights={**SETTINGS.training.weights, "mesh": 100.0})
+    free = train(tmp_path)
+    kept = refine(
+        start(), GOALS, pool(), np.eye(WIDTH), render, JUDGE, embed, replace(SETTINGS, training=held), "code",
+        tmp_path, faces={"mesh": lambda pair: (pair.after - pair.before[pair.code]).flatten(1).norm(dim=1)},
+    )  # fmt: skip
+    assert kept["age"].vector.norm() < 0.2 * free["age"].vector.norm()
+
+
+@pytest.mark.parametrize("weights", [{}, {"mesh": 1.0}, {"mesh": 1.0, "landmark_features": 1.0}])
+def test_only_the_terms_of_faces_that_weights_name_are_loaded(weights: dict[str, float]) -> None:
+    params = load_params(environment={})
+    settings = params.section("directions", DirectionSettings)
+    own = settings.alone["age"]
+    training = replace(own.training, weights={"attributes": 1.0, **weights})
+    faces = directions.kept_faces(params, replace(settings, alone={"age": replace(own, training=training)}))
+    assert set(faces.terms) == set(weights)
+    assert bool(faces.judged_by) is bool(weights)
+    assert faces.of(settings.refine.training) == directions.KeptFaces({}, ""), "all edits together have none"
+
+
 def test_the_stage_refines_an_edit_alone_as_its_own_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[object, ...]] = []
     monkeypatch.setattr(directions, "refine", lambda *these: given.append(these))
@@ -162,8 +188,10 @@ def test_the_stage_refines_an_edit_alone_as_its_own_settings_say(monkeypatch: py
     own = settings.alone["age"]
     toy = SimpleNamespace(sha256="g", w_mean=torch.zeros(WIDTH))
     tools = SimpleNamespace(generator=toy, render=render, judge=JUDGE, embed=embed)
-    directions.refine_on(pool(), start(), tools, settings, False, lambda line: None, "age")  # type: ignore[arg-type]
-    (_, goals, *_rest), only = given[0], given[0][-1]
+    faces = directions.KeptFaces({"mesh": lambda edited: edited.asked[:, 0]}, "judge")
+    directions.refine_on(pool(), start(), tools, settings, faces, False, lambda line: None, "age")  # type: ignore[arg-type]
+    (_, goals, *_rest), only = given[0], given[0][-2]
+    assert given[0][-1] == faces.terms and "judge" in str(given[0][8])
     config = given[0][7]
     assert isinstance(goals, dict) and goals["age"].rows == own.rows and goals["yaw"].rows != own.rows
     assert isinstance(config, RefineSettings)
@@ -195,7 +223,7 @@ def test_the_stage_says_what_its_runs_are_made_of(monkeypatch: pytest.MonkeyPatc
     def go(settings: DirectionSettings, generator: str = "g") -> None:
         toy = SimpleNamespace(sha256=generator, w_mean=torch.zeros(WIDTH))
         tools = SimpleNamespace(generator=toy, render=render, judge=JUDGE, embed=embed)
-        directions.refine_on(pool(), start(), tools, settings, False, lambda line: None)  # type: ignore[arg-type]
+        directions.refine_on(pool(), start(), tools, settings, NONE, False, lambda line: None)  # type: ignore[arg-type]
 
     go(settings)
     go(settings)

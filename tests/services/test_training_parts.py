@@ -11,7 +11,7 @@ from modules.lit.frame_encoder import FrozenParts
 from services import training_parts
 from services.settings import Runtime, load_params
 from services.training import FrameEncoderSettings
-from services.training_parts import OF_FACES, image_losses, trained_with
+from services.training_parts import OF_FACES, generator_to_train_through, image_losses
 
 
 def test_every_judge_of_faces_moves_with_the_frozen_parts() -> None:
@@ -25,11 +25,12 @@ def test_every_judge_of_faces_moves_with_the_frozen_parts() -> None:
         assert {value.device.type for value in loss.state_dict().values()} == {"meta"}, name
 
 
-@pytest.mark.parametrize(("device", "compile_", "compiled"), [
-    ("cuda", "auto", True), ("cuda", "never", False), ("cpu", "auto", False),
+@pytest.mark.parametrize(("device", "compile_", "triton", "compiled"), [
+    ("cuda", "auto", True, True), ("cuda", "never", True, False), ("cpu", "auto", True, False),
+    ("cuda", "auto", False, False),
 ])  # fmt: skip
-def test_renderings_are_compiled_on_a_gpu_where_the_trainer_may(
-    monkeypatch: pytest.MonkeyPatch, device: str, compile_: str, compiled: bool
+def test_renderings_are_compiled_on_a_gpu_where_that_can_be(
+    monkeypatch: pytest.MonkeyPatch, device: str, compile_: str, triton: bool, compiled: bool
 ) -> None:
     class Toy:
         compiled = False
@@ -38,8 +39,10 @@ def test_renderings_are_compiled_on_a_gpu_where_the_trainer_may(
             self.compiled = True
 
     monkeypatch.setattr(training_parts, "training_generator", lambda params: Toy())
+    monkeypatch.setattr(training_parts, "has_triton", lambda: triton)
+    monkeypatch.setattr(training_parts, "which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(Runtime, "torch_device", lambda runtime: device)
     params = load_params(environment={})
     trainer = params.section("frame_encoder", FrameEncoderSettings).trainer
-    generator = trained_with(params, dataclasses.replace(trainer, compile=compile_))
+    generator = generator_to_train_through(params, dataclasses.replace(trainer, compile=compile_))
     assert generator.compiled is compiled

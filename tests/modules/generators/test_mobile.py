@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,18 +159,40 @@ def test_a_batch_as_a_gpu_takes_it_is_its_images_one_by_one(toy: MobileStyleGAN)
     torch.testing.assert_close(at_once, torch.cat([toy.synthesize(one[None]) for one in ws]))
 
 
-def test_compiled_renderings_and_their_gradients_are_the_same(toy: MobileStyleGAN) -> None:
-    found = []
-    for compiled in (False, True):
-        if compiled:
-            toy.compile_gradients("aot_eager")
+def test_compiled_renderings_and_their_gradients_are_the_same(
+    toy: MobileStyleGAN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled, by a backend that counts and runs what it is given, is only what gradients are asked of."""
+    ran: list[int] = []
+
+    def counting(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        def run(*given: Tensor) -> object:
+            ran.append(1)
+            return graph(*given)
+
+        return run
+
+    def rendered() -> tuple[Tensor, Tensor | None]:
         ws = toy_codes(toy, 2).requires_grad_()
         image = toy.synthesize(ws)
         image.square().sum().backward()
-        found.append((image.detach(), ws.grad))
-    torch.testing.assert_close(found[0], found[1])
+        return image.detach(), ws.grad
+
+    before = rendered()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, fullgraph=True))
+    toy.compile_gradients(counting)
+    torch.testing.assert_close(rendered(), before)
+    assert len(ran) == 2, "one image at a time on a CPU"
+    torch.testing.assert_close(toy.synthesize(toy_codes(toy, 2)), before[0])
     with torch.no_grad():
-        torch.testing.assert_close(toy.synthesize(toy_codes(toy, 2)), found[0][0])
+        toy.synthesize(toy_codes(toy, 2).requires_grad_())
+    assert len(ran) == 2
+    # As a GPU takes it, three at once.
+    styles = {name: value.requires_grad_() for name, value in toy.styles(toy_codes(toy, 3)).items()}
+    assert toy._compiled is not None
+    at_once = toy._compiled(styles, {}, "const", toy.resolution)
+    torch.testing.assert_close(at_once, toy._image(styles, {}, "const", toy.resolution))
+    assert len(ran) == 3
 
 
 def test_styles_make_the_same_image_and_can_be_changed(toy: MobileStyleGAN) -> None:

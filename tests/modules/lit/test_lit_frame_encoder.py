@@ -103,6 +103,14 @@ def test_frozen_parts_stay_out_of_checkpoints_and_copies(lit) -> None:
     assert copy.deepcopy(lit).frozen is lit.frozen
 
 
+def test_autocast_leaves_renderings_in_the_generators_own_precision(lit, generator) -> None:
+    ws = batch(generator, 1, 0)["ws"]
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = lit.frozen.render(ws, 32)
+        assert generator.synthesize(ws, resolution=32).dtype == torch.bfloat16, "which it would not be otherwise"
+    torch.testing.assert_close(inside, lit.frozen.render(ws, 32), rtol=0, atol=0)
+
+
 def test_a_plan_that_cannot_be_trained_is_refused(lit, generator) -> None:
     with pytest.raises(ValueError, match="image losses need rendered images"):
         replace(CODES, weights={"l2": 1.0})

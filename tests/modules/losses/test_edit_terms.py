@@ -5,7 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modules.losses.edits import AttributeTerm, Edited, IdentityFloor
+from modules.losses.edits import AttributeTerm, Edited, FaceKept, IdentityFloor
+from modules.losses.face import FaceLoss, FaceTerm
+from modules.perception.mesh import load_face_mesh
+from services.training_parts import seen_by
 
 
 def measure(images: torch.Tensor) -> torch.Tensor:
@@ -66,3 +69,25 @@ def test_identity_counts_below_its_floor_alone_and_is_pulled_up() -> None:
     assert (slope[0] == 0).all()
     nearer = (after - 0.5 * slope / slope.abs().max()).detach()
     assert floor(Edited(before, nearer, torch.tensor([0, 0]), torch.zeros(2, 1)))[1] < found[1]
+
+
+def test_a_face_is_kept_where_its_own_code_had_it() -> None:
+    """Eq. S2's L_v of a shifted picture against the norm written out, and each edit against its own code."""
+    random = torch.Generator().manual_seed(0)
+    before = F.interpolate(torch.rand(2, 3, 12, 12, generator=random) * 2 - 1, size=(192, 192), mode="bilinear")
+    after = torch.cat([before[1:].roll(4, 3), before[:1], before[1:]]).requires_grad_()
+    mesh = load_face_mesh()
+    edited = Edited(before, after, torch.tensor([1, 0, 1]), torch.zeros(3, 1))
+    loss = FaceTerm(FaceLoss(mesh), "mesh")
+    found = FaceKept(loss, lambda ours, theirs: torch.ones(len(ours), dtype=torch.bool))(edited)
+    with torch.no_grad():
+        moved = mesh(after[:1]).points - mesh(before[1:]).points
+    torch.testing.assert_close(found[0].detach(), moved.norm() * 256 / 192, rtol=1e-4, atol=0)
+    assert found[1:].abs().max() < 1e-3 and found[0] > 1
+    (slope,) = torch.autograd.grad(found[0], after)
+    assert slope[0].abs().max() > 0 and not slope[1:].any()
+    # Noise shows no face, so a net that says when it sees one lets all of them count as kept.
+    unseen = FaceKept(loss, seen_by(mesh, 0.5))(edited)
+    assert not unseen.any()
+    (slope,) = torch.autograd.grad(unseen.sum(), after)
+    assert not slope.any()
