@@ -36,7 +36,7 @@ from services.attributes import NAMES, SecondAttributeJudge
 from services.direction_settings import DirectionSettings, EditSettings
 from services.directions_card import card
 from services.directions_evaluation import evaluation_of, standard_strengths, summary_of
-from services.encoded_codes import frames_of_test_persons, training_codes, unseen_codes
+from services.encoded_codes import evenly, frames_of_test_persons, training_codes, unseen_codes
 from services.evaluation_edits import as_markdown, measure_edits, numbers_of, rounded, slopes_between
 from services.evaluation_frames import spread
 from services.instruments import Instruments, draw_single, load_instruments
@@ -95,7 +95,7 @@ class KeptFaces:
 def kept_faces(params: Params, settings: DirectionSettings) -> KeptFaces:
     """Those that the weights of ``settings`` name, by the judge of the section ``face_judge``."""
     plans = [settings.refine.training, *(own.training for own in settings.alone.values())]
-    named = {name for plan in plans if plan.steps for name in plan.weights} & {"landmark_features", "mesh"}
+    named = {name for plan in plans for name in plan.weights} & {"landmark_features", "mesh"}
     if not named:
         return KeptFaces({}, "")
     losses, seen, terms = image_losses(params, named), face_seen(params), {}
@@ -128,9 +128,10 @@ def _learn(settings: DirectionSettings, tools: Instruments, faces: KeptFaces, ru
         edits = refine_on(pool, edits, tools, settings, faces, run.lightning_logger(), say)
     for name in settings.alone:
         edits = refine_on(pool, edits, tools, settings, faces, False, say, name)
-    real = unseen_codes(FRAME_ENCODER, CLIPS, settings.calibration_frames, tools.generator.sha256)
-    units_on = "validation persons' codes" if len(real) else "samples"
-    known = real[spread(len(real), settings.calibration_codes)] if len(real) else single
+    given = FRAME_ENCODER, CLIPS, settings.calibration_frames, tools.generator.sha256
+    real = evenly(unseen_codes(*given), training_codes(*given), settings.calibration_codes)
+    units_on = "validation and training persons' codes" if len(real) else "samples"
+    known = real if len(real) else single
     edits = calibrate(edits, known, tools, settings, settings.unmixed, say)
     second = SecondAttributeJudge(SecondJudges(), tools.judge.mesh, settings.least_score)
     readings = measure_edits(

@@ -16,7 +16,7 @@ from datamodules.types import BadInputError
 from modules.encoders.vit import load_frame_encoder
 from modules.model_folder import load_model, weights_sha256
 from services.direction_settings import DirectionSettings
-from services.evaluation_frames import held_out_frames
+from services.evaluation_frames import held_out_frames, spread
 from services.places import CLIPS, FRAME_ENCODER
 from services.pose_settings import PoseEditorSettings
 
@@ -79,3 +79,10 @@ def training_codes(encoder: Path, clips: Path, per_clip: int, generator_sha256: 
     """``(N, num_ws, w_dim)`` of the persons that are trained on; ``(0,)`` where there are none."""
     frames = encoded_frames(encoder, clips, per_clip, generator_sha256, "train")
     return torch.empty(0) if frames is None else frames.ws
+
+
+def evenly(unseen: Tensor, seen: Tensor, count: int) -> Tensor:
+    """About ``count`` codes ``(N, num_ws, w_dim)``, half of each; of one alone where the other has none."""
+    halves = [codes for codes in (unseen, seen) if len(codes) and count]
+    picked = [codes[spread(len(codes), -(-count // len(halves)))] for codes in halves]
+    return torch.cat(picked) if picked else seen[:0]

@@ -37,7 +37,7 @@ from modules.perception.face_shape import FaceBasis, FaceParameters, difference,
 from modules.perception.mesh import FaceMesh
 from services.attributes import load_attribute_judge
 from services.directions import JUDGED_BY, LABELS
-from services.encoded_codes import frames_of_test_persons, training_codes
+from services.encoded_codes import evenly, frames_of_test_persons, training_codes, unseen_codes
 from services.evaluation_edits import measure_edits, slopes_between
 from services.evaluation_frames import spread
 from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
@@ -119,7 +119,9 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
             device,
         )
         editor = lit.editor.eval().requires_grad_(False)
-        gains = calibrate(editor, model, tools, samples, encoded, generator.sha256, settings, say)
+        unseen = unseen_codes(FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256)
+        known = evenly(unseen, encoded, settings.calibration_codes)
+        gains = calibrate(editor, model, tools, samples, known, generator.sha256, settings, say)
         # Measured as it will be loaded, before it takes the place of the shipped one.
         made = (editor, model.basis, model.expressions, settings.edits, gains, generator.sha256)
         trial = save_pose_editor(run_folder / "model", *made, "# Pose and expression editor, not measured yet\n")
@@ -224,7 +226,10 @@ def calibrate(
     editor: PoseEditor, model: FaceModel, tools: Instruments, samples: SampleDataset, encoded: Tensor,
     generator_sha256: str, settings: PoseEditorSettings, say: Say,
 ) -> dict[str, float]:  # fmt: skip
-    """What to ask of the editor per unit that a user asks, so that the mean slope on training codes is 1."""
+    """What to ask of the editor per unit that a user asks, so that the mean slope on ``encoded`` codes is 1.
+
+    The slope is that over all strengths that the finished editor is measured at.
+    """
     gains = dict.fromkeys(settings.edits, 1.0)
     count = settings.calibration_codes
     if not count:
@@ -233,7 +238,7 @@ def calibrate(
     known = encoded if len(encoded) else torch.stack([samples[i].ws for i in spread(len(samples), count)])
     chosen = known[spread(len(known), count)]
     judge = PoseJudge(tools.judge.mesh, model.basis, settings.least_score)
-    probes = {name: (-edit.typical, edit.typical) for name, edit in settings.edits.items()}
+    probes = {name: edit.measured for name, edit in settings.edits.items()}
     for turn in range(settings.calibration_rounds):
         edits = pose_edits(editor, model.basis, model.expressions, settings.edits, gains, generator_sha256)
         readings = measure_edits(chosen, edits, probes, tools.render, judge, tools.embed)

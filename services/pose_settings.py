@@ -45,7 +45,7 @@ class PoseEditorSettings:
     seed: int
     """Of initial weights and batches."""
     calibration_codes: int
-    """Codes of training persons' frames on which units are set; 0 leaves them as they are."""
+    """Codes on which units are set, half of validation and half of training persons; 0 leaves them as they are."""
     calibration_rounds: int
     """Times that units are set anew from what was measured."""
     measured_per_clip: int

@@ -250,3 +250,15 @@ def test_pictures_are_rendered_once_for_the_same_codes(tmp_path: Path) -> None:
     render_pool(ws, counted, path, "b", lambda done, total: None)
     render_pool(ws + 1, counted, path, "b", lambda done, total: None)
     assert sum(rendered) == 18
+
+
+def test_an_edit_that_learns_in_no_steps_stays_as_it_is(tmp_path: Path) -> None:
+    """As when units are set anew: its terms are there all the same."""
+    none = replace(SETTINGS, training=replace(SETTINGS.training, steps=0))
+    found = train(tmp_path, none)
+    assert all(torch.equal(found[name].vector, start()[name].vector) for name in GOALS)
+    settings = load_params(environment={}).section("directions", DirectionSettings)
+    own = settings.alone["age"]
+    still = replace(settings, alone={"age": replace(own, training=replace(own.training, steps=0))})
+    faces = directions.kept_faces(load_params(environment={}), still)
+    assert set(faces.of(own.training).terms) == {"landmark_features", "mesh"}
