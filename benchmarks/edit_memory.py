@@ -77,7 +77,9 @@ def peak_of_edit(clip: Path) -> float:
     """Peak resident memory of the edit of one clip, in MiB."""
     target = clip.with_suffix(".edited.mp4")
     command = [sys.executable, "-m", "services.cli", "edit", str(clip), str(target), "--edit", "age=+20"]
-    process = subprocess.Popen([*command, "--edit", "smile=1"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--edit", "smile=1", "--refine", "0"], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

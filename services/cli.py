@@ -56,7 +56,12 @@ Set = Annotated[
 ]
 Face = Annotated[str, typer.Option(help="largest, all, or a number that counts from the left, from 0.")]
 Refine = Annotated[
-    int | None, typer.Option(min=0, help="Steps of optimisation per frame: slower, nearer to the person.")
+    int | None,
+    typer.Option(
+        min=0,
+        help="Steps of optimisation per frame: slower, nearer to the person. Without: pipeline.follow.steps of "
+        "params.yaml for clips, none for images.",
+    ),
 ]
 Start = Annotated[str | None, typer.Option(help="Where to begin, e.g. 2s or 1:30.")]
 End = Annotated[str | None, typer.Option(help="Where to end.")]

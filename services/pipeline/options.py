@@ -91,7 +91,7 @@ class EditOptions:
     face: str = "largest"
     """``largest``, ``all``, or a number that counts the faces from the left, from 0."""
     refine: int | None = None
-    """Steps of W+ optimisation per frame; None takes ``pipeline.refine.steps``."""
+    """Steps of W+ optimisation; None: those of ``pipeline.refine`` (images) or ``pipeline.follow`` (clips)."""
     paste: Literal["auto", "difference", "replace"] = "auto"
     """``difference`` adds what the edit changes to the frame, ``replace`` pastes the edited face itself.
 
@@ -120,8 +120,8 @@ class EditOptions:
         if self.end is not None and not self.end > (self.start or 0):
             raise BadInputError(f"end must be later than start, got {self.start or 0:g} to {self.end:g} s")
 
-    def steps(self, config: RefineConfig) -> int:
-        """Steps of refinement per frame that these options ask for."""
+    def steps(self, config: RefineConfig | FollowConfig) -> int:
+        """Steps of refinement that these options ask for, per frame of what ``config`` is for: images or clips."""
         if self.preview:
             return 0
         return config.steps if self.refine is None else self.refine

@@ -47,6 +47,8 @@ class RefineConfig:
 class FollowConfig:
     """How the codes of frames that follow one another are optimised: each begins where the one before ended."""
 
+    steps: int
+    """Per frame, where the user does not say; 0 takes the encoder's codes as they are."""
     first_steps: int
     """The first frame of a face in a shot takes at least so many."""
     learning_rate: float

@@ -201,7 +201,7 @@ class Lane:
         """``keep_codes`` collects the codes of every frame in ``codes``, on the CPU."""
         self.keep_codes, self.codes = keep_codes, list[Tensor]()
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
-        self.steps = options.steps(models.config.refine)
+        self.steps = options.steps(models.config.follow)
         self.idle = changes_nothing(requests, options)
         self.way = way_to_paste(requests, models, options)
         alignment = face.alignment

@@ -93,7 +93,8 @@ def finder():
 @pytest.fixture
 def toy_models(finder) -> Models:
     params = load_params()
-    config = replace(params.section("pipeline", PipelineConfig), measure_every=2)
+    config = params.section("pipeline", PipelineConfig)
+    config = replace(config, measure_every=2, follow=replace(config.follow, steps=0))
     judges = ToyJudges(params.section("detection", DetectionConfig), "alex", "cpu")
     judges.finder = finder
     push = torch.zeros(NUM_WS, W_DIM)

@@ -25,9 +25,9 @@ from modules.generators.protocol import StyleLayer
 from modules.metrics.distribution import frechet_distance, kernel_distance_interval
 from modules.perception.flow import DenseFlow, FlowConfig
 from services.evaluate_table import TableParts, encoder_folders, encoder_rows, shortened
-from services.evaluate_video import data_hash_of
+from services.evaluate_video import HIGHER_IS_BETTER, beside_frame_encoder, data_hash_of
 from services.evaluation import EvaluationConfig
-from services.evaluation_drift import DriftConfig
+from services.evaluation_drift import Drift, DriftConfig
 from services.evaluation_frames import HeldOutFrames, consecutive_frames, stretch
 from services.evaluation_table import TABLE, VideoTable, markdown, write_table
 from services.evaluation_video import (
@@ -235,6 +235,15 @@ def test_it_stops_when_asked_to() -> None:
 def parts() -> TableParts:
     clips = (clip_of(list(range(60, 69))), clip_of(list(range(80, 89)), "other", 1))
     return TableParts(ToyGenerator(), clips, JUDGES, CONFIG, "cpu")  # type: ignore[arg-type]
+
+
+def test_what_a_frame_encoder_loses_on_a_long_stream_is_not_its_video_encoders_fault() -> None:
+    row = {"psnr": 20.0, "ssim": 0.5, "lpips": 0.3, "lm": 2.0, "tc": 0.04, "ms_per_frame": 9.0}
+    curves = {"FrEN": np.array([[30.0, 28.0, 26.0]]), "ViEN": np.array([[30.0, 27.5, 25.0]])}
+    found = beside_frame_encoder(row, {**row, "psnr": 20.5, "tc": 0.05}, Drift((0, 100, 200), curves, ("a",)))
+    assert set(found) == set(HIGHER_IS_BETTER)
+    assert (found["psnr"], found["psnr_gain"]) == (20.0, -0.5)
+    assert (found["tc_share"], found["drift"]) == (pytest.approx(0.8), pytest.approx(-0.5))
 
 
 def test_video_encoders_are_compared_only_where_the_same_was_measured(parts: TableParts) -> None:

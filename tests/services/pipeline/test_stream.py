@@ -88,7 +88,7 @@ def test_turning_may_change_more_than_the_face(tmp_path, toy_models, clip) -> No
 def test_chunks_do_not_matter(tmp_path, toy_models, clip) -> None:
     results = []
     for chunk in (1, 5):
-        config = replace(toy_models.config, chunk=chunk, refine=replace(toy_models.config.refine, steps=1))
+        config = replace(toy_models.config, chunk=chunk, follow=replace(toy_models.config.follow, steps=1))
         _, seen = edited(clip, tmp_path / "out.mp4", replace(toy_models, config=config), AGE)
         results.append(seen)
     for frame, (_, after) in results[0].items():
@@ -101,6 +101,17 @@ def test_refinement_brings_the_reconstruction_nearer(tmp_path, toy_models, clip)
     refined, _ = edited(clip, tmp_path / "out.mp4", toy_models, AGE, options)
     for one, other in zip(plain.faces[0].frames, refined.faces[0].frames, strict=True):
         assert one.identity is None or other.identity > one.identity + 0.05
+
+
+def test_clips_are_refined_as_params_says_unless_the_user_does(tmp_path, toy_models, clip) -> None:
+    config = replace(toy_models.config, follow=replace(toy_models.config.follow, steps=8))
+    usual = replace(toy_models, config=config)
+    asked, _ = edited(clip, tmp_path / "out.mp4", toy_models, AGE, replace(SHORT, refine=8))
+    default, _ = edited(clip, tmp_path / "out.mp4", usual, AGE, SHORT)
+    assert [f.identity for f in default.faces[0].frames] == [f.identity for f in asked.faces[0].frames]
+    none, _ = edited(clip, tmp_path / "out.mp4", usual, AGE, replace(SHORT, refine=0))
+    plain, _ = edited(clip, tmp_path / "out.mp4", toy_models, AGE, SHORT)
+    assert [f.identity for f in none.faces[0].frames] == [f.identity for f in plain.faces[0].frames]
 
 
 def test_a_face_that_leaves_is_held_then_fades(tmp_path, toy_models, clip) -> None:
