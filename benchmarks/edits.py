@@ -1,6 +1,6 @@
 """The directions on persons not trained on, by the first and a second judge, and on generator samples.
 
-python benchmarks/edits.py [--folder FOLDER] [--samples] [--evaluation FILE]
+python benchmarks/edits.py [--folder FOLDER] [--samples] [--per-clip N] [--evaluation FILE]
 
 The persons' codes are the shipped encoder's answers to their prepared crops ('stylereel train prepare').
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,11 +33,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--samples", action="store_true", help="On generator samples, by the first judge alone.")
     parser.add_argument("--evaluation", type=Path, help="Write what the gate reads there.")
+    parser.add_argument(
+        "--per-clip", type=int, help="Frames of each clip, instead of the gate's measured_per_clip."
+    )
     arguments = parser.parse_args()
     if arguments.samples and arguments.evaluation:
         parser.error("the gate reads what was measured on persons: leave out --samples or --evaluation")
     params = load_params()
     settings = params.section("directions", DirectionSettings)
+    if arguments.per_clip:
+        settings = replace(settings, measured_per_clip=arguments.per_clip)
     tools = load_instruments(settings, params)
     if arguments.samples:
         seed = settings.calibration_seed + 1

@@ -1,6 +1,6 @@
 """The pose editor on clips of persons not trained on: slopes, likeness, drift, by the mesh and a second judge.
 
-python benchmarks/pose.py [--folder FOLDER] [--sheet PICTURE]
+python benchmarks/pose.py [--folder FOLDER] [--per-clip N] [--sheet PICTURE]
 
 Without ``--sheet`` the tables of docs/results.md; with it a picture instead: a row per made face, over yaw, pitch
 and expressions. The codes measured are the shipped encoder's answers to the test persons' prepared crops.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -45,12 +46,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--evaluation", type=Path, help="Write what the gate reads there.")
+    parser.add_argument(
+        "--per-clip", type=int, help="Frames of each clip, instead of the gate's measured_per_clip."
+    )
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--faces", type=int, default=6)
     arguments = parser.parse_args()
     params = load_params()
     params.runtime.apply_threads()
     settings = params.section("pose_editor", PoseEditorSettings)
+    if arguments.per_clip:
+        settings = replace(settings, measured_per_clip=arguments.per_clip)
     if arguments.sheet is None:
         tools = load_instruments(settings, params)
         frames = frames_of_test_persons(settings, tools.generator.sha256)

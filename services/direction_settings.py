@@ -52,13 +52,13 @@ class DirectionSettings:
     least_score: float
     """Of the mesh, below which a picture shows no face."""
     calibration_codes: int
-    """Codes on which units are set: of one z for fitted edits, at most so many of validation persons after."""
+    """Codes on which units are set: of one z for fitted edits, after that of validation and training persons."""
     calibration_seed: int
     """Of these codes; codes that edits are measured or shown on follow it."""
     calibration_rounds: int
     """Times that units are set anew from what was measured, and effects on others taken out where asked for."""
     calibration_frames: int
-    """Frames of each validation person's clip on which the units are set once the directions were refined."""
+    """Frames of each of these persons' clips that they are chosen from."""
     unmixed: float
     """Share of the effects on others measured after refining that is taken out, 0 to 1; 0 only sets units."""
     measured_per_clip: int

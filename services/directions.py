@@ -36,7 +36,7 @@ from services.attributes import NAMES, SecondAttributeJudge
 from services.direction_settings import DirectionSettings, EditSettings
 from services.directions_card import card
 from services.directions_evaluation import evaluation_of, standard_strengths, summary_of
-from services.encoded_codes import evenly, frames_of_test_persons, training_codes, unseen_codes
+from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
 from services.evaluation_edits import as_markdown, measure_edits, numbers_of, rounded, slopes_between
 from services.evaluation_frames import spread
 from services.instruments import Instruments, draw_single, load_instruments
@@ -128,8 +128,9 @@ def _learn(settings: DirectionSettings, tools: Instruments, faces: KeptFaces, ru
         edits = refine_on(pool, edits, tools, settings, faces, run.lightning_logger(), say)
     for name in settings.alone:
         edits = refine_on(pool, edits, tools, settings, faces, False, say, name)
-    given = FRAME_ENCODER, CLIPS, settings.calibration_frames, tools.generator.sha256
-    real = evenly(unseen_codes(*given), training_codes(*given), settings.calibration_codes)
+    real = codes_for_units(
+        FRAME_ENCODER, CLIPS, settings.calibration_frames, tools.generator.sha256, settings.calibration_codes
+    )
     units_on = "validation and training persons' codes" if len(real) else "samples"
     known = real if len(real) else single
     edits = calibrate(edits, known, tools, settings, settings.unmixed, say)

@@ -81,8 +81,13 @@ def training_codes(encoder: Path, clips: Path, per_clip: int, generator_sha256: 
     return torch.empty(0) if frames is None else frames.ws
 
 
-def evenly(unseen: Tensor, seen: Tensor, count: int) -> Tensor:
-    """About ``count`` codes ``(N, num_ws, w_dim)``, half of each; of one alone where the other has none."""
-    halves = [codes for codes in (unseen, seen) if len(codes) and count]
+def codes_for_units(encoder: Path, clips: Path, per_clip: int, generator_sha256: str, count: int) -> Tensor:
+    """About ``count`` codes ``(N, num_ws, w_dim)`` that edits are set to their units on, none of a test person's.
+
+    Half are of validation persons, half of persons that the encoder was trained on; of one kind alone where there
+    is no other, and ``(0,)`` where there is neither. ``per_clip`` frames of each clip are chosen from.
+    """
+    given = encoder, clips, per_clip, generator_sha256
+    halves = [codes for codes in (unseen_codes(*given), training_codes(*given)) if len(codes) and count]
     picked = [codes[spread(len(codes), -(-count // len(halves)))] for codes in halves]
-    return torch.cat(picked) if picked else seen[:0]
+    return torch.cat(picked) if picked else torch.empty(0)

@@ -37,7 +37,7 @@ from modules.perception.face_shape import FaceBasis, FaceParameters, difference,
 from modules.perception.mesh import FaceMesh
 from services.attributes import load_attribute_judge
 from services.directions import JUDGED_BY, LABELS
-from services.encoded_codes import evenly, frames_of_test_persons, training_codes, unseen_codes
+from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
 from services.evaluation_edits import measure_edits, slopes_between
 from services.evaluation_frames import spread
 from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
@@ -119,8 +119,9 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
             device,
         )
         editor = lit.editor.eval().requires_grad_(False)
-        unseen = unseen_codes(FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256)
-        known = evenly(unseen, encoded, settings.calibration_codes)
+        known = codes_for_units(
+            FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256, settings.calibration_codes
+        )
         gains = calibrate(editor, model, tools, samples, known, generator.sha256, settings, say)
         # Measured as it will be loaded, before it takes the place of the shipped one.
         made = (editor, model.basis, model.expressions, settings.edits, gains, generator.sha256)

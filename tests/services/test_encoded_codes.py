@@ -12,7 +12,7 @@ import torch
 
 from datamodules.clips import Prepared, PreparedClip
 from services import encoded_codes
-from services.encoded_codes import encoded_frames, evenly, training_codes, unseen_codes
+from services.encoded_codes import codes_for_units, encoded_frames, training_codes, unseen_codes
 
 ROWS, WIDTH = 3, 4
 
@@ -50,11 +50,17 @@ def test_codes_are_of_the_split_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(training_codes(tmp_path, tmp_path, 3, "a")) == 0
 
 
-def test_units_are_set_on_as_many_unseen_codes_as_seen_ones() -> None:
+def test_units_are_set_on_as_many_unseen_codes_as_seen_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     unseen, seen, none = torch.zeros(3, 4, 8), torch.ones(40, 4, 8), torch.empty(0)
-    both = evenly(unseen, seen, 6)
+
+    def found(first: torch.Tensor, second: torch.Tensor, count: int) -> torch.Tensor:
+        monkeypatch.setattr(encoded_codes, "unseen_codes", lambda *given: first)
+        monkeypatch.setattr(encoded_codes, "training_codes", lambda *given: second)
+        return codes_for_units(Path("encoder"), Path("clips"), 4, "a", count)
+
+    both = found(unseen, seen, 6)
     assert len(both) == 6 and both.mean() == 0.5
-    assert len(evenly(unseen, seen, 10)) == 8, "no code twice"
-    assert evenly(none, seen, 6).shape == (6, 4, 8)
-    assert evenly(unseen, none, 6).shape == unseen.shape
-    assert not len(evenly(none, none, 6)) and not len(evenly(unseen, seen, 0))
+    assert len(found(unseen, seen, 10)) == 8, "no code twice"
+    assert found(none, seen, 6).shape == (6, 4, 8)
+    assert found(unseen, none, 6).shape == unseen.shape
+    assert not len(found(none, none, 6)) and not len(found(unseen, seen, 0))

@@ -13,11 +13,13 @@ import torch
 from pose_toys import NUM_WS, OFFERED, SHA, W_DIM, toy_basis, toy_editor, toy_expressions
 
 import services.evaluate
+import services.pose_editor
 from datamodules.types import BadInputError
 from modules.editing.pose import PoseEditSettings, save_pose_editor
 from modules.model_folder import load_model, weights_sha256
 from services.encoded_codes import EncodedFrames
 from services.evaluate import POSE_EDITOR, re_evaluation
+from services.evaluation_frames import spread
 from services.instruments import Instruments
 from services.pose_evaluation import data_hash_of, evaluate_pose_editor, evaluation_of
 from services.pose_settings import PoseEditorSettings
@@ -109,3 +111,33 @@ def test_a_champion_is_measured_where_the_challenger_was_or_not_at_all(
     with pytest.raises(BadInputError, match="measured on data elsewhere"):
         measure(version, folder, replace(challenger, data_hash="elsewhere"))
     assert len(asked) == 1
+
+
+def test_units_are_set_over_the_strengths_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit that answers by 0.8 of what is asked of the network is asked 1.25 times as much, then no more."""
+    measured: list[tuple[Any, Any]] = []
+
+    def edits(editor: Any, basis: Any, expressions: Any, offered: Any, gains: dict[str, float], sha: str) -> Any:
+        return gains
+
+    def measure(codes: torch.Tensor, gains: Any, probes: Any, *tools: Any) -> Any:
+        measured.append((codes, probes))
+        return gains
+
+    monkeypatch.setattr(services.pose_editor, "pose_edits", edits)
+    monkeypatch.setattr(services.pose_editor, "measure_edits", measure)
+    monkeypatch.setattr(services.pose_editor, "PoseJudge", lambda *given: None)
+    monkeypatch.setattr(
+        services.pose_editor, "slopes_between",
+        lambda gains, name, names: np.array([0.8 * gains[name] * EDITS[name].per_unit]),
+    )  # fmt: skip
+    tools = SimpleNamespace(judge=SimpleNamespace(mesh=None), render=None, embed=None)
+    model = SimpleNamespace(basis=None, expressions=None)
+    known = torch.arange(9.0)[:, None, None]
+    settings = replace(SETTINGS, calibration_codes=4, calibration_rounds=2)
+    gains = services.pose_editor.calibrate(
+        None, model, tools, None, known, SHA, settings, lambda line: None  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert gains == pytest.approx(dict.fromkeys(EDITS, 1.25))
+    assert [probes for _, probes in measured] == [{name: edit.measured for name, edit in EDITS.items()}] * 2
+    assert measured[0][0].flatten().tolist() == known[spread(9, 4)].flatten().tolist()
