@@ -136,14 +136,14 @@ def refine(
     logger: Logger | bool = False,
     accelerator: str = "auto",
     alone: tuple[str, tuple[float, float]] | None = None,
-    faces: Mapping[str, EditTerm] | None = None,
+    further: Mapping[str, EditTerm] | None = None,
 ) -> EditSet:
     """Train the directions on from where they are; goes on from the last checkpoint of the same run in ``runs``.
 
     ``goals`` are those of all edits, since each is to leave alone what the others are for. ``alone`` names the one
     edit that learns, and the strengths between which it does; without, all learn, within their bounds. ``spread``
     is a symmetric root of W's covariance, ``made_of`` says what else the outcome hangs on, for the run's name:
-    code, networks and what ``render``, ``judge`` and ``embed`` were made with. ``faces`` are further
+    code, networks and what ``render``, ``judge`` and ``embed`` were made with. ``further`` are
     terms by the names that weights give them (eq. S2's L_f and L_v). Units and bounds stay.
     """
     names = [alone[0]] if alone else list(goals)
@@ -151,7 +151,7 @@ def refine(
     terms: dict[str, EditTerm] = {
         "attributes": attributes,
         "identity": IdentityFloor(embed, settings.identity),
-        **(faces or {}),
+        **(further or {}),
     }
     asked = asked[[list(goals).index(name) for name in names]]
     start = torch.stack([edits[name].vector for name in names])

@@ -163,7 +163,7 @@ def test_a_face_can_be_held_where_it_is_too(tmp_path: Path) -> None:
     free = train(tmp_path)
     kept = refine(
         start(), GOALS, pool(), np.eye(WIDTH), render, JUDGE, embed, replace(SETTINGS, training=held), "code",
-        tmp_path, faces={"mesh": lambda pair: (pair.after - pair.before[pair.code]).flatten(1).norm(dim=1)},
+        tmp_path, further={"mesh": lambda pair: (pair.after - pair.before[pair.code]).flatten(1).norm(dim=1)},
     )  # fmt: skip
     assert kept["age"].vector.norm() < 0.2 * free["age"].vector.norm()
 
