@@ -1,6 +1,6 @@
 """The directions on persons not trained on, by the first and a second judge, and on generator samples.
 
-python benchmarks/edits.py [--folder FOLDER] [--samples] [--per-clip N] [--evaluation FILE]
+python benchmarks/edits.py [--folder FOLDER] [--samples | --as-they-are] [--per-clip N] [--evaluation FILE]
 
 The persons' codes are the shipped encoder's answers to their prepared crops ('stylereel train prepare').
 """
@@ -18,6 +18,7 @@ from datamodules.disk import write_whole
 from modules.editing.directions import load_directions
 from modules.perception.second_judges import SecondJudges
 from services.attributes import SecondAttributeJudge
+from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
 from services.directions import FOLDER
 from services.directions_evaluation import evaluate_directions, standard_strengths, summary_of
@@ -32,13 +33,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--samples", action="store_true", help="On generator samples, by the first judge alone.")
+    parser.add_argument(
+        "--as-they-are", action="store_true", help="Not set right on each clip's first frames, and on all frames."
+    )
     parser.add_argument("--evaluation", type=Path, help="Write what the gate reads there.")
     parser.add_argument(
         "--per-clip", type=int, help="Frames of each clip, instead of the gate's measured_per_clip."
     )
     arguments = parser.parse_args()
-    if arguments.samples and arguments.evaluation:
-        parser.error("the gate reads what was measured on persons: leave out --samples or --evaluation")
+    if (arguments.samples or arguments.as_they_are) and arguments.evaluation:
+        parser.error("the gate reads edits as they are served to persons: leave out --evaluation, or the other")
     params = load_params()
     settings = params.section("directions", DirectionSettings)
     if arguments.per_clip:
@@ -54,7 +58,13 @@ def main() -> None:
         return
     second = SecondAttributeJudge(SecondJudges(), tools.judge.mesh, settings.least_score)
     frames = frames_of_test_persons(settings, tools.generator.sha256)
-    summary, evaluation = evaluate_directions(arguments.folder, frames, settings, tools, second=second)
+    if arguments.as_they_are:
+        edits, asked = load_directions(arguments.folder, tools.generator.sha256), standard_strengths(settings)
+        readings = measure_edits(frames.ws, edits, asked, tools.render, tools.judge, tools.embed, second)
+        print("\n".join(as_markdown(summary_of(readings, settings))))
+        return
+    balancing = balancing_of(params)
+    summary, evaluation = evaluate_directions(arguments.folder, frames, settings, balancing, tools, second=second)
     print(f"{evaluation.clips} clips, data {evaluation.data_hash[:12]}.", end=" ")
     print("\n".join(as_markdown(summary)))
     if arguments.evaluation is not None:

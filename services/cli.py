@@ -102,6 +102,10 @@ def edit(
     seed: Annotated[
         int, typer.Option(min=0, help="Which person random_identity gives, the same on every frame.")
     ] = 0,
+    balance: Annotated[
+        bool,
+        typer.Option(help="Measure on this face what the edits do, and take back what was not asked."),
+    ] = True,
     encoder: EncoderFolder = None,
     directions: EditsFolders = None,
     generator: GeneratorSource = None,
@@ -126,7 +130,8 @@ def edit(
     from services.media import edit_file
 
     requests = [parse_edit(text) for text in edits or []]
-    options = _options(face, refine, start, end, paste=paste, region=region, preview=preview, seed=seed)
+    chosen_options = {"paste": paste, "region": region, "preview": preview, "seed": seed, "balance": balance}
+    options = _options(face, refine, start, end, **chosen_options)
     params = load_params(overrides=set_ or [])
     with bars(quiet) as report:
         chosen = (encoder, None, generator)

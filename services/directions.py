@@ -33,9 +33,10 @@ from modules.losses.edits import EditTerm, FaceKept
 from modules.perception.face_judge import FaceJudgeConfig
 from modules.perception.second_judges import SecondJudges
 from services.attributes import NAMES, SecondAttributeJudge
+from services.balancing import Balancing, balancing_of
 from services.direction_settings import DirectionSettings, EditSettings
 from services.directions_card import card
-from services.directions_evaluation import evaluation_of, standard_strengths, summary_of
+from services.directions_evaluation import evaluation_of, measure_as_served, standard_strengths, summary_of
 from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
 from services.evaluation_edits import as_markdown, measure_edits, numbers_of, rounded, slopes_between
 from services.evaluation_frames import spread
@@ -75,7 +76,7 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     settings = params.section("directions", DirectionSettings)
     tools = load_instruments(settings, params)
     with stage_run("directions", params, {"generator": tools.generator.sha256}) as run:
-        return _learn(settings, tools, kept_faces(params, settings), run, say)
+        return _learn(settings, balancing_of(params), tools, kept_faces(params, settings), run, say)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def kept_faces(params: Params, settings: DirectionSettings) -> KeptFaces:
     return KeptFaces(terms, repr(params.section("face_judge", FaceJudgeConfig)))
 
 
-def _learn(settings: DirectionSettings, tools: Instruments, faces: KeptFaces, run: Run, say: Say) -> Path:
+def _learn(
+    settings: DirectionSettings, balancing: Balancing, tools: Instruments, faces: KeptFaces, run: Run, say: Say
+) -> Path:
     frames = frames_of_test_persons(settings, tools.generator.sha256)  # said to be missing now, not after an hour
     labels = label_samples(
         SAMPLES, LABELS, tools.judge, settings.samples,
@@ -135,15 +138,8 @@ def _learn(settings: DirectionSettings, tools: Instruments, faces: KeptFaces, ru
     known = real if len(real) else single
     edits = calibrate(edits, known, tools, settings, settings.unmixed, say)
     second = SecondAttributeJudge(SecondJudges(), tools.judge.mesh, settings.least_score)
-    readings = measure_edits(
-        frames.ws,
-        edits,
-        standard_strengths(settings),
-        tools.render,
-        tools.judge,
-        tools.embed,
-        second,
-        _progress(say),
+    readings = measure_as_served(
+        frames, edits, standard_strengths(settings), balancing, tools, _progress(say), second
     )
     summary = {
         **summary_of(readings, settings), "fit": scores, "samples": len(pairs),
@@ -153,7 +149,7 @@ def _learn(settings: DirectionSettings, tools: Instruments, faces: KeptFaces, ru
     }  # fmt: skip
     folder = save_directions(FOLDER, edits, card(summary, tools.generator.sha256))
     write_whole(folder / METRICS, json.dumps(rounded(summary), indent=2) + "\n")
-    evaluation = evaluation_of(summary, folder, settings, frames)
+    evaluation = evaluation_of(summary, folder, settings, frames, balancing)
     EVALUATION.parent.mkdir(exist_ok=True)
     write_whole(EVALUATION, evaluation.to_json())
     say("\n".join(as_markdown(summary)))

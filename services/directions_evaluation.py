@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from datamodules.types import BadInputError
-from modules.editing.directions import load_directions
+from modules.editing.balance import balance
+from modules.editing.directions import Edit, EditRequest, EditSet, load_directions
 from modules.model_folder import load_model, weights_sha256
+from services.balancing import Balancing
 from services.direction_settings import DirectionSettings
 from services.encoded_codes import EncodedFrames
 from services.evaluation_edits import ImageJudge, Readings, measure_edits, summarise
@@ -34,15 +39,64 @@ def summary_of(readings: Readings, settings: DirectionSettings) -> dict[str, Any
     return summarise(readings, typical, units, settings.age_bands)
 
 
-def data_hash_of(frames: EncodedFrames, settings: DirectionSettings) -> str:
+@dataclass(frozen=True)
+class ServedFrames:
+    """Frames of clips as their user's edits meet them: set right on some of each clip, measured on the others."""
+
+    looked_at: EncodedFrames
+    """Each clip's first frames."""
+    measured: EncodedFrames
+    """Its others; of a clip with one frame, that one."""
+
+    def move(self, edits: EditSet[Edit], balancing: Balancing, tools: Instruments) -> Callable[..., Tensor]:
+        """``move(ws, request)`` for codes of ``measured``, each clip's edit set right on what was looked at."""
+
+        def show(ws: Tensor) -> Tensor:
+            return torch.cat([tools.render(one) for one in torch.split(ws, 1)]).float().clamp(-1, 1)
+
+        measure = balancing.measure(show, tools.judge)
+
+        def moved(ws: Tensor, request: EditRequest) -> Tensor:
+            result = ws.clone()
+            for clip in dict.fromkeys(self.measured.clips):
+                rows = [row for row, name in enumerate(self.measured.clips) if name == clip]
+                seen = self.looked_at.ws[[row for row, name in enumerate(self.looked_at.clips) if name == clip]]
+                more = balance(seen, [request], edits, balancing.typical, measure, balancing.config)
+                result[rows] = edits.apply(ws[rows], [request, *more])
+            return result
+
+        return moved
+
+
+def as_served(frames: EncodedFrames, balancing: Balancing) -> ServedFrames:
+    """The first ``balance.frames`` of each clip, at most half of it, are looked at."""
+    looked_at, measured = list[int](), list[int]()
+    for clip in dict.fromkeys(frames.clips):
+        rows = [row for row, name in enumerate(frames.clips) if name == clip]
+        count = max(1, min(balancing.config.frames, len(rows) // 2))
+        looked_at += rows[:count]
+        measured += rows[count:] or rows
+    return ServedFrames(_some(frames, looked_at), _some(frames, measured))
+
+
+def _some(frames: EncodedFrames, rows: Sequence[int]) -> EncodedFrames:
+    clips, people = tuple(frames.clips[row] for row in rows), tuple(frames.people[row] for row in rows)
+    return replace(frames, ws=frames.ws[list(rows)], clips=clips, people=people)
+
+
+def data_hash_of(frames: EncodedFrames, settings: DirectionSettings, balancing: Balancing) -> str:
     """Of everything but the edits that a number hangs on: codes, strengths, units and what the judge takes."""
     asked = {name: [edit.measured, edit.typical, edit.per_unit] for name, edit in settings.edits.items()}
-    measured = [frames.data_hash, asked, settings.resolution, settings.least_score]
+    measured = [frames.data_hash, asked, settings.resolution, settings.least_score, repr(balancing)]
     return hashlib.sha256(json.dumps(measured).encode()).hexdigest()
 
 
 def evaluation_of(
-    summary: Mapping[str, Any], folder: Path, settings: DirectionSettings, frames: EncodedFrames
+    summary: Mapping[str, Any],
+    folder: Path,
+    settings: DirectionSettings,
+    frames: EncodedFrames,
+    balancing: Balancing,
 ) -> Evaluation:
     """What the gate reads of a summary of the edits in ``folder``, measured on ``frames``.
 
@@ -69,7 +123,7 @@ def evaluation_of(
     return Evaluation(
         model_sha256=weights_sha256(model.tensors),
         generator_sha256=model.config["generator_sha256"],
-        data_hash=data_hash_of(frames, settings),
+        data_hash=data_hash_of(frames, settings, balancing),
         metrics=metrics,
         higher_is_better={name: name == "identity" for name in metrics},
         frames=min(edits[name]["seen"] for name in settings.edits),
@@ -82,20 +136,36 @@ def evaluate_directions(
     folder: Path,
     frames: EncodedFrames,
     settings: DirectionSettings,
+    balancing: Balancing,
     tools: Instruments,
     progress: Progress = lambda done, total: None,
     second: ImageJudge | None = None,
 ) -> tuple[dict[str, Any], Evaluation]:
-    """Measure the edits in ``folder`` on ``frames``; raises ``BadInputError`` where one is missing."""
+    """Measure the edits in ``folder`` as a user gets them on ``frames``; raises ``BadInputError`` if one lacks."""
     edits = load_directions(folder, tools.generator.sha256)
     missing = settings.edits.keys() - set(edits)
     if missing:
         raise BadInputError(f"{folder} lacks edits that are measured: {', '.join(sorted(missing))}")
-    readings = measure_edits(
-        frames.ws, edits, standard_strengths(settings), tools.render, tools.judge, tools.embed, second, progress
-    )
+    readings = measure_as_served(frames, edits, standard_strengths(settings), balancing, tools, progress, second)
     summary = summary_of(readings, settings)
-    return summary, evaluation_of(summary, folder, settings, frames)
+    return summary, evaluation_of(summary, folder, settings, frames, balancing)
+
+
+def measure_as_served(
+    frames: EncodedFrames,
+    edits: EditSet[Edit],
+    strengths: Mapping[str, Sequence[float]],
+    balancing: Balancing,
+    tools: Instruments,
+    progress: Progress = lambda done, total: None,
+    second: ImageJudge | None = None,
+) -> Readings:
+    """Edits set right on a part of each clip's frames, as the pipeline does, and measured on the others."""
+    served = as_served(frames, balancing)
+    return measure_edits(
+        served.measured.ws, edits, strengths, tools.render, tools.judge, tools.embed, second, progress,
+        served.move(edits, balancing, tools),
+    )  # fmt: skip
 
 
 def _identity(by_strength: Mapping[str, float], typical: float) -> float:

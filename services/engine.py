@@ -242,6 +242,7 @@ def edit_options(given: Mapping[str, str]) -> EditOptions:
         "start": _seconds,
         "end": _seconds,
         "preview": read_flag,
+        "balance": read_flag,
         "paste": _one_of("auto", "difference", "replace"),
         "region": _one_of("auto", "face", "head"),
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from datamodules.clips import read_prepared
 from datamodules.people import Split
 from datamodules.types import BadInputError
+from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
 from services.directions_evaluation import (
     data_hash_of,
@@ -239,10 +240,13 @@ def _directions_re_evaluation(params: Params, report: Report) -> ReEvaluate:
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
         tools = load_instruments(settings, params)
         frames = frames_of_test_persons(settings, tools.generator.sha256)
-        _same_data(challenger, data_hash_of(frames, settings))
+        balancing = balancing_of(params)
+        _same_data(challenger, data_hash_of(frames, settings, balancing))
         strengths = sum(len(asked) for asked in standard_strengths(settings).values())
         meter = Meter("measure the champion", 1 + strengths, report, never)
-        return evaluate_directions(folder, frames, settings, tools, lambda done, total: meter.advance())[1]
+        return evaluate_directions(
+            folder, frames, settings, balancing, tools, lambda done, total: meter.advance()
+        )[1]
 
     return measure
 

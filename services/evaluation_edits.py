@@ -22,6 +22,8 @@ ImageJudge = Callable[[Tensor], Measures]
 """``judge(images)`` gives ``(N,)`` per attribute, NaN where there is no face."""
 Embed = Callable[[Tensor], Tensor]
 """``embed(images)`` gives ``(N, E)`` of unit length."""
+Move = Callable[[Tensor, EditRequest], Tensor]
+"""``move(ws, request)`` gives the codes under one edit."""
 Progress = Callable[[int, int], None]
 BATCH = 32
 """Pictures that are judged at once."""
@@ -62,9 +64,11 @@ def measure_edits(
     embed: Embed,
     second: ImageJudge | None = None,
     progress: Progress = lambda done, total: None,
+    move: Move | None = None,
 ) -> Readings:
     """Render codes ``(N, num_ws, w_dim)`` under each edit at its strengths and measure the pictures.
 
+    ``move`` says what becomes of all codes under an edit; without it the edit is applied as it is.
     Costs ``N * (1 + number of strengths)`` renderings. Raises ``BadInputError`` for strengths out of bounds.
     """
     asked = [(name, float(s)) for name, values in strengths.items() for s in values if s != 0]
@@ -75,7 +79,7 @@ def measure_edits(
     readings = []
     with torch.no_grad():
         for name, strength in [("", 0.0), *asked]:
-            moved = edits.apply(ws, [EditRequest(name, strength)]) if name else ws
+            moved = _moved(ws, EditRequest(name, strength), edits, move) if name else ws
             images = torch.cat([render(one) for one in torch.split(moved, 1)]).clamp(-1, 1)
             embedding = torch.cat([embed(some) for some in torch.split(images, BATCH)])
             start_embedding = embedding if start_embedding is None else start_embedding
@@ -85,6 +89,10 @@ def measure_edits(
             done += 1
             progress(done, total)
     return Readings(readings[0], tuple(readings[1:]))
+
+
+def _moved(ws: Tensor, request: EditRequest, edits: EditSet[Edit], move: Move | None) -> Tensor:
+    return edits.apply(ws, [request]) if move is None else move(ws, request)
 
 
 def _judged(judge: ImageJudge, images: Tensor) -> Measures:

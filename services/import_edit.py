@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from datamodules.disk import write_whole
 from datamodules.types import BadInputError
@@ -18,8 +17,9 @@ from modules.editing.directions import Direction, EditSet, load_directions, save
 from modules.editing.published_edits import Kind, Part, PublishedEdit, read_edit
 from modules.model_folder import load_model, require_replaceable
 from modules.sheet import Image, Row, draw_sheet, to_picture
+from services.balancing import Balancing, balancing_of
 from services.direction_settings import DirectionSettings
-from services.directions_evaluation import evaluation_of, standard_strengths, summary_of
+from services.directions_evaluation import evaluation_of, measure_as_served, standard_strengths, summary_of
 from services.encoded_codes import EncodedFrames, frames_of_test_persons
 from services.evaluation_edits import Readings, measure_edits, slopes_between
 from services.instruments import Instruments, draw_single, load_instruments
@@ -90,9 +90,13 @@ def import_edit(file: Path, folder: Path, choice: EditChoice, params: Params, re
     edits = EditSet([*others.values(), edit])
     standard = {other: strengths for other, strengths in standard_strengths(settings).items() if other in others}
     frames, why_not = _frames_for_gate(standard, tools, settings) if choice.beside else (None, "")
-    readings = None
+    readings, balancing = None, balancing_of(params)
     if frames is not None:
-        readings = _measure(edits, {**standard, **asked}, tools, settings, report, "measure the set", frames.ws)
+        strengths = {**standard, **asked}
+        meter = Meter("measure the set", 1 + sum(len(values) for values in strengths.values()), report, never)
+        readings = measure_as_served(
+            frames, edits, strengths, balancing, tools, lambda done, total: meter.advance()
+        )
     note = "" if choice.beside is None else load_model(choice.beside).card
     save_directions(folder, edits, _card(file, found, edit, lines, note))
     sheet = folder.with_name(f"{folder.name}-samples.png")
@@ -100,7 +104,7 @@ def import_edit(file: Path, folder: Path, choice: EditChoice, params: Params, re
     lines = [f"{file.name}: {found.format}, generator sha256 {edit.generator_sha256}", *lines]
     lines.append(f"written to {folder}, samples in {sheet}")
     if frames is not None and readings is not None:
-        lines.append(_evaluate(folder, edit, readings, frames, settings))
+        lines.append(_evaluate(folder, edit, readings, frames, settings, balancing))
     elif why_not:
         lines.append(f"{why_not}; the set can be used with --directions, not promoted")
     return lines
@@ -150,13 +154,10 @@ def _measure(
     settings: DirectionSettings,
     report: Report,
     stage: str,
-    ws: Tensor | None = None,
 ) -> Readings:
-    """On codes ``(N, num_ws, w_dim)``; without, on samples of the generator, which need no clips."""
+    """On samples of the generator, which need no clips."""
     meter = Meter(stage, 1 + sum(len(values) for values in asked.values()), report, never)
-    if ws is None:
-        seed = settings.calibration_seed + 1
-        ws = draw_single(tools.generator, settings.measured_codes, seed, settings.truncation)
+    ws = draw_single(tools.generator, settings.measured_codes, settings.calibration_seed + 1, settings.truncation)
     return measure_edits(
         ws, edits, asked, tools.render, tools.judge, tools.embed,
         progress=lambda done, total: meter.advance(),
@@ -200,10 +201,15 @@ def _frames_for_gate(
 
 
 def _evaluate(
-    folder: Path, edit: Direction, readings: Readings, frames: EncodedFrames, settings: DirectionSettings
+    folder: Path,
+    edit: Direction,
+    readings: Readings,
+    frames: EncodedFrames,
+    settings: DirectionSettings,
+    balancing: Balancing,
 ) -> str:
     """Write what the gate reads; returns the line that says so."""
-    evaluation = evaluation_of(summary_of(readings, settings), folder, settings, frames)
+    evaluation = evaluation_of(summary_of(readings, settings), folder, settings, frames, balancing)
     halves = (edit.lower / 2, edit.upper / 2)
     rows = [row for row in readings.of(edit.name) if row.strength in halves and row.strength]
     least = float(np.min([evaluation.metrics["identity"], *(float(row.identity.mean()) for row in rows)]))

@@ -17,6 +17,7 @@ from datamodules.images import FORMATS, HEAD, read_image, sniff
 from datamodules.types import BadInputError
 from modules.editing.directions import EditDescription, EditRequest
 from modules.generators.codes_file import read_codes, save_codes
+from services.pipeline.balance import balanced
 from services.pipeline.composite import Image
 from services.pipeline.edit import edit_image, to_arrays, to_pixels
 from services.pipeline.invert import Inversion, invert_image
@@ -78,7 +79,10 @@ def edit_file(
         edited = edit_image(read_image(source, params.runtime.max_pixels), requests, models, options, report)
         write_image(target, edited.image)
         warnings = edited.warnings
-        faces = [_about(inversion) for inversion in edited.inversions]
+        faces = [
+            {**_about(inversion), "strengths": strengths}
+            for inversion, strengths in zip(edited.inversions, edited.strengths, strict=True)
+        ]
         result = {"faces": faces, "warnings": warnings}
     else:
         done = edit_video(source, target, requests, models, options, report)
@@ -163,6 +167,7 @@ def _edit_codes(
     """The edited faces of ``(N, num_ws, w_dim)``, side by side."""
     ws = ws.to(models.device)
     meter = Meter("edit", len(ws), report, never)
+    requests = balanced(ws, requests, models, options)
     faces = []
     for one in torch.split(ws, 1):
         with torch.no_grad():
@@ -194,7 +199,7 @@ def _check_still(source: Path, options: EditOptions) -> None:
 
 def _check_codes(source: Path, options: EditOptions) -> None:
     """Codes are of one face already and have no picture to look at again or to be pasted into."""
-    unused = EditOptions(seed=options.seed)
+    unused = EditOptions(seed=options.seed, balance=options.balance)
     asked = [
         field.name
         for field in dataclasses.fields(options)

@@ -56,14 +56,15 @@ MODEL_HEADER = "X-Stylereel-Model"
 SWEEP_SECONDS = 600.0
 INVERT_OPTIONS = ("face", "refine")
 CODES = "codes"
-FLAGS = (CODES, "preview")
-IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed")
+FLAGS = (CODES, "preview", "balance")
+IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed", "balance")
 VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview")
 OPTIONS = {
     "face": "largest, or a number counted from the left from 0; edits also take all.",
     "refine": "Steps of optimisation per frame, a whole number from 0.",
     "paste": "auto, difference or replace.",
     "region": "auto, face or head.",
+    "balance": "false to apply edits as they are, without setting them right on the face at hand.",
     "seed": "A whole number from 0: which person random_identity gives, the same on every frame.",
     "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
     "end": "Seconds into the clip at which to end.",

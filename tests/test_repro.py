@@ -34,6 +34,7 @@ SMALL = {
     ],
     "video_encoder.validation_clips": 1,
     "video_encoder.trainer.validation_frames": 3,
+    "balance.rounds": 1,
     "directions.start_from": "assets/directions",
     "directions.samples": 24,
     "directions.calibration_codes": 2,

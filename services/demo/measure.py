@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from modules.generators.codes_file import read_codes
 from services.attributes import NAMES, AttributeJudge, as_table
 from services.pipeline.invert import measure
 from services.pipeline.models import Models
+from services.pipeline.sidecar import sidecar_path
 
 NEARNESS = ("psnr", "lpips", "identity", "landmark_error")
 """Metrics of every row, in the table's order; of the crop of 256 px against the input's."""
@@ -92,13 +94,13 @@ def measure_edit(
 ) -> dict[str, float]:
     """``NEARNESS`` of the edited clip to the input, and how far the edit went in its own unit.
 
-    ``unit`` is how much of the judge's number one unit is. ``size_face`` is measured on the generator's picture
-    against the unedited one, ``size_clip`` on the finished clip against the input; ``identity_kept`` is the
-    likeness of these two pictures.
+    ``unit`` is how much of the judge's number one unit is. ``size_face`` is measured on the generator's picture,
+    moved by the strengths of the clip's sidecar, against the unedited one, ``size_clip`` on the finished clip
+    against the input; ``identity_kept`` is the likeness of these two pictures.
     """
     target, shown = (to_tensor(crops_of(path, at), models.device) for path in (clip, edited))
     ws = _codes(codes, at, models)
-    before, after = (_render(ws, models, asked) for asked in ([], [request]))
+    before, after = (_render(ws, models, asked) for asked in ([], _applied(edited)))
     with torch.no_grad():
         kept = (models.judges.identity.embed(before) * models.judges.identity.embed(after)).sum(1)
     return _nearness(shown, target, models) | {
@@ -106,6 +108,12 @@ def measure_edit(
         "size_face": _change(judge, before, after, request.name) / unit,
         "size_clip": _change(judge, target, shown, request.name) / unit,
     }
+
+
+def _applied(edited: Path) -> list[EditRequest]:
+    """By what the clip's face was edited: what was asked, set right on it."""
+    (face,) = json.loads(sidecar_path(edited).read_text())["report"]["faces"]
+    return [EditRequest(name, strength) for name, strength in face["strengths"].items()]
 
 
 def _codes(codes: Path, at: Places, models: Models) -> Tensor:

@@ -17,6 +17,7 @@ from datamodules.video import probe
 from modules.assets import MANIFEST, asset_path, fetch, manifest
 from modules.editing.directions import EditRequest
 from services.attributes import AttributeJudge, load_attribute_judge
+from services.balancing import balancing_of
 from services.code_hash import ROOMS, python_sha256
 from services.console import bars
 from services.demo.clips import edit_clip, invert_clip
@@ -34,7 +35,7 @@ from services.pipeline.encoders import NAMES
 from services.pipeline.encoders import SHIPPED as ENCODERS
 from services.pipeline.models import SECTIONS, SHIPPED_DIRECTIONS, Models, load_models
 from services.pipeline.progress import Report
-from services.pipeline.sidecar import file_sha256
+from services.pipeline.sidecar import file_sha256, plain
 from services.places import METRICS_FOLDER
 from services.registry.connection import RegistryConfig
 from services.registry.gate import Gates
@@ -110,7 +111,10 @@ class Demo:
             "clip": file_sha256(self.clip),
             "pretrained": file_sha256(MANIFEST),
             "models": {name: row["champion_sha256"] or row["shipped"] for name, row in self.standing.items()},
-            "params": {name: self.params.raw[name] for name in SECTIONS},
+            "params": {
+                **{name: self.params.raw[name] for name in SECTIONS},
+                "balancing": plain(balancing_of(self.params)),
+            },
             "steps": self.config.steps,
             "precision": "bfloat16" if runtime.bfloat16() else "float32",
             "device": runtime.torch_device(),

@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.alignment import crop_frame, crop_scale
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
+from services.pipeline.balance import balanced
 from services.pipeline.composite import (
     Floats,
     Image,
@@ -37,6 +38,8 @@ class EditedImage:
     """``(H, W, 3)`` uint8 RGB, the size of the input."""
     inversions: tuple[Inversion, ...]
     """Of each edited face."""
+    strengths: tuple[dict[str, float], ...]
+    """What each face was edited by, by edit: what was asked, set right on that face."""
     warnings: tuple[str, ...]
     """One line each, where a reconstruction is poor."""
 
@@ -78,17 +81,30 @@ def edit_image(
         inversions = invert_faces(source, models, options, report, cancelled)
     image = inversions[0].image
     meter = Meter("edit", len(inversions), report, cancelled)
-    for inversion in inversions:
+    applied = [tuple(requests)] * len(inversions)
+    for number, inversion in enumerate(inversions):
         if not changes_nothing(requests, options):
             size = crop_synthesis_size(inversion.crop_to_frame, inversion.size, models, options)
             seen = crop_frame(inversion.image, inversion.crop_to_frame, inversion.size)
             target = to_tensor(seen[None], models.device)
-            (crop,) = edit_crops(inversion.ws.to(models.device), target, requests, models, options, size)
+            ws = inversion.ws.to(models.device)
+            applied[number] = balanced(ws, requests, models, options)
+            meter.check()
+            (crop,) = edit_crops(ws, target, requests, models, options, size, applied[number])
             matrix = resized_transform(inversion.crop_to_frame, inversion.size, size)
             paste = way_to_paste(requests, models, options)
             image = composite(image, crop.reconstruction, crop.edit, crop.mask, matrix, paste=paste)
         meter.advance()
-    return EditedImage(image, tuple(inversions), tuple(w for i in inversions for w in i.warnings))
+    warnings = tuple(warning for inversion in inversions for warning in inversion.warnings)
+    return EditedImage(image, tuple(inversions), tuple(strengths(some) for some in applied), warnings)
+
+
+def strengths(requests: Sequence[EditRequest]) -> dict[str, float]:
+    """The total strength of each edit."""
+    totals: dict[str, float] = {}
+    for request in requests:
+        totals[request.name] = totals.get(request.name, 0.0) + request.strength
+    return {name: round(total, 4) for name, total in totals.items()}
 
 
 def crop_synthesis_size(matrix: NDArray[np.float64], size: int, models: Models, options: EditOptions) -> int:
@@ -101,14 +117,23 @@ def crop_synthesis_size(matrix: NDArray[np.float64], size: int, models: Models, 
 
 
 def edit_crops(
-    ws: Tensor, targets: Tensor, requests: Sequence[EditRequest], models: Models, options: EditOptions, size: int
+    ws: Tensor,
+    targets: Tensor,
+    requests: Sequence[EditRequest],
+    models: Models,
+    options: EditOptions,
+    size: int,
+    applied: Sequence[EditRequest] | None = None,
 ) -> Iterator[EditedCrop]:
     """Synthesise codes ``(N, num_ws, w_dim)`` before and after the edits, with the masks; one by one in order.
 
+    What was asked, ``requests``, says how the edit is pasted; ``applied`` is how the codes are moved where that is
+    not the same (``balanced``).
     ``targets`` ``(N, 3, s, s)`` in [-1, 1] are the crops that the codes stand for. An edit may change the face
     that is really there; one that moves the outline also where the moved one comes to lie. The reconstruction has
     no say: where it is weak, its hair and ears are not where the person's are.
     """
+    moves = requests if applied is None else applied
     step = 1 if models.device == "cpu" else models.config.batch
     same = all(request.strength == 0 for request in requests)
     head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
@@ -117,7 +142,7 @@ def edit_crops(
             before = after = models.generator.synthesize(part, resolution=size).clamp(-1, 1)
             region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
             if not same:
-                after = models.edits.synthesize(models.generator, part, requests, options.seed, size).clamp(-1, 1)
+                after = models.edits.synthesize(models.generator, part, moves, options.seed, size).clamp(-1, 1)
                 if head or paste == "replace":
                     region = torch.maximum(region, models.judges.region(after, head))
         # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.

@@ -32,6 +32,8 @@ from modules.perception.detection import (
 )
 from modules.perception.mesh import FaceMesh
 from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
+from services.attributes import AttributeJudge, load_attribute_judge
+from services.balancing import Balancing, balancing_of
 from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.encoders import Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
@@ -88,6 +90,11 @@ class Judges:
         from modules.perception.identity import load_identity
 
         return load_identity(self.device, self.mesh)
+
+    @cached_property
+    def attributes(self) -> AttributeJudge:
+        """What edits change, in numbers."""
+        return load_attribute_judge(self.detection.mesh_score, self.device, self.mesh)
 
     @cached_property
     def second_identity(self) -> SecondIdentityNet:
@@ -153,6 +160,10 @@ class Models:
     """``cpu`` or ``cuda``."""
     versions: dict[str, str] = field(default_factory=dict)
     """Name of each model to its version or the hash of its weights."""
+    looks: Encoder | None = None
+    """What edits are set right by, where ``encoder`` cannot be asked for single frames; None is ``encoder``."""
+    balancing: Balancing | None = None
+    """How edits are set right on the face at hand; None leaves them as they are."""
 
     def __post_init__(self) -> None:
         made_for = {edit.generator_sha256 for edit in self.edits.values()}
@@ -169,10 +180,11 @@ class Models:
         return str(dtype).removeprefix("torch.")
 
     def numbers(self) -> dict[str, object]:
-        """``SECTIONS`` of ``params.yaml``, and ``runtime`` as it was resolved; as JSON."""
+        """``SECTIONS`` of ``params.yaml``, ``runtime`` as it was resolved, how edits are set right; as JSON."""
         read = (self.judges.detection, self.judges.parsing, self.smoothing, self.shots, self.config)
         sections = {name: plain(section) for name, section in zip(SECTIONS, read, strict=True)}
-        return {"runtime": {"device": self.device, "precision": self.precision}, **sections}
+        runtime = {"device": self.device, "precision": self.precision}
+        return {"runtime": runtime, **sections, "balancing": plain(self.balancing)}
 
     def mean_codes(self, count: int) -> Tensor:
         """``(count, num_ws, w_dim)``: the mean face."""
@@ -226,7 +238,10 @@ def load_models(
     judges = Judges(params.section("detection", DetectionConfig), config.refine.lpips_net, device, parsing)
     smoothing = params.section("smoothing", SmoothingConfig)
     shots = params.section("shots", ShotConfig)
-    return Models(made, network, joined(*edits), judges, config, smoothing, shots, device, versions)
+    balancing = balancing_of(params)
+    return Models(
+        made, network, joined(*edits), judges, config, smoothing, shots, device, versions, balancing=balancing
+    )
 
 
 def fitting(shipped: Path, generator_sha256: str) -> Path | None:

@@ -106,6 +106,8 @@ class EditOptions:
     """Seconds into the clip at which to end."""
     preview: bool = False
     """A fast look: fewer frames, a small synthesis, no refinement."""
+    balance: bool = True
+    """Measure on this face what the edit does, and take back what was not asked; one look takes a rendering."""
     seed: int = 0
     """Which of many outcomes, where an edit has many: the same seed gives the same one on every frame and clip."""
 

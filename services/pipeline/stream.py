@@ -19,12 +19,14 @@ from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe
 from datamodules.video_write import kept_depth
 from modules.editing.directions import EditRequest
+from services.pipeline.balance import balanced_in_clip
 from services.pipeline.composite import Image, composite, resized_transform
 from services.pipeline.edit import (
     EditedCrop,
     changes_nothing,
     crop_synthesis_size,
     edit_crops,
+    strengths,
     to_pixels,
     way_to_paste,
 )
@@ -62,6 +64,8 @@ class FaceReport:
     """Side of the crop that ``FrameReport.crop`` speaks of."""
     synthesis_size: int
     """Side at which the face was synthesised, in pixels."""
+    strengths: dict[str, float]
+    """What the face was edited by, by edit: what was asked, set right on the face."""
     frames: tuple[FrameReport, ...]
 
 
@@ -103,8 +107,12 @@ def edit_video(
     writer = clip_writer(target, probe(source), models.config.video, options)
     writer.check()
     plan = plan_clip(source, models, options, report, cancelled)
-    lanes = [Lane(face, plan, requests, models, options) for face in plan.faces]
     meter = Meter("edit", len(plan.numbers), report, cancelled)
+    applied = balanced_in_clip(source, plan, requests, models, options, meter.check)
+    lanes = [
+        Lane(face, plan, requests, models, options, applied=moves)
+        for face, moves in zip(plan.faces, applied, strict=True)
+    ]
     with writer:
         place = 0
         for batch in taken_frames(source, models, options):
@@ -197,8 +205,12 @@ class Lane:
         models: Models,
         options: EditOptions,
         keep_codes: bool = False,
+        applied: Sequence[EditRequest] | None = None,
     ) -> None:
-        """``keep_codes`` collects the codes of every frame in ``codes``, on the CPU."""
+        """``keep_codes`` collects the codes of every frame in ``codes``, on the CPU.
+
+        For ``applied`` see ``edit_crops``.
+        """
         self.keep_codes, self.codes = keep_codes, list[Tensor]()
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
         self.steps = options.steps(models.config.follow)
@@ -211,6 +223,7 @@ class Lane:
         self.landmark_error = np.full(len(plan.numbers), np.nan)
         self._state = CodesState()
         self._last: EditedCrop | None = None
+        self.applied = requests if applied is None else applied
 
     def paint(
         self, frames: NDArray[np.uint8], into: NDArray[np.uint8], place: int, check: Callable[[], None]
@@ -236,7 +249,7 @@ class Lane:
                 self.codes.append(ws.cpu())
             shown = []
             targets = to_tensor(crops, self.models.device)
-            edited = edit_crops(ws, targets, self.requests, self.models, self.options, self.size)
+            edited = edit_crops(ws, targets, self.requests, self.models, self.options, self.size, self.applied)
             for index, crop in enumerate(edited, start):
                 check()
                 shown.append(cv2.resize(crop.reconstruction, (size, size), interpolation=cv2.INTER_AREA))
@@ -250,6 +263,7 @@ class Lane:
         return FaceReport(
             alignment.size,
             self.size,
+            strengths(self.applied),
             tuple(
                 FrameReport(
                     number,

@@ -236,7 +236,9 @@ def test_openapi_and_bentos_page(client: TestClient) -> None:
         for parameter in methods.get("post", {}).get("parameters", [])
         if parameter["schema"].get("type") == "boolean"
     }
-    assert flags == {("/v1/invert", "codes"), ("/v1/jobs", "preview")}
+    assert flags == {
+        ("/v1/invert", "codes"), ("/v1/edit", "balance"), ("/v1/jobs", "preview"), ("/v1/jobs", "balance")
+    }  # fmt: skip
     assert "/v1/invert" in client.get("/docs.json").json()["paths"]
     assert client.get("/").status_code == 200
 
@@ -303,6 +305,7 @@ def test_grey_alpha_and_odd_sizes_are_taken(client: TestClient, face: bytes) -> 
         ("edit=age=1&refine=-1", ["refine"]),
         ("edit=age=1&refine=many", ["refine"]),
         ("edit=age=1&paste=glue", ["paste"]),
+        ("edit=age=1&balance=maybe", ["balance", "true or false"]),
         ("&".join(["edit=age=0"] * 33), ["at most 32"]),
     ],
 )
@@ -374,7 +377,7 @@ def test_forms_that_cannot_be_read(client: TestClient, face: bytes) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/v1/edit?edit=age=20&faec=1", ["'faec'", "there are face, refine, paste, region, seed, edit"]),
+        ("/v1/edit?edit=age=20&faec=1", ["'faec'", "there are face, refine, paste, region, seed, balance, edit"]),
         ("/v1/edit?edit=age=20&codes=true", ["'codes'"]),
         ("/v1/edit?edit=age=20&start=1", ["'start'"]),
         ("/v1/jobs?edit=age=20&begin=1", ["'begin'", "start, end, preview, edit"]),

@@ -15,6 +15,7 @@ from services.engine import edit_options
 def test_all_flags_are_read_alike(text: str, value: bool) -> None:
     assert Body(options={"codes": text}).flag("codes") is value
     assert edit_options({"preview": text}).preview is value
+    assert edit_options({"balance": text}).balance is value
 
 
 @pytest.mark.parametrize("text", ["perhaps", "", "2"])

@@ -90,7 +90,7 @@ def test_the_sidecar_keeps_what_was_set(monkeypatch, toy_models, tmp_path, pictu
     params = json.loads((tmp_path / "out.png.json").read_text())["params"]
     assert params["detection"]["min_score"] == 0.55
     assert params["runtime"] == {"device": "cpu", "precision": "bfloat16"}
-    assert set(params) == {"runtime", "detection", "parsing", "smoothing", "shots", "pipeline"}
+    assert set(params) == {"runtime", "detection", "parsing", "smoothing", "shots", "pipeline", "balancing"}
 
 
 def test_no_strength_gives_the_image_back(shell, tmp_path, picture) -> None:
@@ -105,6 +105,15 @@ def test_editing_a_clip_and_its_sidecar(shell, tmp_path, clip) -> None:
     sidecar = json.loads((tmp_path / "out.mp4.json").read_text())
     assert [frame["frame"] for frame in sidecar["report"]["faces"][0]["frames"]] == list(range(15, 21))
     assert sidecar["models"] == {"toy": "1"} and sidecar["options"]["start"] == 0.5
+    assert sidecar["options"]["balance"] is True and sidecar["report"]["faces"][0]["strengths"] == {"age": 5.0}
+
+
+def test_edits_are_left_as_they_are_where_that_is_asked(shell, tmp_path, picture) -> None:
+    target = tmp_path / "out.png"
+    assert shell(["edit", str(picture), str(target), "-e", "age=5", "--no-balance", "-q"]) == 0
+    sidecar = json.loads((tmp_path / "out.png.json").read_text())
+    assert sidecar["options"]["balance"] is False
+    assert sidecar["report"]["faces"][0]["strengths"] == {"age": 5.0}
 
 
 def test_codes_go_out_and_come_in(shell, tmp_path, picture, toy_models, capsys) -> None:

@@ -115,9 +115,10 @@ def test_clips_hang_on_every_section_that_their_sidecars_name(demo, toy_models) 
     asked._registry()
     named = toy_models.numbers().keys() - {"runtime"}
     assert asked.inputs["params"].keys() == named and "parsing" in named
-    other = demo("parsing.net=bisenet")
-    other._registry()
-    assert other.inputs != asked.inputs
+    for setting in ("parsing.net=bisenet", "balance.rounds=1"):
+        other = demo(setting)
+        other._registry()
+        assert other.inputs != asked.inputs
 
 
 def test_answers_that_differ_are_told(demo) -> None:

@@ -1,0 +1,68 @@
+"""Edits set right on the face at hand: what they do to it is measured, and what was not asked is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modules.editing.directions import Edit, EditRequest, EditSet
+
+Measure = Callable[[Tensor], NDArray[np.float64]]
+"""Codes ``(N, num_ws, w_dim)`` to ``(N, A)``: attributes of what they show in units of edits, NaN for no face."""
+
+
+@dataclass(frozen=True)
+class BalanceConfig:
+    """How edits are set right on a face."""
+
+    frames: int
+    """Frames of a clip that are looked at; an image is one."""
+    rounds: int
+    """Times that the edited face is looked at, each a rendering of every frame; 0 leaves edits as they are."""
+    rate: float
+    """Share of what is missing, or too much, that the next round asks for in addition."""
+    most: float
+    """Largest correction of an edit, as a share of its usual strength."""
+
+
+def balance(
+    ws: Tensor,
+    requests: Sequence[EditRequest],
+    edits: EditSet[Edit],
+    typical: Mapping[str, float],
+    measure: Measure,
+    config: BalanceConfig,
+) -> tuple[EditRequest, ...]:
+    """What to ask beside ``requests``, so that faces ``ws`` ``(N, num_ws, w_dim)`` change by what was asked alone.
+
+    ``typical`` names the attributes in the order of ``measure``, each with the usual strength of the edit of that
+    name, by which deviations are compared. Of the requests those that name one are measured; others, whose effects
+    nobody has put into numbers, are left as they are. Every round adds what is missing on average over the faces;
+    the best of the measured ones is taken, within the bounds of the edits. Empty where nothing that is measured is
+    asked, or where the edited face is lost.
+    """
+    names = [name for name in typical if name in edits]
+    places = [list(typical).index(name) for name in names]
+    asked = np.array([sum(r.strength for r in requests if r.name == name) for name in names])
+    if not config.rounds or not asked.any():
+        return ()
+    usual = np.array([abs(typical[name]) for name in names])
+    lower = np.maximum([edits[name].lower for name in names], asked - config.most * usual)
+    upper = np.minimum([edits[name].upper for name in names], asked + config.most * usual)
+    start = measure(ws)[:, places]
+    best, least, now = asked, np.inf, asked
+    for _ in range(config.rounds):
+        tried = [EditRequest(name, float(s)) for name, s in zip(names, now, strict=True) if s]
+        missing = asked - (measure(edits.apply(ws, tried))[:, places] - start).mean(0)
+        deviation = float(np.linalg.norm(missing / usual))
+        if not np.isfinite(deviation):
+            break
+        if deviation < least:
+            best, least = now, deviation
+        now = np.clip(now + config.rate * missing, lower, upper)
+    change = best - asked
+    return tuple(EditRequest(name, float(c)) for name, c in zip(names, change, strict=True) if c)

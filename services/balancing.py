@@ -1,0 +1,56 @@
+"""By which attributes edits are set right: those that directions are learned for, in the same units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modules.editing.balance import BalanceConfig, Measure
+from services.attributes import Measures
+from services.direction_settings import DirectionSettings
+from services.settings import Params
+
+
+@dataclass(frozen=True)
+class Unit:
+    """An attribute; the edit that is for it has its name."""
+
+    per_unit: float
+    """How much of the judge's number one unit of the edit is."""
+    typical: float
+    """Usual strength of the edit, in its unit."""
+
+
+@dataclass(frozen=True)
+class Balancing:
+    """How edits are set right on a face."""
+
+    config: BalanceConfig
+    """How often and how far."""
+    units: Mapping[str, Unit]
+    """The attributes that are measured."""
+
+    @property
+    def typical(self) -> dict[str, float]:
+        """Usual strengths by attribute."""
+        return {name: unit.typical for name, unit in self.units.items()}
+
+    def measure(self, show: Callable[[Tensor], Tensor], judge: Callable[[Tensor], Measures]) -> Measure:
+        """Attributes in units of their edits, of codes that ``show`` renders to ``(N, 3, r, r)`` in [-1, 1]."""
+
+        def measured(ws: Tensor) -> NDArray[np.float64]:
+            found = judge(show(ws))
+            return np.stack([found[n].astype(np.float64) / unit.per_unit for n, unit in self.units.items()], 1)
+
+        return measured
+
+
+def balancing_of(params: Params) -> Balancing:
+    """What sections ``balance`` and ``directions`` of ``params.yaml`` say."""
+    learned = params.section("directions", DirectionSettings).edits
+    units = {name: Unit(edit.per_unit, edit.typical) for name, edit in learned.items()}
+    return Balancing(params.section("balance", BalanceConfig), units)

@@ -1,0 +1,99 @@
+"""Edits of a served face, set right on it by the served judges; see ``modules.editing.balance``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.alignment import crop_frame
+from datamodules.shards import to_tensor
+from modules.editing.balance import balance
+from modules.editing.directions import EditRequest
+from services.evaluation_frames import spread
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+from services.pipeline.plan import ClipPlan, FacePlan, taken_frames
+
+Requests = tuple[EditRequest, ...]
+
+
+def balanced(ws: Tensor, requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Requests:
+    """``requests`` and what has to be asked beside them on the face of ``ws`` ``(N, num_ws, w_dim)``.
+
+    At most ``balance.frames`` of the N are looked at. As they are where ``options`` say so, in a preview, and
+    where no edit of a measured attribute is asked.
+    """
+    balancing = models.balancing
+    if balancing is None or not _wanted(requests, models, options):
+        return tuple(requests)
+
+    def show(codes: Tensor) -> Tensor:
+        side = models.config.crop_size
+        shown = [models.generator.synthesize(one, resolution=side) for one in torch.split(codes, 1)]
+        return torch.cat(shown).float().clamp(-1, 1)
+
+    measure = balancing.measure(show, models.judges.attributes)
+    looked_at = ws[spread(len(ws), balancing.config.frames)]
+    with torch.no_grad():
+        more = balance(looked_at, requests, models.edits, balancing.typical, measure, balancing.config)
+    return (*requests, *more)
+
+
+def balanced_in_clip(
+    source: Path,
+    plan: ClipPlan,
+    requests: Sequence[EditRequest],
+    models: Models,
+    options: EditOptions,
+    check: Callable[[], None],
+) -> list[Requests]:
+    """For each face of the plan the requests, set right on frames that are spread over all that show it.
+
+    Once for all frames: what changed from frame to frame would be seen as jitter. Costs a further pass through the
+    file, up to the last frame that is looked at. ``check`` is called now and then and may raise.
+    """
+    if models.balancing is None or not _wanted(requests, models, options):
+        return [tuple(requests)] * len(plan.faces)
+    wanted = [_looked_at(face, models.balancing.config.frames) for face in plan.faces]
+    crops: list[list[NDArray[np.uint8]]] = [[] for _ in plan.faces]
+    place, last = 0, max((rows[-1] for rows in wanted if rows), default=-1)
+    for batch in taken_frames(source, models, options):
+        check()
+        for face, rows, kept in zip(plan.faces, wanted, crops, strict=True):
+            size, matrices = face.alignment.size, face.alignment.crop_to_frame
+            inside = [row for row in rows if place <= row < place + len(batch.frames)]
+            kept += [crop_frame(batch.frames[row - place], matrices[row], size) for row in inside]
+        place += len(batch.frames)
+        if place > last:
+            break
+    applied = []
+    for kept in crops:
+        check()
+        applied.append(balanced(_codes(kept, models), requests, models, options) if kept else tuple(requests))
+    return applied
+
+
+def _wanted(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:
+    known = models.balancing.units if models.balancing is not None else {}
+    asked = any(r.strength and r.name in known and r.name in models.edits for r in requests)
+    return asked and options.balance and not options.preview
+
+
+def _looked_at(face: FacePlan, count: int) -> list[int]:
+    seen = np.flatnonzero(face.alignment.valid)
+    return [int(seen[place]) for place in spread(len(seen), count)] if len(seen) else []
+
+
+def _codes(crops: Sequence[NDArray[np.uint8]], models: Models) -> Tensor:
+    """Codes of frames that do not follow one another, each for itself."""
+    encoder = models.looks or models.encoder
+    if encoder is None:
+        return models.mean_codes(len(crops))
+    targets = to_tensor(np.stack(crops), models.device)
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.cat([encoder(target, None)[0] for target in torch.split(targets, 1)])
