@@ -183,7 +183,16 @@ def edits(directions: EditsFolders = None, generator: GeneratorSource = None) ->
 def train(
     stage: Annotated[
         Literal[
-            "fetch", "prepare", "samples", "encoder", "video-encoder", "directions", "stylespace", "pose-editor"
+            "fetch",
+            "prepare",
+            "samples",
+            "encoder",
+            "video-encoder",
+            "colouriser",
+            "enlarger",
+            "directions",
+            "stylespace",
+            "pose-editor",
         ],
         typer.Argument(help="Fetch parts, align the videos, render samples, train the encoder, learn the edits."),
     ],
@@ -223,6 +232,10 @@ def train(
             from services.video_encoder import train_video_encoder
 
             print(train_video_encoder(params))
+        elif stage in ("colouriser", "enlarger"):
+            from services.restoring import train_restoring_encoder
+
+            print(train_restoring_encoder(params, "colourise" if stage == "colouriser" else "enlarge", print))
         elif stage == "stylespace":
             from services.stylespace import train_stylespace
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 FRAME_ENCODER = "stylereel-frame-encoder"
 VIDEO_ENCODER = "stylereel-video-encoder"
 POSE_EDITOR = "stylereel-pose-editor"
+COLOURISER = "stylereel-colouriser"
+ENLARGER = "stylereel-enlarger"
 DIRECTIONS = "stylereel-directions"
 STYLESPACE = "stylereel-stylespace"
 GENERATOR = "stylereel-generator"
@@ -12,6 +14,8 @@ NAMES = (
     FRAME_ENCODER,
     VIDEO_ENCODER,
     "stylereel-recurrent-encoder",
+    COLOURISER,
+    ENLARGER,
     POSE_EDITOR,
     "stylereel-age-direction",
     DIRECTIONS,
