@@ -19,6 +19,7 @@ from services.evaluate_command import evaluate
 from services.import_command import import_
 from services.memory import keep_freed_memory
 from services.registry_commands import history, promote, register, rollback, status
+from services.restoring_command import colourise, enlarge
 from services.settings import load_params
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ app.add_typer(assets_app, name="assets")
 app.add_typer(data_app, name="data")
 app.command()(demo)
 app.command()(evaluate)
+app.command()(colourise)
+app.command()(enlarge)
 app.command(name="import")(import_)
 for _command in (register, promote, rollback, status, history):
     app.command()(_command)

@@ -43,18 +43,24 @@ def on_canvas(task: Task | None, crop_to_frame: NDArray[np.float64]) -> NDArray[
     return np.asarray(larger @ crop_to_frame)
 
 
+def canvas_size(task: Task | None, width: int, height: int) -> tuple[int, int]:
+    """Width and height of the canvas of a picture of that size."""
+    scale = FACTOR if task == "enlarge" else 1
+    return width * scale, height * scale
+
+
 def canvas_info(task: Task | None, info: ClipInfo) -> ClipInfo:
     """The clip with the size of its canvas."""
-    scale = FACTOR if task == "enlarge" else 1
-    return replace(info, width=info.width * scale, height=info.height * scale)
+    width, height = canvas_size(task, info.width, info.height)
+    return replace(info, width=width, height=height)
 
 
 def check_canvas(task: Task | None, width: int, height: int, max_pixels: int) -> None:
     """Raise ``BadInputError`` (413) where the canvas of a picture of that size has more than ``max_pixels``."""
-    if task == "enlarge" and width * height * FACTOR**2 > max_pixels:
+    wide, high = canvas_size(task, width, height)
+    if wide * high > max_pixels:
         raise BadInputError(
-            f"{FACTOR} times as large it is {width * FACTOR}x{height * FACTOR}, at most {max_pixels} pixels are "
-            "made; make it smaller, or raise runtime.max_pixels",
+            f"the result would be {wide}x{high}, and at most {max_pixels} pixels are made; make the input smaller",
             413,
         )
 

@@ -204,7 +204,7 @@ def test_a_picture_without_a_face_is_made_grey_or_large_and_no_more(toy_models, 
 def test_a_result_that_is_too_large_is_refused_before_anything_is_computed(lines, photo, monkeypatch) -> None:
     monkeypatch.setattr(lines.judges, "find", None)
     pixels = 16 * photo.shape[0] * photo.shape[1]
-    with pytest.raises(BadInputError, match=r"at most \d+ pixels are made") as caught:
+    with pytest.raises(BadInputError, match=r"1920x1920, and at most \d+ pixels are made") as caught:
         restore_image(photo, lines, restoring_options(), pixels - 1)
     assert caught.value.status == 413
     with pytest.raises(TypeError):  # the limit itself is taken, so that a face is looked for
