@@ -38,6 +38,7 @@ First steps:
     stylereel edits                                      what can be edited, in which units
     stylereel edit clip.mp4 older.mp4 --edit age=+20     twenty years older
     stylereel edit me.jpg smiling.png --edit smile=1     an image works too
+    stylereel colourise old.mp4 coloured.mp4             likely colours for a grey face
 
 Every output has a sidecar, OUTPUT.json, with the edits, options, models and a report per frame.
 Exit codes: 0 done, 2 bad input, 3 refused by the gate, 4 registry unreachable, 130 interrupted.""",

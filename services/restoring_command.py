@@ -68,8 +68,8 @@ def enlarge(
 
         stylereel enlarge small.mp4 large.mp4 --end 5s
 
-    The lines are likely, not true: made small again the result is the input, and many faces would be. What is no
-    face is enlarged by bicubic interpolation. A result beyond runtime.max_pixels is refused.
+    The lines are likely, not true: many faces look the same when they are small. What is no face is enlarged by
+    bicubic interpolation. A result beyond runtime.max_pixels is refused.
     """
     _restore("enlarge", source, target, start, end, face, encoder, set_, quiet)
 
