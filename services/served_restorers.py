@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from datamodules.types import BadInputError
 from modules.encoders.restoring import STAGES, TASKS, RestoringEncoder, Task
+from services.limits import one_line
 from services.model_names import GENERATOR
 from services.pipeline.encoders import FindFrameEncoder
 from services.pipeline.models import Models
@@ -16,6 +18,8 @@ from services.pipeline.restorers import NAMES, load_restorer, restoring, shipped
 from services.registry.store import CHAMPION, ModelStore
 from services.session import ServedModel, Session, shipped_model
 from services.slots import Slot, SlotState
+
+log = logging.getLogger("stylereel.engine")
 
 Loaded = tuple[RestoringEncoder, dict[str, str]]
 
@@ -51,8 +55,9 @@ class ServedRestorers:
                 folder = shipped_restorer(task, self._base.generator.sha256)
                 if folder is not None:
                     self._shipped[task] = self._load[task](folder)
-            except BadInputError as error:
-                self._damaged[task] = f"the shipped one does not load: {error}"
+            except Exception as error:  # whatever hinders it, edits are served without
+                log.exception("%s: the shipped one does not load", slot.name)
+                self._damaged[task] = f"the shipped one does not load: {one_line(error)}"
 
     def stop(self) -> None:
         """Stop following the registry; what is loaded stays usable."""

@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 
 import services.pipeline.encoders
 import services.pipeline.restorers
+import services.served_restorers
 from datamodules.alignment import SmoothingConfig
 from datamodules.images import read_image
 from datamodules.types import BadInputError
@@ -40,7 +41,7 @@ from services.latents import LatentStore
 from services.model_names import COLOURISER
 from services.pipeline.models import Models
 from services.pipeline.options import PipelineConfig
-from services.pipeline.restorers import SHIPPED
+from services.pipeline.restorers import SHIPPED, load_restorer
 from services.registry.connection import RegistryConfig
 from services.registry.promote import ModelRegistry
 from services.restoring_routes import WARNING_HEADER, task_of
@@ -319,9 +320,20 @@ def state_of_jobs(params: Params) -> Path:
     return params.runtime.state / "jobs"
 
 
-def test_a_shipped_one_that_does_not_load_is_noted_and_nothing_else_minds(made, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("why", ["cut short", "the registry, which has its frame encoder, is down"])
+def test_a_shipped_one_that_does_not_load_is_noted_and_nothing_else_minds(
+    made, tmp_path, monkeypatch, why
+) -> None:
     broken = made.restorer("broken", "enlarge", 5)
-    (broken / "weights.safetensors").write_bytes(b"cut short")
+    if why == "cut short":
+        (broken / "weights.safetensors").write_bytes(b"cut short")
+
+    def load(folder: Path, task: Task, *others: Any) -> Any:
+        if task == "enlarge" and why != "cut short":
+            raise RuntimeError(why)
+        return load_restorer(folder, task, *others)
+
+    monkeypatch.setattr(services.served_restorers, "load_restorer", load)
     monkeypatch.setitem(services.pipeline.restorers.SHIPPED, "enlarge", broken)
     params = load_params(environment={"STYLEREEL_STATE": str(tmp_path), "STYLEREEL_DEVICE": "cpu"})
     engine = Engine(params, Turns(), load_toys)
