@@ -95,7 +95,7 @@ def with_face(
     made = crop_synthesis_size(matrix, size, models, options)
     target = to_tensor(crop_frame(inversion.image, frame, size)[None], models.device)
     sides, ws = [float(crop_scale(frame)) * size], inversion.ws.to(models.device)
-    (crop,) = edit_crops(ws, target, requests, models, options, made, sides)
+    (crop,) = edit_crops(ws, target, requests, models, options, made, sides=sides)
     place, paste = resized_transform(matrix, size, made), way_to_paste(requests, models, options)
     return composite(canvas, crop.reconstruction, crop.edit, crop.mask, place, paste=paste)
 

@@ -55,7 +55,8 @@ def restore_image(
         canvas = with_face(canvas, inversion, (), models, options)
         meter.advance()
     warnings = [warning for inversion in inversions for warning in inversion.warnings]
-    return EditedImage(canvas, tuple(inversions), tuple(warnings if inversions else [_WITHOUT_FACE[task]]))
+    said = tuple(warnings) if inversions else (_WITHOUT_FACE[task],)
+    return EditedImage(image=canvas, inversions=tuple(inversions), warnings=said)
 
 
 def restore_video(

@@ -242,7 +242,7 @@ class Lane:
             shown = []
             targets = to_tensor(crops, self.models.device)
             sides = (crop_scale(matrices) * size).tolist()
-            edited = edit_crops(ws, targets, self.requests, self.models, self.options, self.size, sides)
+            edited = edit_crops(ws, targets, self.requests, self.models, self.options, self.size, sides=sides)
             for index, crop in enumerate(edited, start):
                 check()
                 shown.append(cv2.resize(crop.reconstruction, (size, size), interpolation=cv2.INTER_AREA))
