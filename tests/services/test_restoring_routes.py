@@ -38,7 +38,7 @@ from services.engine import Engine
 from services.handling import MODEL_HEADER, State
 from services.jobs import Jobs
 from services.latents import LatentStore
-from services.model_names import COLOURISER
+from services.model_names import COLOURISER, ENLARGER
 from services.pipeline.models import Models
 from services.pipeline.options import PipelineConfig
 from services.pipeline.restorers import SHIPPED, load_restorer
@@ -266,39 +266,40 @@ def test_openapi_has_both_routes_and_the_task(client) -> None:
     assert "task" in {p["name"] for p in paths["/v1/jobs"]["post"]["parameters"]}
 
 
-def test_the_champion_is_followed_and_enlarging_begins_when_there_is_one(client, params, made, photo) -> None:
+def champion(client: TestClient, params: Params, folder: Path, name: str, path: str, photo: np.ndarray) -> Any:
+    """Register a folder, move the alias, and wait for the first answer by it."""
     runtime, config = params.runtime, params.section("registry", RegistryConfig)
     registry = ModelRegistry(runtime.tracking(), runtime.state / "models", config)
+    version = registry.register(folder, name)
+    with registry.connection.reach() as mlflow:
+        mlflow.set_registered_model_alias(name, "champion", version.version)
+    wanted, deadline = f"{name}/{version.version}", time.monotonic() + 120
+    while wanted not in (answer := client.post(path, content=png(photo))).headers.get(MODEL_HEADER, ""):
+        assert time.monotonic() < deadline, client.get("/readyz").text
+        time.sleep(0.05)
+    return answer
 
-    def until(path: str, name: str) -> Any:
-        deadline = time.monotonic() + 120
-        while name not in (answer := client.post(path, content=png(photo))).headers.get(MODEL_HEADER, ""):
-            assert time.monotonic() < deadline, client.get("/readyz").text
-            time.sleep(0.05)
-        return answer
 
+def test_the_champion_is_followed_and_enlarging_begins_when_there_is_one(client, params, made, photo) -> None:
     images = {client.post("/v1/colourise", content=png(photo)).content}
-    names: tuple[tuple[str, Task, int], ...] = (
-        ("stylereel-colouriser", "colourise", 2),
-        ("stylereel-colouriser", "colourise", 3),
-        ("stylereel-enlarger", "enlarge", 4),
-    )
-    for name, task, seed in names:
-        version = registry.register(made.restorer(f"{task}-{seed}", task, seed), name)
-        with registry.connection.reach() as mlflow:
-            mlflow.set_registered_model_alias(name, "champion", version.version)
-        answer = until(f"/v1/{task}", f"{name}/{version.version}")
-        images.add(answer.content)
-    assert len(images) == 4
-    assert pixels(answer.content).shape == (800, 800, 3)
+    for seed in (2, 3):
+        folder = made.restorer(f"colouriser-{seed}", "colourise", seed)
+        images.add(champion(client, params, folder, COLOURISER, "/v1/colourise", photo).content)
+    assert len(images) == 3
     (served,) = [m for m in client.get("/v1/models").json()["models"] if m["name"] == COLOURISER]
     assert served["alias"] == "champion" and served["source"] == "registry" and served["version"] == "2"
+    folder = made.restorer("enlarger-4", "enlarge", 4)
+    answer = champion(client, params, folder, ENLARGER, "/v1/enlarge", photo)
+    assert pixels(answer.content).shape == (800, 800, 3)
     large = np.zeros((300, 300, 3), np.uint8)
     refused(client.post("/v1/enlarge", content=png(large)), 413, "1200x1200, and at most 1000000 pixels")
 
 
-def test_a_job_whose_result_is_too_large_is_refused_when_it_is_sent(client, state_of_jobs, clip) -> None:
-    """After the test above there is an enlarger; the clip is 160x120, 16 times that is taken, a larger one not."""
+def test_a_job_whose_result_is_too_large_is_refused_when_it_is_sent(
+    client, params, made, photo, state_of_jobs, clip
+) -> None:
+    """16 times the pixels of 160x120 are taken, those of a larger clip are not."""
+    champion(client, params, made.restorer("enlarger-5", "enlarge", 5), ENLARGER, "/v1/enlarge", photo)
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=10)
@@ -324,7 +325,7 @@ def state_of_jobs(params: Params) -> Path:
 def test_a_shipped_one_that_does_not_load_is_noted_and_nothing_else_minds(
     made, tmp_path, monkeypatch, why
 ) -> None:
-    broken = made.restorer("broken", "enlarge", 5)
+    broken = made.restorer("broken", "enlarge", 6)
     if why == "cut short":
         (broken / "weights.safetensors").write_bytes(b"cut short")
 
