@@ -109,7 +109,8 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
     encoder, whole = first_encoder(whole, generator)
     parts = FrozenParts(generator, image_losses(params, weights.keys()), face_seen(params), OF_FACES)
     trained = fit_frame_encoder(
-        encoder, parts, samples, Crops(data.dataset("train")), validation_crops(data, whole), whole, folder,
+        encoder, parts, samples, Crops(data.dataset("train")),
+        validation_crops(data, whole.trainer.validation_frames), whole, folder,
         accelerator=params.runtime.torch_device(),
     )  # fmt: skip
     card = (

@@ -25,9 +25,10 @@ from prometheus_client import values  # noqa: E402
 from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
 
 from services.engine import Engine  # noqa: E402
+from services.handling import State  # noqa: E402
 from services.jobs import Jobs  # noqa: E402
 from services.latents import LatentStore  # noqa: E402
-from services.routes import State, create_app  # noqa: E402
+from services.routes import create_app  # noqa: E402
 from services.turns import Turns  # noqa: E402
 
 if OVERRIDES in os.environ:

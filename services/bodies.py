@@ -24,6 +24,7 @@ from services.schemas import MAX_EDITS, EditBody, EditIn
 EDITS = TypeAdapter(list[EditIn])
 FLAG = TypeAdapter(bool)
 CHUNK = 1 << 20
+WIDEST_JPEG = 65_500
 
 
 @dataclass
@@ -123,8 +124,10 @@ def parse_json(kind: TypeAdapter[Any], data: bytes | str) -> Any:
 
 
 def encode_image(image: NDArray[np.uint8], media_type: str) -> bytes:
-    """PNG, or JPEG where ``media_type`` is ``image/jpeg``."""
+    """PNG, or JPEG where ``media_type`` is ``image/jpeg``; raises ``BadInputError`` for what no JPEG holds."""
     target = io.BytesIO()
+    if media_type == "image/jpeg" and max(image.shape[:2]) > WIDEST_JPEG:
+        raise BadInputError(f"a JPEG holds {WIDEST_JPEG} pixels a side, this has more; accept image/png")
     if media_type == "image/jpeg":
         Image.fromarray(image).save(target, "JPEG", quality=95, subsampling=0)
     else:

@@ -19,6 +19,7 @@ from services.evaluate_command import evaluate
 from services.import_command import import_
 from services.memory import keep_freed_memory
 from services.registry_commands import history, promote, register, rollback, status
+from services.restoring_command import colourise, enlarge
 from services.settings import load_params
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ First steps:
     stylereel edits                                      what can be edited, in which units
     stylereel edit clip.mp4 older.mp4 --edit age=+20     twenty years older
     stylereel edit me.jpg smiling.png --edit smile=1     an image works too
+    stylereel colourise old.mp4 coloured.mp4             likely colours for a grey face
 
 Every output has a sidecar, OUTPUT.json, with the edits, options, models and a report per frame.
 Exit codes: 0 done, 2 bad input, 3 refused by the gate, 4 registry unreachable, 130 interrupted.""",
@@ -45,6 +47,8 @@ app.add_typer(assets_app, name="assets")
 app.add_typer(data_app, name="data")
 app.command()(demo)
 app.command()(evaluate)
+app.command()(colourise)
+app.command()(enlarge)
 app.command(name="import")(import_)
 for _command in (register, promote, rollback, status, history):
     app.command()(_command)
@@ -188,7 +192,16 @@ def edits(directions: EditsFolders = None, generator: GeneratorSource = None) ->
 def train(
     stage: Annotated[
         Literal[
-            "fetch", "prepare", "samples", "encoder", "video-encoder", "directions", "stylespace", "pose-editor"
+            "fetch",
+            "prepare",
+            "samples",
+            "encoder",
+            "video-encoder",
+            "colouriser",
+            "enlarger",
+            "directions",
+            "stylespace",
+            "pose-editor",
         ],
         typer.Argument(help="Fetch parts, align the videos, render samples, train the encoder, learn the edits."),
     ],
@@ -228,6 +241,10 @@ def train(
             from services.video_encoder import train_video_encoder
 
             print(train_video_encoder(params))
+        elif stage in ("colouriser", "enlarger"):
+            from services.restoring import train_restoring_encoder
+
+            print(train_restoring_encoder(params, "colourise" if stage == "colouriser" else "enlarge", print))
         elif stage == "stylespace":
             from services.stylespace import train_stylespace
 

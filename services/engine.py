@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,24 @@ from modules.editing.directions import Direction, Edit, EditRequest, EditSet
 from modules.editing.pose import PoseEdit
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
+from modules.encoders.restoring import Task
 from services.bodies import read_flag
 from services.jobs import Report
 from services.limits import one_line
 from services.model_names import DIRECTIONS, FRAME_ENCODER, GENERATOR, POSE_EDITOR, STYLESPACE
+from services.pipeline.canvas import canvas_info, check_canvas
 from services.pipeline.encoders import NAMES, Encoder, load_encoder, shipped_frame_encoder
 from services.pipeline.models import Models, load_edits, load_models
 from services.pipeline.options import EditOptions, PipelineConfig, VideoConfig
 from services.pipeline.plan import check_clip
 from services.pipeline.progress import Progress
+from services.pipeline.restore import restore_video, restoring_options
 from services.pipeline.sidecar import plain
 from services.pipeline.stream import clip_writer, edit_video
 from services.registry.connection import RegistryConfig
 from services.registry.store import CHAMPION, ModelStore
+from services.served_restorers import ServedRestorers
+from services.session import NotReadyError, ServedModel, Session, shipped_model
 from services.settings import Params
 from services.slots import Slot, SlotState
 from services.turns import Turns
@@ -49,40 +54,6 @@ EditSlot = Slot[EditSet[Edit]]
 Slots = tuple[Slot[tuple[Encoder, str]], EditSlot, EditSlot, EditSlot]
 
 
-class NotReadyError(RuntimeError):
-    """No models yet; the message is one line, the HTTP status is 503."""
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """One model that answers."""
-
-    name: str
-    version: str
-    """The registry's; of a shipped model, the start of its weights' hash."""
-    alias: str | None
-    """The registry's alias that it was loaded by."""
-    generator_sha256: str
-    source: str
-    """``registry``, ``cache`` (the registry is down) or ``shipped``."""
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.version}"
-
-
-@dataclass(frozen=True)
-class Session:
-    """The models of one moment: what an alias moves afterwards does not reach the request that holds it."""
-
-    models: Models
-    served: tuple[ServedModel, ...]
-
-    @property
-    def header(self) -> str:
-        """``name/version, name/version``."""
-        return ", ".join(str(model) for model in self.served)
-
-
 class Engine:
     """Loads in the background, so that the server can say that it is loading, and why it cannot."""
 
@@ -92,6 +63,7 @@ class Engine:
         self._models: Models | None = None
         self._why_not = "the models are loading"
         self._slots: Slots | None = None
+        self._restorers: ServedRestorers | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._open, name="load models", daemon=True)
 
@@ -105,21 +77,23 @@ class Engine:
         self._thread.join()
         for slot in self._slots or ():
             slot.stop()
+        if self._restorers is not None:
+            self._restorers.stop()
 
     def session(self) -> Session:
-        """The models of this moment; raises ``NotReadyError``."""
+        """The models that invert and edit at this moment; raises ``NotReadyError``."""
         base, slots = self._models, self._slots
         if base is None or slots is None:
             raise NotReadyError(self._why_not)
         sha256 = base.generator.sha256
-        served = [ServedModel(GENERATOR, sha256[:12], None, sha256, "shipped")]
+        served = [shipped_model(GENERATOR, sha256, sha256)]
         versions = dict(base.versions)
         models = base
         for slot in slots:
             state = slot.state()
             if state.serving is None:
                 if slot.name in base.versions:
-                    served.append(ServedModel(slot.name, base.versions[slot.name][:12], None, sha256, "shipped"))
+                    served.append(shipped_model(slot.name, base.versions[slot.name], sha256))
                 continue
             with slot.use() as (model, version):
                 if isinstance(model, EditSet):
@@ -131,42 +105,66 @@ class Engine:
             served.append(ServedModel(slot.name, version.version, CHAMPION, sha256, version.source))
         return Session(replace(models, versions=versions), tuple(served))
 
+    def restoring(self, task: Task) -> Session:
+        """The models that do a task at this moment; raises ``NotReadyError``, and ``BadInputError`` for none."""
+        self.session()
+        assert self._restorers is not None  # it is there before the models are
+        return self._restorers.session(task)
+
+    def served(self) -> tuple[ServedModel, ...]:
+        """All models that answer at this moment, those that restore too; raises ``NotReadyError``."""
+        served = self.session().served
+        return served + (self._restorers.served() if self._restorers is not None else ())
+
     def notes(self) -> list[str]:
         """One line for each thing that is not as it should be; empty where all is well."""
         base, slots = self._models, self._slots
-        if base is None or slots is None:
+        if base is None or slots is None or self._restorers is None:
             return []
-        return [note for slot in slots if (note := _note(slot.state(), base.versions))]
+        none, shipped = "there is none shipped either", "the shipped one serves"
+        states = [(slot.state(), shipped if slot.name in base.versions else none) for slot in slots]
+        return [note for state in (*states, *self._restorers.states()) if (note := _note(*state))]
 
     def check(self, request: Mapping[str, Any]) -> None:
-        """Raise ``BadInputError`` for edits or options of a job that cannot be met now."""
-        edits, _ = _asked(request)
-        self.session().models.edits.check(edits)
+        """Raise ``BadInputError`` for edits, options or a task of a job that cannot be met now."""
+        edits, _, task = _asked(request)
+        if task is None:
+            self.session().models.edits.check(edits)
+        else:
+            self.restoring(task)
 
-    def analyse(self, source: Path) -> dict[str, Any]:
+    def analyse(self, source: Path, request: Mapping[str, Any]) -> dict[str, Any]:
         """What the clip is; raises ``BadInputError`` for one that is no clip, too large or too long.
 
-        So it does for one whose sound MP4, which every job writes, cannot hold.
+        So it does for one whose sound MP4, which every job writes, cannot hold, and for one whose result would be
+        too large.
         """
-        info = check_clip(source, self._params.runtime)
-        _check_mp4(info, self._params.section("pipeline", PipelineConfig).video)
+        task, runtime = request.get("task"), self._params.runtime
+        info = check_clip(source, runtime)
+        check_canvas(task, info.width, info.height, runtime.max_pixels)
+        _check_mp4(canvas_info(task, info), self._params.section("pipeline", PipelineConfig).video)
         about: dict[str, Any] = plain(info)
         return {name: value for name, value in about.items() if name != "path"}
 
     def render(
         self, source: Path, target: Path, request: Mapping[str, Any], report: Report, cancelled: Callable[[], bool]
     ) -> dict[str, Any]:
-        """Edit a clip with the models of this moment; they stay the same to its end."""
-        edits, options = _asked(request)
+        """Edit or restore a clip with the models of this moment; they stay the same to its end."""
+        edits, options, task = _asked(request)
         session = self._wait(cancelled)
 
         def tell(progress: Progress) -> None:
             report(progress.stage, min(1.0, progress.done / progress.total) if progress.total else 0.0)
 
-        made = edit_video(source, target, edits, session.models, options, tell, cancelled)
+        if task is None:
+            made = edit_video(source, target, edits, session.models, options, tell, cancelled)
+        else:
+            session, most = self.restoring(task), self._params.runtime.max_pixels
+            made = restore_video(source, target, session.models, options, most, tell, cancelled)
         return {
             "models": {model.name: model.version for model in session.served},
             "edits": plain(edits),
+            "task": task,
             "options": plain(options),
             **plain(made),
         }
@@ -228,6 +226,8 @@ class Engine:
         slots = encoders, follow(DIRECTIONS), follow(POSE_EDITOR), follow(STYLESPACE)
         for slot in slots:
             slot.start()
+        self._restorers = ServedRestorers(base, store, find, runtime.poll_seconds)
+        self._restorers.start()
         return slots
 
 
@@ -267,8 +267,11 @@ def _check_mp4(info: ClipInfo, video: VideoConfig) -> None:
         ) from error
 
 
-def _asked(request: Mapping[str, Any]) -> tuple[list[EditRequest], EditOptions]:
-    return [EditRequest(**edit) for edit in request["edits"]], edit_options(request["options"])
+def _asked(request: Mapping[str, Any]) -> tuple[list[EditRequest], EditOptions, Task | None]:
+    options, task = edit_options(request["options"]), request.get("task")
+    if task is not None:
+        options = restoring_options(options.face, options.start, options.end)
+    return [EditRequest(**edit) for edit in request["edits"]], options, task
 
 
 def _seconds(text: str) -> float:
@@ -298,10 +301,8 @@ def _warm(models: Models) -> None:
     judges.find(np.zeros((1, side, side, 3), np.uint8))
 
 
-def _note(state: SlotState, shipped: Mapping[str, str]) -> str:
+def _note(state: SlotState, instead: str) -> str:
     if not state.error:
         return ""
     error = state.error if state.error.startswith(state.name) else f"{state.name}: {state.error}"
-    if state.serving is None:
-        return f"{error}; {'the shipped one serves' if state.name in shipped else 'there is none shipped either'}"
-    return error
+    return error if state.ready else f"{error}; {instead}"

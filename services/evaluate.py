@@ -37,10 +37,19 @@ from services.evaluation_table import TABLE, write_table
 from services.evaluation_table import markdown as video_markdown
 from services.instruments import load_instruments
 from services.model_names import DIRECTIONS, FRAME_ENCODER, POSE_EDITOR
-from services.pipeline.encoders import NAMES, SHIPPED, asked_for, name_of, shipped_frame_encoder
+from services.pipeline.encoders import (
+    NAMES,
+    SHIPPED,
+    FindFrameEncoder,
+    asked_for,
+    name_of,
+    shipped_frame_encoder,
+    trained_with,
+)
 from services.pipeline.models import Judges
 from services.pipeline.options import PipelineConfig
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.restorers import NAMES as RESTORERS
 from services.places import CLIPS, METRICS_FOLDER
 from services.pose_evaluation import data_hash_of as pose_data_hash_of
 from services.pose_evaluation import evaluate_pose_editor
@@ -49,6 +58,7 @@ from services.registry.connection import RegistryConfig
 from services.registry.gate import Evaluation
 from services.registry.promote import ModelRegistry, ReEvaluate
 from services.registry.store import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion
+from services.restoring_evaluation import evaluate_restoring_encoder
 from services.runs import stage_run
 from services.settings import ROOT, Params
 from services.sheets import Shown
@@ -195,6 +205,8 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
         return _pose_re_evaluation(params)
     if name == DIRECTIONS:
         return _directions_re_evaluation(params, report)
+    if name in RESTORERS.values():
+        return _restoring_re_evaluation(params)
     if name != FRAME_ENCODER:
         return None
 
@@ -212,14 +224,29 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
 
 def _video_re_evaluation(params: Params, report: Report) -> ReEvaluate:
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
-        registry = open_registry(params)
-
-        def find(wanted: str) -> Path | None:
-            return shipped_frame_encoder(wanted) or registry.download_weights(FRAME_ENCODER, wanted)
-
+        find = _find_frame_encoder(params)
         return evaluate_video_encoder(params, folder, read_prepared(CLIPS), "test", find, report)[0]
 
     return measure
+
+
+def _restoring_re_evaluation(params: Params) -> ReEvaluate:
+    def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
+        from modules.encoders.vit import load_frame_encoder
+        from modules.generators import load_generator
+
+        params.runtime.apply_threads()
+        generator = load_generator(device=params.runtime.torch_device())
+        place = trained_with(folder, _find_frame_encoder(params), "register it under stylereel-frame-encoder")
+        first = load_frame_encoder(place, generator.sha256)
+        return evaluate_restoring_encoder(folder, first, generator, params)[0]
+
+    return measure
+
+
+def _find_frame_encoder(params: Params) -> FindFrameEncoder:
+    registry = open_registry(params)
+    return lambda wanted: shipped_frame_encoder(wanted) or registry.download_weights(FRAME_ENCODER, wanted)
 
 
 def _pose_re_evaluation(params: Params) -> ReEvaluate:

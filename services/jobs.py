@@ -50,7 +50,7 @@ Report = Callable[[str, float], None]
 class Editor(Protocol):
     """What a job does with its video; the service hands in the pipeline, with the models of the moment."""
 
-    def analyse(self, source: Path) -> dict[str, Any]:
+    def analyse(self, source: Path, request: dict[str, Any]) -> dict[str, Any]:
         """What the clip is; raises ``BadInputError`` for one that is not taken. Runs at the request too."""
         ...
 
@@ -184,7 +184,7 @@ class Jobs:
         try:
             self._editor.check(request)
             try:
-                self._editor.analyse(upload)
+                self._editor.analyse(upload, request)
             except BadInputError as error:
                 raise BadInputError(public_message(error, [upload]), error.status) from error
             folder.mkdir()
@@ -303,7 +303,10 @@ class Jobs:
     def analyse(self, folder: Path) -> None:
         """First step: look at the clip."""
         self._report(folder, "analyse", 0.0)
-        _write_json(folder / "clip.json", self._editor.analyse(folder / "input"))
+        request = _read_json(folder / "request.json")
+        if request is None:
+            raise CancelledError
+        _write_json(folder / "clip.json", self._editor.analyse(folder / "input", request))
         self._report(folder, "analyse", 1.0)
 
     def render(self, folder: Path) -> None:

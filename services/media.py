@@ -1,4 +1,4 @@
-"""Files in, files out: what the shell's ``edit`` and ``invert`` do with a path, sidecar included."""
+"""Files in, files out: what the shell's ``edit``, ``invert`` and the rest do with a path, sidecar included."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from torch import Tensor
 
 from datamodules.images import FORMATS, HEAD, read_image, sniff
 from datamodules.types import BadInputError
+from datamodules.video import probe
 from modules.editing.directions import EditDescription, EditRequest
+from modules.encoders.restoring import Task
 from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.balance import balanced
+from services.pipeline.canvas import canvas_size, check_canvas
 from services.pipeline.composite import Image
 from services.pipeline.edit import edit_image, to_arrays, to_pixels
 from services.pipeline.invert import Inversion, invert_image
@@ -32,6 +35,8 @@ from services.pipeline.models import (
 )
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Meter, Report, never
+from services.pipeline.restore import restore_image, restore_video
+from services.pipeline.restorers import load_restoring_models
 from services.pipeline.sidecar import write_sidecar
 from services.pipeline.stream import edit_video, invert_video
 from services.settings import Params
@@ -125,6 +130,51 @@ def invert_file(
     return metrics, warnings
 
 
+def restore_file(
+    source: Path,
+    target: Path,
+    task: Task,
+    params: Params,
+    options: EditOptions,
+    encoder: Path | None,
+    report: Report,
+) -> tuple[str, ...]:
+    """Colourise or enlarge a video or an image, write the result and its sidecar; returns the warnings.
+
+    ``options`` are from ``restoring_options``; ``encoder`` is a model folder, None takes the shipped one. Raises
+    ``BadInputError``.
+    """
+    _check_paths(source, target)
+    still, most = _is_image(source), params.runtime.max_pixels
+    if still and target.suffix.lower() not in STILLS:
+        raise BadInputError(f"{source.name} gives an image: the output's name must end in {', '.join(STILLS)}")
+    if still:
+        _check_still(source, options)
+    image = read_image(source, most) if still else None
+    # What cannot be written is said before anything is loaded.
+    if image is None:
+        info = probe(source)
+        width, height = info.width, info.height
+    else:
+        height, width = image.shape[:2]
+    check_canvas(task, width, height, most)
+    if still:
+        _check_width(target, max(canvas_size(task, width, height)), "the result has a side of {} px")
+    models = load_restoring_models(params, task, encoder)
+    result: object
+    if image is not None:
+        restored = restore_image(image, models, options, most, report)
+        write_image(target, restored.image)
+        warnings = restored.warnings
+        result = {"faces": [_about(inversion) for inversion in restored.inversions], "warnings": warnings}
+    else:
+        done = restore_video(source, target, models, options, most, report)
+        result, warnings = done, done.warnings
+    asked = {"task": task, "face": options.face, "start": options.start, "end": options.end}
+    write_sidecar(target, source, [], asked, models.versions, models.numbers(), result)
+    return warnings
+
+
 def known_edits(directions: Sequence[Path], generator: str | None) -> list[EditDescription]:
     """What can be edited; nothing is loaded but the edits, unless a generator is named."""
     from modules.generators import load_generator
@@ -211,12 +261,10 @@ def _check_codes(source: Path, options: EditOptions) -> None:
         )
 
 
-def _check_width(target: Path, width: int) -> None:
+def _check_width(target: Path, width: int, what: str = "the faces side by side are {} px wide") -> None:
     widest = WIDEST.get(target.suffix.lower(), width)
     if width > widest:
-        raise BadInputError(
-            f"the faces side by side are {width} px wide, and {target.suffix} holds {widest}: write a .png"
-        )
+        raise BadInputError(f"{what.format(width)}, and {target.suffix} holds {widest}: write a .png")
 
 
 def _is_image(source: Path) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 FRAME_ENCODER = "stylereel-frame-encoder"
 VIDEO_ENCODER = "stylereel-video-encoder"
 POSE_EDITOR = "stylereel-pose-editor"
+COLOURISER = "stylereel-colouriser"
+ENLARGER = "stylereel-enlarger"
 DIRECTIONS = "stylereel-directions"
 STYLESPACE = "stylereel-stylespace"
 GENERATOR = "stylereel-generator"
@@ -12,6 +17,8 @@ NAMES = (
     FRAME_ENCODER,
     VIDEO_ENCODER,
     "stylereel-recurrent-encoder",
+    COLOURISER,
+    ENLARGER,
     POSE_EDITOR,
     "stylereel-age-direction",
     DIRECTIONS,
@@ -19,3 +26,9 @@ NAMES = (
     GENERATOR,
 )
 """All that a version can be registered under."""
+_BY_TASK = {"colourise": COLOURISER, "enlarge": ENLARGER}
+
+
+def usual_name(config: Mapping[str, Any]) -> str:
+    """What a model folder is registered under where nobody says: by its task, or else by its kind."""
+    return _BY_TASK.get(str(config.get("task")), f"stylereel-{config['kind']}")

@@ -24,10 +24,11 @@ def register(
 ) -> None:
     """Put a model folder into the registry and make it the challenger."""
     from modules.model_folder import load_model
+    from services.model_names import usual_name
     from services.registry.gate import Evaluation
 
     read = Evaluation.from_json(_text(evaluation)) if evaluation else None
-    registered = name or f"stylereel-{load_model(folder).config['kind']}"
+    registered = name or usual_name(load_model(folder).config)
     version = _registry().register(folder, registered, read)
     print(
         f"{version.name} version {version.version} is the challenger; 'stylereel promote {version.name}' is next"

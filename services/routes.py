@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import anyio
 import anyio.to_thread
@@ -24,18 +23,18 @@ from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from services.bodies import accepted_image, encode_image, read_body
-from services.engine import Engine, NotReadyError, ServedModel, edit_options
+from services.engine import edit_options
+from services.handling import MODEL_HEADER, State, Value, deadline, in_thread, state_of
 from services.jobs import Jobs
-from services.latents import LatentStore
 from services.limits import DISK_FULL, Guard, error_response, public_message
 from services.measures import MEDIA_TYPE, Measures
+from services.openapi import CODES, TASK, takes
 from services.pipeline.edit import edit_image
 from services.pipeline.invert import invert_image
 from services.pipeline.progress import CancelledError
 from services.pipeline.sidecar import plain
+from services.restoring_routes import add_restoring, task_of
 from services.schemas import (
-    MAX_EDITS,
-    EditIn,
     EditOut,
     EditsOut,
     ErrorOut,
@@ -45,55 +44,17 @@ from services.schemas import (
     ModelsOut,
     ReadyOut,
 )
-from services.settings import Runtime
-from services.turns import BusyError, Turns
+from services.session import NotReadyError, ServedModel
+from services.turns import BusyError
 from services.version import version
 
 log = logging.getLogger("stylereel.http")
-Value = TypeVar("Value")
 
-MODEL_HEADER = "X-Stylereel-Model"
 SWEEP_SECONDS = 600.0
 INVERT_OPTIONS = ("face", "refine")
-CODES = "codes"
-FLAGS = (CODES, "preview", "balance")
 IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed", "balance")
-VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview")
-OPTIONS = {
-    "face": "largest, or a number counted from the left from 0; edits also take all.",
-    "refine": "Steps of optimisation per frame, a whole number from 0.",
-    "paste": "auto, difference or replace.",
-    "region": "auto, face or head.",
-    "balance": "false to apply edits as they are, without setting them right on the face at hand.",
-    "seed": "A whole number from 0: which person random_identity gives, the same on every frame.",
-    "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
-    "end": "Seconds into the clip at which to end.",
-    "preview": "true for a fast look: fewer frames, a small synthesis, no refinement.",
-    CODES: "true for the codes themselves in the answer.",
-}
-EDIT = "NAME=STRENGTH, any number of times, e.g. age=20."
-EDITS = 'JSON: [{"name": "age", "strength": 20}, ...].'
-EDIT_BODY: dict[str, Any] = {
-    "type": "object",
-    "required": ["latent", "edits"],
-    "additionalProperties": False,
-    "properties": {
-        "latent": {"type": "string"},
-        "edits": {"type": "array", "maxItems": MAX_EDITS, "items": EditIn.model_json_schema()},
-    },
-}
+VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", TASK)
 JobId = Annotated[str, Path(description="Id of the job.", max_length=64)]
-
-
-@dataclass
-class State:
-    """What the handlers work with; made when the server starts."""
-
-    engine: Engine
-    jobs: Jobs
-    latents: LatentStore
-    turns: Turns
-    runtime: Runtime
 
 
 def create_app(open_state: Callable[[], AbstractContextManager[State]], max_bytes: int) -> FastAPI:
@@ -125,23 +86,10 @@ def create_app(open_state: Callable[[], AbstractContextManager[State]], max_byte
     _add_errors(app)
     _add_health(app)
     _add_images(app)
+    add_restoring(app)
     _add_jobs(app)
     app.add_middleware(Guard, max_bytes=max_bytes, measures=app.state.measures)
     return app
-
-
-def _state(request: Request) -> State:
-    state: State = request.app.state.state
-    return state
-
-
-def _deadline(seconds: float) -> Callable[[], bool]:
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
-
-
-async def _thread(work: Callable[[], Value]) -> Value:
-    return await anyio.to_thread.run_sync(work)
 
 
 async def _sweep(state: State) -> None:
@@ -149,7 +97,7 @@ async def _sweep(state: State) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
         for sweep in (state.jobs.sweep, state.latents.sweep):
             try:
-                await _thread(sweep)
+                await in_thread(sweep)
             except Exception:
                 log.exception("could not remove what is past its time")
 
@@ -198,37 +146,37 @@ def _add_health(app: FastAPI) -> None:
     @app.get("/readyz", tags=["health"], responses={503: {"model": ReadyOut}})
     async def readyz(request: Request, response: Response) -> ReadyOut:
         """Whether requests are answered, by which models, and what is not as it should be."""
-        engine = _state(request).engine
+        engine = state_of(request).engine
         notes = [public_message(note) for note in engine.notes()]
         try:
-            session = engine.session()
+            served = engine.served()
         except NotReadyError as error:
             response.status_code = 503
             return ReadyOut(ready=False, notes=[public_message(error), *notes], models=[])
-        return ReadyOut(ready=True, notes=notes, models=[ModelOut(**asdict(model)) for model in session.served])
+        return ReadyOut(ready=True, notes=notes, models=[ModelOut(**asdict(model)) for model in served])
 
     @app.get("/metrics", tags=["health"], response_class=Response)
     async def metrics(request: Request) -> Response:
         """Prometheus' text format."""
-        state = _state(request)
+        state = state_of(request)
         models: Sequence[ServedModel] = ()
         with suppress(NotReadyError):
-            models = state.engine.session().served
+            models = state.engine.served()
         measures: Measures = request.app.state.measures
         text = measures.text(models, state.turns.waiting, len(state.engine.notes()))
         return Response(text, media_type=MEDIA_TYPE)
 
     @app.get("/v1/models", tags=["models"])
     async def models(request: Request, response: Response) -> ModelsOut:
-        """The models that answer now."""
-        session = _state(request).engine.session()
-        response.headers[MODEL_HEADER] = session.header
-        return ModelsOut(models=[ModelOut(**asdict(model)) for model in session.served])
+        """The models that answer now; the header has those that invert and edit."""
+        engine = state_of(request).engine
+        response.headers[MODEL_HEADER] = engine.session().header
+        return ModelsOut(models=[ModelOut(**asdict(model)) for model in engine.served()])
 
     @app.get("/v1/edits", tags=["models"])
     async def edits(request: Request, response: Response) -> EditsOut:
         """Names, units and bounds of the edits."""
-        session = _state(request).engine.session()
+        session = state_of(request).engine.session()
         response.headers[MODEL_HEADER] = session.header
         return EditsOut(edits=[EditOut.of(edit) for edit in session.models.edits.describe()])
 
@@ -237,11 +185,11 @@ def _add_images(app: FastAPI) -> None:
     @app.post(
         "/v1/invert",
         tags=["images"],
-        openapi_extra=_takes("image", "image/*", (*INVERT_OPTIONS, CODES), edits=False),
+        openapi_extra=takes("image", "image/*", (*INVERT_OPTIONS, CODES), edits=False),
     )
     async def invert(request: Request, response: Response) -> InvertOut:
         """Invert the face of an image; the codes are kept under an id for a while."""
-        state, runtime = _state(request), _state(request).runtime
+        state, runtime = state_of(request), state_of(request).runtime
         async with read_body(request, "image", (*INVERT_OPTIONS, CODES), edits=False) as body:
             codes = body.flag(CODES)
             data, options = await body.image(), edit_options(body.options)
@@ -250,7 +198,7 @@ def _add_images(app: FastAPI) -> None:
         def work() -> InvertOut:
             image = read_image(data, runtime.max_pixels)
             with state.turns.turn(runtime.request_seconds):
-                late = _deadline(runtime.request_seconds)
+                late = deadline(runtime.request_seconds)
                 inversion = invert_image(image, session.models, options, cancelled=late)
             name = state.latents.put(inversion, session.models.generator.sha256)
             expires = datetime.now(UTC) + timedelta(seconds=state.latents.keep_seconds)
@@ -264,18 +212,18 @@ def _add_images(app: FastAPI) -> None:
             )
 
         response.headers[MODEL_HEADER] = session.header
-        return await _thread(work)
+        return await in_thread(work)
 
     @app.post(
         "/v1/edit",
         tags=["images"],
         response_class=Response,
         responses={200: {"content": {"image/png": {}, "image/jpeg": {}}}, 406: {"model": ErrorOut}},
-        openapi_extra=_takes("image", "image/*", IMAGE_OPTIONS, latent=True),
+        openapi_extra=takes("image", "image/*", IMAGE_OPTIONS, latent=True),
     )
     async def edit(request: Request) -> Response:
         """Edit the face of an image, or of one that was inverted before; PNG or JPEG, as Accept asks."""
-        state, runtime = _state(request), _state(request).runtime
+        state, runtime = state_of(request), state_of(request).runtime
         media_type = accepted_image(request.headers.get("accept", "*/*"))
         if media_type is None:
             return error_response("only image/png and image/jpeg are made; change the Accept header", 406)
@@ -296,11 +244,11 @@ def _add_images(app: FastAPI) -> None:
                 else read_image(data, runtime.max_pixels)
             )
             with state.turns.turn(runtime.request_seconds):
-                late = _deadline(runtime.request_seconds)
+                late = deadline(runtime.request_seconds)
                 edited = edit_image(source, edits, session.models, options, cancelled=late)
             return encode_image(edited.image, media_type)
 
-        return Response(await _thread(work), media_type=media_type, headers={MODEL_HEADER: session.header})
+        return Response(await in_thread(work), media_type=media_type, headers={MODEL_HEADER: session.header})
 
 
 def _require_edits(edits: Sequence[EditRequest]) -> None:
@@ -313,7 +261,7 @@ def _add_jobs(app: FastAPI) -> None:
 
     async def find(request: Request, work: Callable[[Jobs], Value]) -> Value:
         try:
-            return await _thread(lambda: work(_state(request).jobs))
+            return await in_thread(lambda: work(state_of(request).jobs))
         except KeyError as error:
             raise HTTPException(404, "no such job; it was deleted, is past its time, or never was") from error
 
@@ -321,26 +269,32 @@ def _add_jobs(app: FastAPI) -> None:
         "/v1/jobs",
         tags=["videos"],
         status_code=202,
-        openapi_extra=_takes("video", "video/*", VIDEO_OPTIONS),
+        responses=missing,
+        openapi_extra=takes("video", "video/*", VIDEO_OPTIONS),
     )
     async def submit(request: Request, response: Response) -> JobOut:
-        """Edit the face in a video; the answer names the job, which survives the server."""
-        state = _state(request)
+        """Edit or restore the face in a video; the answer names the job, which survives the server."""
+        state = state_of(request)
         session = state.engine.session()
         upload = state.jobs.place_for_upload()
         try:
             async with read_body(request, "video", VIDEO_OPTIONS) as body:
-                _require_edits(body.edits)
-                session.models.edits.check(body.edits)
+                task = task_of(body)
+                if task is None:
+                    _require_edits(body.edits)
+                    session.models.edits.check(body.edits)
+                else:
+                    session = state.engine.restoring(task)
                 edit_options(body.options)
                 if not await body.save(upload):
                     raise BadInputError("no video came; send it as the body or as the form field 'video'", 400)
             asked_for = {
                 "edits": [{"name": edit.name, "strength": edit.strength} for edit in body.edits],
                 "options": body.options,
+                "task": task,
             }
 
-            job = await _thread(lambda: JobOut.of(state.jobs.submit(upload, asked_for)))
+            job = await in_thread(lambda: JobOut.of(state.jobs.submit(upload, asked_for)))
         finally:
             upload.unlink(missing_ok=True)
         response.headers["Location"] = f"/v1/jobs/{job.id}"
@@ -375,29 +329,3 @@ def _add_jobs(app: FastAPI) -> None:
     async def delete(request: Request, job_id: JobId) -> None:
         """Stop a job and remove its input, output and report."""
         await find(request, lambda jobs: jobs.delete(job_id))
-
-
-def _takes(
-    file: str, raw: str, options: Sequence[str], edits: bool = True, latent: bool = False
-) -> dict[str, Any]:
-    """OpenAPI's description of what ``read_body`` reads."""
-    text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
-    flag = {"type": "boolean"}
-    asked = {name: (flag if name in FLAGS else text) | {"description": OPTIONS[name]} for name in options}
-    query: dict[str, Any] = asked | ({"edit": texts | {"description": EDIT}} if edits else {})
-    form = {file: {"type": "string", "format": "binary"}} | query
-    if edits:
-        form["edits"] = text | {"description": EDITS}
-    if latent:
-        form["latent"] = text | {"description": f"Instead of the {file}: an id of POST /v1/invert."}
-    content: dict[str, Any] = {
-        "multipart/form-data": {"schema": {"type": "object", "properties": form, "additionalProperties": False}},
-        raw: {"schema": {"type": "string", "format": "binary"}},
-    }
-    if latent:
-        content["application/json"] = {"schema": EDIT_BODY}
-    parameters = [
-        {"name": name, "in": "query", "required": False, "schema": schema, "description": schema["description"]}
-        for name, schema in query.items()
-    ]
-    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}

@@ -166,7 +166,7 @@ def train_frame_encoder(params: Params) -> Path:
     generator, samples = generator_to_train_through(params, settings.trainer), SampleDataset(SAMPLES)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     train = data.dataset("train") if data.prepared.of("train") else None
-    held_out = validation_crops(data, settings)
+    held_out = validation_crops(data, settings.trainer.validation_frames)
     torch.manual_seed(settings.trainer.seed)
     encoder, settings = first_encoder(settings, generator)
     run_folder = RUNS / f"frame-encoder-{fingerprint(params, settings, data, samples, generator.sha256)}"
@@ -230,10 +230,10 @@ def _w_statistics(generator: MobileStyleGAN) -> tuple[Tensor, Tensor]:
         return w_statistics(torch.cat([generator.map(part)[:, 0] for part in torch.split(z, 2000)]).cpu())
 
 
-def validation_crops(data: FaceVideoDataModule, settings: FrameEncoderSettings) -> Tensor:
+def validation_crops(data: FaceVideoDataModule, most: int) -> Tensor:
     """``(N, 3, r, r)`` in [-1, 1], spread over the validation persons; test persons where there is none."""
     faces = data.dataset("val" if data.prepared.of("val") else "test")
-    count = min(len(faces), settings.trainer.validation_frames)
+    count = min(len(faces), most)
     return torch.stack([faces[i * len(faces) // count].images for i in range(count)])
 
 

@@ -22,7 +22,7 @@ from datamodules.samples import SampleDataset
 from datamodules.variation import SofteningConfig, Unsteadiness, VariationConfig
 from modules.encoders.video_vit import VideoEncoderConfig, VideoTransformer
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
-from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, LitFrameEncoder
+from modules.lit.frame_encoder import EncoderTraining, FrameEncoderTraining, FrozenParts, LitFrameEncoder
 from modules.lit.reconstructions import Reconstructions, Show
 from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining, VideoParts
 from services.settings import computes_bfloat16
@@ -129,16 +129,15 @@ def fit_frame_encoder(
             (samples[i].image[None] for i in made), ws, plan.told_ridge, (frames[i][None] for i in real)
         )
     lit = LitFrameEncoder(encoder, plan, frozen)
-    plans = [_plan(phase.steps, phase.batch_size, phase.sample_share) for phase in plan.phases]
 
     def batches(step: int, rank: int) -> BatchMixture:
         return BatchMixture(
-            samples, frames, plans, settings.softening, settings.variation, config.seed, step, rank
+            samples, frames, plans_of(plan), settings.softening, settings.variation, config.seed, step, rank
         )
 
-    validation = DataLoader(_Validation(held_out[: config.validation_frames]), batch_size=4)
+    validation = validation_loader(held_out[: config.validation_frames])
     fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
-    return lit.encoder.eval()
+    return encoder.eval()
 
 
 def fit_video_encoder(
@@ -171,7 +170,7 @@ def fit_video_encoder(
 
 def fit_in_phases(
     lit: L.LightningModule,
-    plan: FrameEncoderTraining | VideoEncoderTraining,
+    plan: EncoderTraining | VideoEncoderTraining,
     config: TrainerConfig,
     batches: Callable[[int, int], IterableDataset[Batch]],
     validation: DataLoader[Batch],
@@ -302,9 +301,15 @@ class _Validation(Dataset[dict[str, Tensor]]):
         return {"images": crop, "targets": crop}
 
 
-def _plan(steps: int, batch_size: int, sample_share: float) -> BatchPlan:
-    samples = round(batch_size * sample_share)
-    return BatchPlan(steps, samples, batch_size - samples)
+def plans_of(training: EncoderTraining) -> list[BatchPlan]:
+    """How the batches of each phase are made up."""
+    shares = [(phase, round(phase.batch_size * phase.sample_share)) for phase in training.phases]
+    return [BatchPlan(phase.steps, samples, phase.batch_size - samples) for phase, samples in shares]
+
+
+def validation_loader(held_out: Tensor) -> DataLoader[Batch]:
+    """Crops ``(N, 3, r, r)`` in [-1, 1] as the batches that a validation takes."""
+    return DataLoader(_Validation(held_out), batch_size=4)
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -18,6 +18,8 @@ OWN = {
     "samples": {"services/stages.py": "make_samples"},
     "encoder": {"services/stages.py": "train_frame_encoder"},
     "video-encoder": {"services/video_encoder.py": "train_video_encoder"},
+    "colouriser": {"services/restoring.py": "train_restoring_encoder"},
+    "enlarger": {"services/restoring.py": "train_restoring_encoder"},
     "directions": {"services/directions.py": "train_directions"},
     "stylespace": {"services/stylespace.py": "train_stylespace"},
     "pose-editor": {"services/pose_editor.py": "train_pose_editor"},

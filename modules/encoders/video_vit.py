@@ -211,7 +211,7 @@ def load_video_encoder(folder: Path, first: FrameEncoder, generator_sha256: str 
     model = load_model(folder, KIND)
     if generator_sha256 is not None:
         require_generator(model.config, generator_sha256, f"encoder {folder.name}")
-    require_frame_encoder(model.config, first, f"encoder {folder.name}")
+    require_frame_encoder(model.config, first, f"encoder {folder.name}", "video-encoder")
     tensors = {name: value.float() for name, value in model.tensors.items()}
     network = network_config(model.config["network"])
     mean, basis = tensors["trunk.w_mean"], tensors["trunk.w_basis"]
@@ -221,13 +221,16 @@ def load_video_encoder(folder: Path, first: FrameEncoder, generator_sha256: str 
     return VideoEncoder(first, video)
 
 
-def require_frame_encoder(config: dict[str, Any], first: FrameEncoder, what: str) -> None:
-    """Refuse a FrEN other than the one ViEN was trained with, with both hashes in the message."""
+def require_frame_encoder(config: dict[str, Any], first: FrameEncoder, what: str, stage: str) -> None:
+    """Refuse a FrEN other than the one that ``what`` was trained with, with both hashes in the message.
+
+    ``stage`` is the training that makes it anew.
+    """
     trained_with, given = config.get("frame_encoder_sha256"), weights_sha256(first.state_dict())
     if trained_with != given:
         raise BadInputError(
             f"{what} was trained with frame encoder {trained_with}, but the one in use is {given}; "
-            "load the one it was trained with, or train it again with 'stylereel train video-encoder'"
+            f"load the one it was trained with, or train it again with 'stylereel train {stage}'"
         )
 
 

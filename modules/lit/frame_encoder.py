@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from pytorch_optimizer import Ranger
 from torch import Tensor
 
+from modules.encoders.restoring import RestoringEncoder
 from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
 from modules.lit.phases import Phased
@@ -52,10 +53,18 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class FrameEncoderTraining(Phased[Phase]):
-    """How FrEN is trained."""
+class EncoderTraining(Phased[Phase]):
+    """What the trainings of encoders of single frames share."""
 
     phases: tuple[Phase, ...]
+    trunk_rate: float
+    """Learning rate of all but what reads the face nets, as a share of the phase's; without them it is 1."""
+
+
+@dataclass(frozen=True)
+class FrameEncoderTraining(EncoderTraining):
+    """How FrEN is trained."""
+
     linear_start: int
     """Samples that the encoder's linear first guess is solved from; 0 starts at the mean face."""
     linear_ridge: float
@@ -64,8 +73,6 @@ class FrameEncoderTraining(Phased[Phase]):
     """Samples that what is made of the face nets is solved from; 0 leaves it as it is."""
     told_ridge: float
     """Ridge of that solution, relative to the variance of what the face nets say."""
-    trunk_rate: float
-    """Learning rate of all but what reads the face nets, as a share of the phase's; without them it is 1."""
 
 
 class FrozenParts:
@@ -152,7 +159,9 @@ class LitFrameEncoder(L.LightningModule):
     ``judge_failures`` counts, since the start or the resumption, the rendered images whose face was not seen.
     """
 
-    def __init__(self, encoder: FrameEncoder, training: FrameEncoderTraining, frozen: FrozenParts) -> None:
+    def __init__(
+        self, encoder: FrameEncoder | RestoringEncoder, training: EncoderTraining, frozen: FrozenParts
+    ) -> None:
         super().__init__()
         self.encoder, self.training_plan, self.frozen = encoder, training, frozen
         self.judge_failures = 0
@@ -205,7 +214,8 @@ class LitFrameEncoder(L.LightningModule):
         of_told: list[Tensor] = []
         trunk: list[Tensor] = []
         for name, parameter in self.encoder.named_parameters():
-            (of_told if name.startswith("told_") else trunk).append(parameter)
+            if parameter.requires_grad:
+                (of_told if "told_" in name else trunk).append(parameter)
         groups = [{"params": trunk, "lr": self.training_plan.trunk_rate if of_told else 1.0}]
         if of_told:
             groups.append({"params": of_told, "lr": 1.0})

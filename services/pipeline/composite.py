@@ -1,8 +1,9 @@
 """Pasting the edited crop back into the frame at the frame's own resolution; pure functions on arrays.
 
 ``difference`` adds only what the edit changed, ``frame + (edit - reconstruction) * mask``: a weak inversion then
-does not blur the frame, and no edit returns the input. ``replace`` blends the edited crop itself over the frame,
-as StylePortraitVideo does. Either way every pixel where the mask is zero keeps its bits.
+does not blur the frame, and no edit returns the input. ``colours`` adds as much of it as clips no channel, so
+that a change that has no luma changes none. ``replace`` blends the edited crop itself over the frame, as
+StylePortraitVideo does. Whichever it is, every pixel where the mask is zero keeps its bits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Image = NDArray[np.uint8]
-Paste = Literal["difference", "replace"]
+Paste = Literal["difference", "colours", "replace"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class CompositeConfig:
     """How the mask is made from the face region; lengths are fractions of the crop's side."""
 
     grow: float
-    """How far the region is widened before it is feathered, where a difference is added."""
+    """How far the region is widened before it is feathered, where a difference or colours are added."""
     grow_replaced: float
     """The same where the face is replaced: what is replaced must be covered whole, its soft hair too."""
     feather: float
@@ -46,7 +47,7 @@ class Patch:
 def feathered_mask(region: Floats, config: CompositeConfig, paste: Paste = "difference") -> Floats:
     """Widen and soften a face region ``(S, S)`` in [0, 1]; exactly zero along the crop's border."""
     size = _square(region, "region")
-    reach = round((config.grow if paste == "difference" else config.grow_replaced) * size)
+    reach = round((config.grow_replaced if paste == "replace" else config.grow) * size)
     mask = np.clip(region, 0.0, 1.0).astype(np.float32)
     if reach > 0:
         mask = _array(
@@ -99,8 +100,9 @@ def composite(
 
     ``reconstruction`` and ``edit`` are ``(S, S, 3)`` in [-1, 1] (values beyond are clamped), ``mask``
     ``(S, S)`` in [0, 1], ``weight`` in [0, 1] fades the whole edit. ``difference`` adds what changed
-    between the two; ``replace`` blends the edited crop itself over the frame. Pixels where mask times weight
-    is zero are those of ``frame``, bit for bit; so are all where ``difference`` finds no change.
+    between the two, ``colours`` the same as far as the pixel holds it; ``replace`` blends the edited crop itself
+    over the frame. Pixels where mask times weight is zero are those of ``frame``, bit for bit; so are all where
+    ``difference`` finds no change.
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise TypeError(f"frame must be (H, W, 3) uint8, got {frame.shape} {frame.dtype}")
@@ -112,16 +114,23 @@ def composite(
     result = frame.copy()
     height, width = frame.shape[:2]
     edit = np.clip(edit, -1.0, 1.0)
-    source = edit - np.clip(reconstruction, -1.0, 1.0) if paste == "difference" else (edit + 1.0)
+    source = (edit + 1.0) if paste == "replace" else edit - np.clip(reconstruction, -1.0, 1.0)
     patch = to_frame(np.dstack([source * 127.5, mask]).astype(np.float32), crop_to_frame, height, width)
     alpha = weight * np.clip(patch.values[..., 3:], 0.0, 1.0)
     below = frame[patch.rows, patch.columns].astype(np.float32)
-    if paste == "difference":
-        above = below + alpha * patch.values[..., :3]
-    else:
+    if paste == "replace":
         above = below + alpha * (patch.values[..., :3] - below)
+    else:
+        change = alpha * patch.values[..., :3]
+        above = below + (change * _room(below, change) if paste == "colours" else change)
     result[patch.rows, patch.columns] = np.clip(np.rint(above), 0, 255).astype(np.uint8)
     return result
+
+
+def _room(below: Floats, change: Floats) -> Floats:
+    """``(h, w, 1)`` in [0, 1]: the share of a change ``(h, w, 3)`` that leaves all channels in [0, 255]."""
+    room, size = np.where(change > 0, 255.0 - below, below), np.abs(change)
+    return _array(np.divide(room, size, out=np.ones_like(size), where=size > room).min(axis=2, keepdims=True))
 
 
 def synthesis_size(crop_side: float, sizes: tuple[int, ...], largest: int) -> int:

@@ -15,6 +15,7 @@ from datamodules.alignment import crop_frame, crop_scale
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
 from services.pipeline.balance import balanced
+from services.pipeline.canvas import kept_of, on_canvas
 from services.pipeline.composite import (
     Floats,
     Image,
@@ -84,16 +85,9 @@ def edit_image(
     applied = [tuple(requests)] * len(inversions)
     for number, inversion in enumerate(inversions):
         if not changes_nothing(requests, options):
-            size = crop_synthesis_size(inversion.crop_to_frame, inversion.size, models, options)
-            seen = crop_frame(inversion.image, inversion.crop_to_frame, inversion.size)
-            target = to_tensor(seen[None], models.device)
-            ws = inversion.ws.to(models.device)
-            applied[number] = balanced(ws, requests, models, options)
+            applied[number] = balanced(inversion.ws.to(models.device), requests, models, options)
             meter.check()
-            (crop,) = edit_crops(ws, target, requests, models, options, size, applied[number])
-            matrix = resized_transform(inversion.crop_to_frame, inversion.size, size)
-            paste = way_to_paste(requests, models, options)
-            image = composite(image, crop.reconstruction, crop.edit, crop.mask, matrix, paste=paste)
+            image = with_face(image, inversion, requests, models, options, applied[number])
         meter.advance()
     warnings = tuple(warning for inversion in inversions for warning in inversion.warnings)
     return EditedImage(image, tuple(inversions), tuple(strengths(some) for some in applied), warnings)
@@ -105,6 +99,28 @@ def strengths(requests: Sequence[EditRequest]) -> dict[str, float]:
     for request in requests:
         totals[request.name] = totals.get(request.name, 0.0) + request.strength
     return {name: round(total, 4) for name, total in totals.items()}
+
+
+def with_face(
+    canvas: Image,
+    inversion: Inversion,
+    requests: Sequence[EditRequest],
+    models: Models,
+    options: EditOptions,
+    applied: Sequence[EditRequest] | None = None,
+) -> Image:
+    """A new canvas ``(H, W, 3)`` uint8 with one face edited, or restored where that is the models' task.
+
+    For ``applied`` see ``edit_crops``.
+    """
+    size, frame = inversion.size, inversion.crop_to_frame
+    matrix = on_canvas(models.task, frame)
+    made = crop_synthesis_size(matrix, size, models, options)
+    target = to_tensor(crop_frame(inversion.image, frame, size)[None], models.device)
+    sides, ws = [float(crop_scale(frame)) * size], inversion.ws.to(models.device)
+    (crop,) = edit_crops(ws, target, requests, models, options, made, applied, sides)
+    place, paste = resized_transform(matrix, size, made), way_to_paste(requests, models, options)
+    return composite(canvas, crop.reconstruction, crop.edit, crop.mask, place, paste=paste)
 
 
 def crop_synthesis_size(matrix: NDArray[np.float64], size: int, models: Models, options: EditOptions) -> int:
@@ -124,6 +140,7 @@ def edit_crops(
     options: EditOptions,
     size: int,
     applied: Sequence[EditRequest] | None = None,
+    sides: Sequence[float] = (),
 ) -> Iterator[EditedCrop]:
     """Synthesise codes ``(N, num_ws, w_dim)`` before and after the edits, with the masks; one by one in order.
 
@@ -131,15 +148,17 @@ def edit_crops(
     not the same (``balanced``).
     ``targets`` ``(N, 3, s, s)`` in [-1, 1] are the crops that the codes stand for. An edit may change the face
     that is really there; one that moves the outline also where the moved one comes to lie. The reconstruction has
-    no say: where it is weak, its hair and ears are not where the person's are.
+    no say: where it is weak, its hair and ears are not where the person's are. A task's edit is the reconstruction
+    itself, and what its input has of it stands before; ``sides`` are those of the crops in the input, in pixels.
     """
     moves = requests if applied is None else applied
     step = 1 if models.device == "cpu" else models.config.batch
     same = all(request.strength == 0 for request in requests)
     head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
-    for part, seen in zip(torch.split(ws, step), torch.split(targets, step), strict=True):
+    for at, (part, seen) in enumerate(zip(torch.split(ws, step), torch.split(targets, step), strict=True)):
         with torch.no_grad():
             before = after = models.generator.synthesize(part, resolution=size).clamp(-1, 1)
+            before = kept_of(models.task, before, sides[at * step : (at + 1) * step])
             region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
             if not same:
                 after = models.edits.synthesize(models.generator, part, moves, options.seed, size).clamp(-1, 1)
@@ -153,7 +172,9 @@ def edit_crops(
 
 
 def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Paste:
-    """What ``options.paste`` comes to for these edits."""
+    """What ``options.paste`` comes to for these edits; colours that a task adds have no other way."""
+    if models.task == "colourise":
+        return "colours"
     if options.paste == "auto":
         return "replace" if any(models.edits[r.name].replaces and r.strength for r in requests) else "difference"
     return options.paste

@@ -90,7 +90,18 @@ def load_encoder(
     sha256 = weights_sha256(model.tensors)
     if model.config["kind"] != VIDEO:
         return load_frame_encoder(folder, generator.sha256).to(torch.device(device)), sha256
-    wanted = str(model.config.get("frame_encoder_sha256"))
+    first = load_frame_encoder(
+        trained_with(folder, find, "take the encoder 'frame', or another video encoder"), generator.sha256
+    )
+    return load_video_encoder(folder, first, generator.sha256).to(torch.device(device)), sha256
+
+
+def trained_with(folder: Path, find: FindFrameEncoder, instead: str) -> Path:
+    """Where the FrEN lies that the model in ``folder`` was trained with.
+
+    Raises ``BadInputError`` where there is none at all; ``instead`` is what can be done then.
+    """
+    wanted = str(load_model(folder).config.get("frame_encoder_sha256"))
     place = find(wanted)
     if place is None:
         # The shipped one is refused with both hashes; without any there is only one to name.
@@ -98,7 +109,6 @@ def load_encoder(
         if not place.is_dir():
             raise BadInputError(
                 f"{folder} was trained with frame encoder {wanted}, which is neither shipped nor registered; "
-                "take the encoder 'frame', or another video encoder"
+                f"{instead}"
             )
-    first = load_frame_encoder(place, generator.sha256)
-    return load_video_encoder(folder, first, generator.sha256).to(torch.device(device)), sha256
+    return place

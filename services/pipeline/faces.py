@@ -138,14 +138,16 @@ class Tracker:
                         found.add(heir.frames[0])
         return tuple(sorted(found))
 
-    def choose(self, face: str) -> list[Landmarks]:
+    def choose(self, face: str, required: bool = True) -> list[Landmarks]:
         """Landmarks over the whole clip of each face to be edited.
 
         ``face`` is ``largest``, ``all``, or a number that counts each shot's faces from the left, from 0.
-        Raises ``BadInputError`` where there is no face, or none of that number.
+        Raises ``BadInputError`` where there is no face, unless none is ``required``, or none of that number.
         """
         lanes = self._lanes()
         most = max((len(shot) for shot in lanes), default=0)
+        if not most and not required:
+            return []
         if not most:
             raise BadInputError("no face was found; use a picture or a section of the clip that shows one")
         shots = range(len(lanes))

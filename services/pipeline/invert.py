@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.alignment import align, crop_frame
+from datamodules.alignment import align, crop_frame, crop_scale
 from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, Landmarks
 from modules.metrics.face import identity_similarity, landmark_error_percent
 from modules.metrics.fidelity import psnr
 from modules.perception.landmarks import landmarks_68
+from services.pipeline.canvas import kept_of
 from services.pipeline.composite import Image
 from services.pipeline.faces import Tracker
 from services.pipeline.models import Models
@@ -116,12 +117,15 @@ def invert_faces(
     report: Report = silent,
     cancelled: Cancelled = never,
 ) -> list[Inversion]:
-    """Like ``invert_image``, for each face that ``options.face`` names."""
+    """Like ``invert_image``, for each face that ``options.face`` names; none where a task's picture has no face.
+
+    With a task, what its input has of the reconstruction is measured, against the input.
+    """
     size = models.config.crop_size
     meter = Meter("find faces", 1, report, cancelled)
     tracker = Tracker(models.config.faces)
     tracker.add(models.judges.find(image[None])[0])
-    chosen: list[Landmarks] = tracker.choose(options.face)
+    chosen: list[Landmarks] = tracker.choose(options.face, required=models.task is None)
     meter.advance()
     steps = options.steps(models.config.refine)
     meter = Meter("invert", len(chosen), report, cancelled)
@@ -132,10 +136,12 @@ def invert_faces(
         ws, _ = invert_crops(crop, models, steps, CodesState(), meter.check)
         with torch.no_grad():
             shown = models.generator.synthesize(ws, resolution=size).clamp(-1, 1)
+            shown = kept_of(models.task, shown, [float(crop_scale(matrix)) * size])
             target = to_tensor(crop, models.device)
             metrics = {name: float(value[0]) for name, value in measure(target, shown, models).items()}
             metrics["lpips"] = float(models.judges.perceptual(shown, target)[0])
-        warnings = poor_reconstruction([metrics["identity"]], [metrics["landmark_error"]], models.config.warnings)
+        judged = [metrics["identity"]], [metrics["landmark_error"]]
+        warnings = poor_reconstruction(*judged, models.config.warnings, advice=advice_of(models))
         found.append(Inversion(image, ws.cpu(), matrix, size, metrics, warnings))
         meter.advance()
     return found
@@ -162,11 +168,13 @@ def poor_reconstruction(
     landmark_error: Sequence[float] | NDArray[np.float64],
     config: WarningsConfig,
     numbers: Sequence[int] = (),
+    advice: str = "",
 ) -> tuple[str, ...]:
     """One line per stretch of frames whose reconstruction is poor: "identity 0.30 on frames 40-71: try …".
 
     Values are per frame, NaN where not measured; such frames take after their neighbours. ``numbers`` are the
-    frames' numbers in the clip; without them the values are of one image and no frame is named.
+    frames' numbers in the clip; without them the values are of one image and no frame is named. ``advice`` stands
+    in the place of "try …".
     """
     judged: tuple[tuple[str, Sequence[float] | NDArray[np.float64], Callable[[float], bool]], ...] = (
         ("identity {:.2f}", identity, lambda value: value < config.identity),
@@ -180,8 +188,13 @@ def poor_reconstruction(
                 stretch = list(group)
                 mean = float(np.mean([value for _, value, _ in stretch]))
                 where = _named([numbers[frame] for frame, _, _ in stretch]) if numbers else ""
-                lines.append(f"{text.format(mean)}{where}: try --refine {config.try_refine}")
+                lines.append(f"{text.format(mean)}{where}: {advice or f'try --refine {config.try_refine}'}")
     return tuple(lines)
+
+
+def advice_of(models: Models) -> str:
+    """What ``poor_reconstruction`` has to say of a task: its codes are not refined, the input lacks the truth."""
+    return "what is added may be another person's" if models.task else ""
 
 
 def _named(frames: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ from modules.editing.pose import load_pose_editor
 from modules.editing.stylespace import KIND as STYLESPACE_KIND
 from modules.editing.stylespace import joined, load_stylespace
 from modules.encoders.irse import load_encoder as load_published_encoder
+from modules.encoders.restoring import Task
 from modules.generators.protocol import Generator
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import (
@@ -164,6 +165,8 @@ class Models:
     """What edits are set right by, where ``encoder`` cannot be asked for single frames; None is ``encoder``."""
     balancing: Balancing | None = None
     """How edits are set right on the face at hand; None leaves them as they are."""
+    task: Task | None = None
+    """What ``encoder`` restores, where it is one that does; nothing is edited then, what is lacking is added."""
 
     def __post_init__(self) -> None:
         made_for = {edit.generator_sha256 for edit in self.edits.values()}
@@ -207,9 +210,8 @@ def load_models(
     of edits; of two edits of one name the later folder's is taken. Raises ``BadInputError`` for models of another
     generator.
     """
-    device, config = params.runtime.torch_device(), params.section("pipeline", PipelineConfig)
-    made = generator_for(params, generator)
-    versions = {GENERATOR: made.sha256}
+    base = load_bare_models(params, generator)
+    made, device, config, versions = base.generator, base.device, base.config, dict(base.versions)
     network: Encoder | None = None
     encoder, kind = asked_for(encoder, config.encoder)
     encoder = encoder or shipped_encoder(kind, made.sha256)
@@ -234,14 +236,19 @@ def load_models(
     for number, folder in enumerate(beside, 1):
         edits.append(load_edits(folder, made.sha256))
         versions[f"directions {number}: {folder.name}"] = weights_sha256(load_model(folder).tensors)
+    balancing = balancing_of(params)
+    return replace(base, encoder=network, edits=joined(*edits), versions=versions, balancing=balancing)
+
+
+def load_bare_models(params: Params, generator: str | None = None) -> Models:
+    """The generator and the judges alone, on the device of ``params.runtime``."""
+    device, config = params.runtime.torch_device(), params.section("pipeline", PipelineConfig)
+    made = generator_for(params, generator)
     parsing = params.section("parsing", ParsingConfig)
     judges = Judges(params.section("detection", DetectionConfig), config.refine.lpips_net, device, parsing)
     smoothing = params.section("smoothing", SmoothingConfig)
     shots = params.section("shots", ShotConfig)
-    balancing = balancing_of(params)
-    return Models(
-        made, network, joined(*edits), judges, config, smoothing, shots, device, versions, balancing=balancing
-    )
+    return Models(made, None, EditSet(()), judges, config, smoothing, shots, device, {GENERATOR: made.sha256})
 
 
 def fitting(shipped: Path, generator_sha256: str) -> Path | None:

@@ -17,6 +17,7 @@ from datamodules.shards import to_tensor
 from datamodules.types import Alignment, BadInputError, ClipInfo, FrameBatch
 from datamodules.video import ShotDetector, probe, read_frames
 from modules.perception.detection import FaceObservation
+from services.pipeline.canvas import read_by
 from services.pipeline.faces import Embedding, Presence, presence, track
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -70,14 +71,15 @@ def check_clip(path: Path, runtime: Runtime) -> ClipInfo:
 
 
 def taken_frames(source: Path, models: Models, options: EditOptions) -> Iterator[FrameBatch]:
-    """The frames of the section in batches; with ``preview`` only one in ``preview.every``."""
+    """The frames of the section as the task reads them, in batches; ``preview`` takes one in ``preview.every``."""
     every = models.config.preview.every if options.preview else 1
     seen = 0
     for batch in read_frames(source, models.config.chunk, options.start, options.end):
         skip = -seen % every
         seen += len(batch.frames)
         if skip < len(batch.frames):
-            yield FrameBatch(batch.frames[skip::every], batch.pts[skip::every], batch.first + skip)
+            frames = np.stack([read_by(models.task, frame) for frame in batch.frames[skip::every]])
+            yield FrameBatch(frames, batch.pts[skip::every], batch.first + skip)
 
 
 def plan_clip(
@@ -89,7 +91,7 @@ def plan_clip(
 ) -> ClipPlan:
     """Find the faces of every frame, follow them, choose, and steady their crops.
 
-    Raises ``BadInputError`` for clips that cannot be read and where no face is found.
+    Raises ``BadInputError`` for clips that cannot be read, and where no face is found to be edited.
     """
     info = probe(source)
     every = models.config.preview.every if options.preview else 1
@@ -114,7 +116,7 @@ def plan_clip(
     changes = tracker.changes
     cuts = tuple(sorted({*shots.cuts, *changes}))
     plans = []
-    for landmarks in tracker.choose(options.face):
+    for landmarks in tracker.choose(options.face, required=models.task is None):
         alignment = align(landmarks, config.crop_size, models.smoothing, cuts)
         shown = presence(alignment.valid, cuts, config.faces)
         plans.append(FacePlan(alignment, shown, natural_crop_size(alignment)))

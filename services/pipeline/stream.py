@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.alignment import crop_frame
+from datamodules.alignment import crop_frame, crop_scale
 from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe
 from datamodules.video_write import kept_depth
 from modules.editing.directions import EditRequest
 from services.pipeline.balance import balanced_in_clip
+from services.pipeline.canvas import canvas_info, canvas_of, on_canvas
 from services.pipeline.composite import Image, composite, resized_transform
 from services.pipeline.edit import (
     EditedCrop,
@@ -31,7 +32,7 @@ from services.pipeline.edit import (
     way_to_paste,
 )
 from services.pipeline.faces import FaceState
-from services.pipeline.invert import CodesState, invert_crops, measure, poor_reconstruction
+from services.pipeline.invert import CodesState, advice_of, invert_crops, measure, poor_reconstruction
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
@@ -96,7 +97,8 @@ def edit_video(
 ) -> VideoReport:
     """Edit the faces of a clip and write it with its audio; ``target`` appears whole or not at all.
 
-    ``observe`` is given the number of each frame, the frame and the edited frame. Raises ``BadInputError``
+    With a task, faces are restored and the frames are those of its canvas. ``observe`` is given the number of each
+    frame, the frame as it was read and the edited frame. Raises ``BadInputError``
     for clips and requests that cannot be used, and ``CancelledError`` soon after ``cancelled`` says so. What the
     output cannot hold is said before faces are looked for.
     """
@@ -104,10 +106,10 @@ def edit_video(
     models.edits.check(requests)
     if target.exists() and source.exists() and target.samefile(source):
         raise BadInputError(f"{target} is the input itself; give the output another name")
-    writer = clip_writer(target, probe(source), models.config.video, options)
+    writer = clip_writer(target, canvas_info(models.task, probe(source)), models.config.video, options)
     writer.check()
     plan = plan_clip(source, models, options, report, cancelled)
-    meter = Meter("edit", len(plan.numbers), report, cancelled)
+    meter = Meter(models.task or "edit", len(plan.numbers), report, cancelled)
     applied = balanced_in_clip(source, plan, requests, models, options, meter.check)
     lanes = [
         Lane(face, plan, requests, models, options, applied=moves)
@@ -116,7 +118,7 @@ def edit_video(
     with writer:
         place = 0
         for batch in taken_frames(source, models, options):
-            edited = batch.frames.copy()
+            edited = np.stack([canvas_of(models.task, frame) for frame in batch.frames])
             for lane in lanes:
                 lane.paint(batch.frames, edited, place, meter.check)
             writer.write(FrameBatch(edited, batch.pts, batch.first))
@@ -214,10 +216,10 @@ class Lane:
         self.keep_codes, self.codes = keep_codes, list[Tensor]()
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
         self.steps = options.steps(models.config.follow)
-        self.idle = changes_nothing(requests, options)
+        self.idle = models.task is None and changes_nothing(requests, options)
         self.way = way_to_paste(requests, models, options)
         alignment = face.alignment
-        seen = alignment.crop_to_frame[alignment.valid]
+        seen = on_canvas(models.task, alignment.crop_to_frame[alignment.valid])
         self.size = crop_synthesis_size(seen, alignment.size, models, options)
         self.identity = np.full(len(plan.numbers), np.nan)
         self.landmark_error = np.full(len(plan.numbers), np.nan)
@@ -228,7 +230,10 @@ class Lane:
     def paint(
         self, frames: NDArray[np.uint8], into: NDArray[np.uint8], place: int, check: Callable[[], None]
     ) -> None:
-        """Edit this face in ``into`` ``(n, H, W, 3)``; ``place`` is the plan's index of the first frame."""
+        """Edit this face of ``frames`` in their canvases ``into``, both ``(n, H, W, 3)`` of the same n.
+
+        ``place`` is the plan's index of the first frame.
+        """
         for start, stop in self._runs(place, len(frames)):
             if start in self.plan.cuts:
                 self._state, self._last = CodesState(), None
@@ -249,7 +254,10 @@ class Lane:
                 self.codes.append(ws.cpu())
             shown = []
             targets = to_tensor(crops, self.models.device)
-            edited = edit_crops(ws, targets, self.requests, self.models, self.options, self.size, self.applied)
+            sides = (crop_scale(matrices) * size).tolist()
+            edited = edit_crops(
+                ws, targets, self.requests, self.models, self.options, self.size, self.applied, sides
+            )
             for index, crop in enumerate(edited, start):
                 check()
                 shown.append(cv2.resize(crop.reconstruction, (size, size), interpolation=cv2.INTER_AREA))
@@ -282,7 +290,8 @@ class Lane:
     def warnings(self) -> tuple[str, ...]:
         """One line for each stretch of frames where the reconstruction is poor."""
         config = self.models.config.warnings
-        return poor_reconstruction(self.identity, self.landmark_error, config, self.plan.numbers)
+        advice = advice_of(self.models)
+        return poor_reconstruction(self.identity, self.landmark_error, config, self.plan.numbers, advice)
 
     def _runs(self, place: int, count: int) -> list[tuple[int, int]]:
         """Stretches of frames inside one shot that all have the face, or all do not."""
@@ -298,7 +307,8 @@ class Lane:
         if weight == 0 or self.idle:
             return
         alignment = self.face.alignment
-        matrix = resized_transform(alignment.crop_to_frame[index], alignment.size, self.size)
+        matrix = on_canvas(self.models.task, alignment.crop_to_frame[index])
+        matrix = resized_transform(matrix, alignment.size, self.size)
         into[index - place] = composite(
             into[index - place], crop.reconstruction, crop.edit, crop.mask, matrix, weight, self.way
         )

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from datamodules.types import BadInputError
-from services.bodies import Body
+from services.bodies import WIDEST_JPEG, Body, encode_image
 from services.engine import edit_options
 
 
@@ -26,3 +27,11 @@ def test_what_is_no_flag_is_said_alike(text: str) -> None:
         edit_options({"preview": text})
     assert str(codes.value) == f"cannot use codes={text!r}: it must be true or false"
     assert str(preview.value) == str(codes.value).replace("codes", "preview")
+
+
+def test_what_no_jpeg_holds_is_said() -> None:
+    wide = np.zeros((1, WIDEST_JPEG + 1, 3), np.uint8)
+    with pytest.raises(BadInputError, match="accept image/png"):
+        encode_image(wide, "image/jpeg")
+    assert encode_image(wide, "image/png")[:4] == b"\x89PNG"
+    assert encode_image(wide[:, 1:], "image/jpeg")[:2] == b"\xff\xd8"

@@ -54,7 +54,20 @@ def test_an_error_does_not_wait_for_the_web_framework() -> None:
 
 
 MODELS = ["register", "promote", "rollback", "status", "history"]
-COMMANDS = ["edit", "invert", "edits", "import", "serve", "assets", "data", "train", "evaluate", *MODELS]
+COMMANDS = [
+    "edit",
+    "invert",
+    "edits",
+    "colourise",
+    "enlarge",
+    "import",
+    "serve",
+    "assets",
+    "data",
+    "train",
+    "evaluate",
+    *MODELS,
+]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS, "assets fetch", "data add"])

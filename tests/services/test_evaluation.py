@@ -351,7 +351,7 @@ def test_frame_and_video_are_the_shipped_encoders(tmp_path: Path, monkeypatch: p
 
 
 def test_what_is_measured_on_clips_can_be_measured_again() -> None:
-    kinds = ("frame-encoder", "video-encoder", "directions", "pose-editor")
+    kinds = ("frame-encoder", "video-encoder", "colouriser", "enlarger", "directions", "pose-editor")
     assert all(re_evaluation(PARAMS, f"stylereel-{kind}") is not None for kind in kinds)
     assert re_evaluation(PARAMS, "stylereel-stylespace") is None
 

@@ -34,7 +34,7 @@ class Copier:
         self.go_on.set()
         self.error: Exception | None = None
 
-    def analyse(self, source: Path) -> dict[str, Any]:
+    def analyse(self, source: Path, request: dict[str, Any]) -> dict[str, Any]:
         if not source.read_bytes():
             raise BadInputError(f"{source} is empty", 400)
         return {"bytes": source.stat().st_size}
@@ -257,7 +257,7 @@ from services.turns import Turns
 class Slow:
     def check(self, request):
         self.checked = request
-    def analyse(self, source):
+    def analyse(self, source, request):
         with (folder / "analysed").open("a") as log:
             log.write("x")
         return {{}}

@@ -35,7 +35,7 @@ def settings(codes: int, images: int, linear_start: int = 0) -> FrameEncoderSett
         Phase("codes", codes, 8, 2e-3, 1.0, 0, {"codes": 1.0}),
         Phase("images", images, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
     )
-    plan = FrameEncoderTraining(phases, 0.5, 1.0, 2, linear_start, 0.02, 40, 0.05, 1.0)
+    plan = FrameEncoderTraining(phases, 0.5, 1.0, 2, 1.0, linear_start, 0.02, 40, 0.05)
     return FrameEncoderSettings(
         NETWORK, plan, SofteningConfig(0.0, 32, 0.0), VariationConfig(0.0, 0.0, 0.0, 0.0, 0.0), TRAINER, ""
     )

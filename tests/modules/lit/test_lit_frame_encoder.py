@@ -18,7 +18,7 @@ from modules.lit.frame_encoder import (
 
 CODES = Phase("codes", 10, 8, 1e-3, 1.0, 0, {"codes": 1.0})
 IMAGES = Phase("images", 20, 4, 5e-4, 0.5, 2, {"codes": 1.0, "l2": 1.0, "half": 0.5})
-PLAN = FrameEncoderTraining((CODES, IMAGES), 0.9, 1.0, 4, 0, 0.0, 0, 0.0, 1.0)
+PLAN = FrameEncoderTraining((CODES, IMAGES), 0.9, 1.0, 4, 1.0, 0, 0.0, 0, 0.0)
 
 
 @pytest.fixture(scope="module")

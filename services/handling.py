@@ -1,0 +1,48 @@
+"""What every handler of the HTTP API works with: the server's state, its threads, its clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio.to_thread
+from fastapi import Request
+
+from services.engine import Engine
+from services.jobs import Jobs
+from services.latents import LatentStore
+from services.settings import Runtime
+from services.turns import Turns
+
+Value = TypeVar("Value")
+MODEL_HEADER = "X-Stylereel-Model"
+
+
+@dataclass
+class State:
+    """What the handlers work with; made when the server starts."""
+
+    engine: Engine
+    jobs: Jobs
+    latents: LatentStore
+    turns: Turns
+    runtime: Runtime
+
+
+def state_of(request: Request) -> State:
+    """The state of the server that a request came to."""
+    state: State = request.app.state.state
+    return state
+
+
+def deadline(seconds: float) -> Callable[[], bool]:
+    """Says whether that many seconds have passed since now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+async def in_thread(work: Callable[[], Value]) -> Value:
+    """Do what takes a while beside the event loop."""
+    return await anyio.to_thread.run_sync(work)

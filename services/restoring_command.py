@@ -1,0 +1,97 @@
+"""``stylereel colourise | enlarge``: the options of the shell; what they start lies in ``services.media``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.console import bars, seconds
+from services.settings import load_params
+
+if TYPE_CHECKING:
+    from modules.encoders.restoring import Task
+
+Source = Annotated[Path, typer.Argument(metavar="IN", help="A video or an image.")]
+Target = Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.")]
+Start = Annotated[str | None, typer.Option(help="Where in a video to begin, e.g. 2s or 1:30.")]
+End = Annotated[str | None, typer.Option(help="Where in a video to end.")]
+Face = Annotated[str, typer.Option(help="largest, all, or a number that counts from the left, from 0.")]
+EncoderFolder = Annotated[Path | None, typer.Option(help="A model folder in the place of the shipped one.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def colourise(
+    source: Source,
+    target: Target,
+    start: Start = None,
+    end: End = None,
+    face: Face = "largest",
+    encoder: EncoderFolder = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Give the face in a grey video or image colours; all else is grey afterwards.
+
+    Examples:
+
+        stylereel colourise old.mp4 coloured.mp4
+
+        stylereel colourise group.jpg coloured.png --face all
+
+    The colours are likely, not true: they are those of faces the generator knows. Light and shade stay the
+    picture's own; colours that it has are not looked at.
+    """
+    _restore("colourise", source, target, start, end, face, encoder, set_, quiet)
+
+
+def enlarge(
+    source: Source,
+    target: Target,
+    start: Start = None,
+    end: End = None,
+    face: Face = "largest",
+    encoder: EncoderFolder = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a video or an image four times as wide and high, with the lines of a face where one is small.
+
+    Examples:
+
+        stylereel enlarge small.jpg large.png
+
+        stylereel enlarge small.mp4 large.mp4 --end 5s
+
+    The lines are likely, not true: many faces look the same when they are small. What is no face is enlarged by
+    bicubic interpolation. A result beyond runtime.max_pixels is refused.
+    """
+    _restore("enlarge", source, target, start, end, face, encoder, set_, quiet)
+
+
+def _restore(
+    task: Task,
+    source: Path,
+    target: Path,
+    start: str | None,
+    end: str | None,
+    face: str,
+    encoder: Path | None,
+    set_: list[str] | None,
+    quiet: bool,
+) -> None:
+    from services.media import restore_file
+    from services.pipeline.restore import restoring_options
+
+    options = restoring_options(face, seconds(start), seconds(end))
+    params = load_params(overrides=set_ or [])
+    with bars(quiet) as report:
+        warnings = restore_file(source, target, task, params, options, encoder, report)
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    print(target)
