@@ -34,6 +34,11 @@ SMALL = {
     ],
     "video_encoder.validation_clips": 1,
     "video_encoder.trainer.validation_frames": 3,
+    "restoring.training.phases": [
+        {"name": "images", **ONE_STEP, "batch_size": 2, "sample_share": 0.5, "rendered": 1,
+         "weights": {"codes": 1.0, "l2": 1.0}},
+    ],
+    "restoring.trainer.validation_frames": 2,
     "balance.rounds": 1,
     "directions.start_from": "assets/directions",
     "directions.samples": 24,
