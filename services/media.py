@@ -22,7 +22,7 @@ from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.balance import balanced
 from services.pipeline.canvas import canvas_size, check_canvas
 from services.pipeline.composite import Image
-from services.pipeline.edit import edit_image, to_arrays, to_pixels
+from services.pipeline.edit import edit_image, strengths, to_arrays, to_pixels
 from services.pipeline.invert import Inversion, invert_image
 from services.pipeline.models import (
     SHIPPED_DIRECTIONS,
@@ -79,14 +79,16 @@ def edit_file(
     if source.suffix.lower() in CODES:
         ws = read_codes(source, models.generator)
         _check_width(target, len(ws) * models.generator.resolution)
-        write_image(target, _edit_codes(ws, requests, models, options, report))
+        applied = balanced(ws.to(models.device), requests, models, options)
+        write_image(target, _edit_codes(ws, applied, models, options, report))
+        result = {"faces": [{"strengths": strengths(applied)}]}
     elif still:
         edited = edit_image(read_image(source, params.runtime.max_pixels), requests, models, options, report)
         write_image(target, edited.image)
         warnings = edited.warnings
         faces = [
-            {**_about(inversion), "strengths": strengths}
-            for inversion, strengths in zip(edited.inversions, edited.strengths, strict=True)
+            {**_about(inversion), "strengths": used}
+            for inversion, used in zip(edited.inversions, edited.strengths, strict=True)
         ]
         result = {"faces": faces, "warnings": warnings}
     else:
@@ -217,7 +219,6 @@ def _edit_codes(
     """The edited faces of ``(N, num_ws, w_dim)``, side by side."""
     ws = ws.to(models.device)
     meter = Meter("edit", len(ws), report, never)
-    requests = balanced(ws, requests, models, options)
     faces = []
     for one in torch.split(ws, 1):
         with torch.no_grad():

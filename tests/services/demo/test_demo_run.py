@@ -10,11 +10,12 @@ import torch
 
 from datamodules.images import read_image
 from datamodules.video import VideoWriter, probe, read_frames
+from modules.editing.directions import EditRequest
 from services.attributes import NAMES
 from services.code_hash import ROOMS
 from services.demo import run as demo_run
 from services.demo.clips import Recorded
-from services.demo.measure import frames_at, places
+from services.demo.measure import frames_at, measure_edit, places
 from services.demo.options import DemoConfig
 from services.demo.run import Demo, demo_params
 from services.pipeline.encoders import NAMES as ENCODERS
@@ -108,6 +109,26 @@ def test_everything_is_left_and_a_second_run_redoes_only_what_changed(demo, shor
     redone = {name for name, step in other.done.items() if step.redone}
     assert redone == {"age+10", "serve", "measure", "sheet"}
     assert len(demo.served) == 2
+
+
+def test_how_far_an_edit_went_is_measured_at_the_strengths_that_were_used(demo, tmp_path, toy_models) -> None:
+    """They stand in the clip's sidecar: what was asked, set right on the face."""
+    done = demo()
+    done.run()
+    clip, sidecar = tmp_path / "demo" / "age+20.mp4", tmp_path / "demo" / "age+20.mp4.json"
+
+    def brightness(images: torch.Tensor) -> dict[str, np.ndarray]:
+        return {name: images.mean((1, 2, 3)).numpy() for name in NAMES}
+
+    def went() -> float:
+        at = done._places()
+        request = EditRequest("age", 20.0)
+        return measure_edit(done.clip, clip, done.codes, request, 1.0, at, toy_models, brightness)["size_face"]
+
+    before, said = went(), json.loads(sidecar.read_text())
+    said["report"]["faces"][0]["strengths"] = {"age": 2.0}
+    sidecar.write_text(json.dumps(said))
+    assert 0 < abs(went()) < 0.5 * abs(before)
 
 
 def test_clips_hang_on_every_section_that_their_sidecars_name(demo, toy_models) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +13,26 @@ import torch.nn.functional as F
 from pipeline_toys import NUM_WS, SIDE, W_DIM, ToyJudges
 from torch import Tensor
 
+import services.media
+import services.pipeline.balance
+from datamodules.alignment import crop_frame
+from datamodules.images import read_image
 from datamodules.video import read_frames
 from modules.editing.directions import EditRequest
+from modules.generators.codes_file import save_codes
 from services.balancing import balancing_of
+from services.cli import run
+from services.pipeline.balance import balanced
 from services.pipeline.edit import edit_image
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.stream import edit_video
+from services.pipeline.stream import VideoReport, edit_video
 from services.settings import load_params
 
 OLDER = [EditRequest("age", 5.0)]
+SECTION = EditOptions(start=0.5, end=0.9)
+AS_DIFFERENCE = EditOptions(paste="difference", region="face")
+"""A turn that is asked would be pasted another way than one that takes a turn back."""
 FACTOR, TURNS = 0.8, 0.1
 """How much of an asked year this judge sees, and how many degrees it sees a year turn the head."""
 
@@ -39,6 +51,21 @@ class SeeingJudges(ToyJudges):
         nothing = torch.zeros_like(age)
         measures = dict.fromkeys(balancing_of(load_params()).units, nothing)
         return {n: v.numpy() for n, v in (measures | {"age": FACTOR * age, "yaw": yaw + TURNS * age}).items()}
+
+
+def named(strengths: dict[str, float]) -> list[EditRequest]:
+    return [EditRequest(name, strength) for name, strength in strengths.items()]
+
+
+def edited(
+    clip: Path, folder: Path, requests: list[EditRequest], models: Models, options: EditOptions
+) -> tuple[VideoReport, list[np.ndarray]]:
+    """The report, and the frames as they went to the file."""
+    shown = list[np.ndarray]()
+    report = edit_video(
+        clip, folder / "out.mp4", requests, models, options, observe=lambda number, a, b: shown.append(b.copy())
+    )
+    return report, shown
 
 
 @pytest.fixture
@@ -80,10 +107,93 @@ def test_what_is_taken_back_does_not_say_how_it_is_pasted(models: Models, frame:
     assert 0 < areas[1] < 1.05 * areas[0]
 
 
-def test_a_clip_is_set_right_once_for_all_its_frames(models: Models, clip, tmp_path) -> None:
+def test_an_image_shows_what_its_strengths_say(models: Models, frame: np.ndarray) -> None:
+    made = edit_image(frame, OLDER, models, AS_DIFFERENCE)
+    same = edit_image(frame, named(made.strengths[0]), models, replace(AS_DIFFERENCE, balance=False))
+    other = edit_image(frame, OLDER, models, replace(AS_DIFFERENCE, balance=False))
+    assert np.abs(made.image.astype(int) - same.image).max() <= 1
+    assert (made.image != other.image).any()
+
+
+def test_a_clip_is_set_right_once_and_shows_it_in_all_its_frames(models: Models, clip, tmp_path) -> None:
     models = replace(models, config=replace(models.config, chunk=4))
-    report = edit_video(clip, tmp_path / "out.mp4", OLDER, models, EditOptions(start=0.5, end=0.9))
-    assert report.frames > 8
-    assert report.faces[0].strengths["age"] == pytest.approx(5.0 / FACTOR, abs=0.25)
-    rounds = load_params().raw["balance"]["rounds"]
-    assert models.judges.asked == 1 + rounds  # type: ignore[attr-defined]
+    report, made = edited(clip, tmp_path, OLDER, models, replace(SECTION, paste="difference", region="face"))
+    assert len(made) == report.frames > 8
+    found = report.faces[0].strengths
+    assert found["age"] == pytest.approx(5.0 / FACTOR, abs=0.25)
+    assert models.judges.asked == 1 + balancing_of(load_params()).config.rounds  # type: ignore[attr-defined]
+    as_they_are = replace(SECTION, paste="difference", region="face", balance=False)
+    _, same = edited(clip, tmp_path, named(found), models, as_they_are)
+    _, other = edited(clip, tmp_path, OLDER, models, as_they_are)
+    for frame, wanted, plain in zip(made, same, other, strict=True):
+        assert np.abs(frame.astype(int) - wanted).max() <= 1
+        assert (frame != plain).any()
+
+
+def test_it_looks_at_frames_all_over_the_clip(
+    models: Models, clip, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of them: the first, the middle and the last of 12, which come in batches of 4."""
+    frames = np.concatenate([batch.frames for batch in read_frames(clip, 4, SECTION.start, SECTION.end)])
+    looked_at = list[int]()
+
+    def cut(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+        looked_at.append(next(k for k, other in enumerate(frames) if (frame == other).all()))
+        return crop_frame(frame, matrix, size)
+
+    monkeypatch.setattr(services.pipeline.balance, "crop_frame", cut)
+    models = replace(models, config=replace(models.config, chunk=4))
+    report, _ = edited(clip, tmp_path, OLDER, models, SECTION)
+    assert report.frames == len(frames) == 12
+    assert looked_at == [0, 6, 11]
+
+
+def test_of_many_codes_those_are_looked_at_that_lie_all_over_them(models: Models) -> None:
+    ws = torch.zeros(9, NUM_WS, W_DIM)
+    ws[:, 2, 3] = torch.arange(9.0)
+    seen = list[Tensor]()
+
+    class Watched(type(models.generator)):  # type: ignore[misc]
+        def synthesize(self, codes: Tensor, **options: object) -> Tensor:
+            seen.append(codes[0, 2, 3])
+            return super().synthesize(codes, **options)
+
+    balanced(ws, OLDER, replace(models, generator=Watched()), EditOptions())
+    assert sorted({int(value) for value in seen}) == [0, 4, 8]
+
+
+def test_an_encoder_that_cannot_be_asked_twice_is_not_asked_for_it(models: Models, clip, tmp_path) -> None:
+    """As the demo plays codes back: what looks is another encoder, and each frame is asked for once."""
+    asked, looked = list[int](), list[int]()
+
+    def played(frames: Tensor, state: object = None) -> tuple[Tensor, object]:
+        asked.append(len(frames))
+        return torch.zeros(len(frames), NUM_WS, W_DIM), None
+
+    def looks(frames: Tensor, state: object = None) -> tuple[Tensor, object]:
+        assert state is None
+        looked.append(len(frames))
+        return torch.zeros(len(frames), NUM_WS, W_DIM), None
+
+    report, _ = edited(clip, tmp_path, OLDER, replace(models, encoder=played, looks=looks), SECTION)
+    assert sum(asked) == report.frames
+    assert looked == [1, 1, 1]
+
+
+def test_codes_are_set_right_and_their_sidecar_says_how(
+    models: Models, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.media, "load_models", lambda *_: models)
+    codes = save_codes(tmp_path / "me.safetensors", torch.zeros(2, NUM_WS, W_DIM), models.generator)
+
+    def edit(*more: str) -> tuple[np.ndarray, dict[str, float]]:
+        assert run(["edit", str(codes), str(tmp_path / "out.png"), "-q", *more]) == 0
+        sidecar = json.loads((tmp_path / "out.png.json").read_text())
+        return read_image(tmp_path / "out.png", 10**8), sidecar["report"]["faces"][0]["strengths"]
+
+    made, found = edit("-e", "age=5")
+    assert found["age"] == pytest.approx(5.0 / FACTOR, abs=0.25)
+    same, _ = edit("--no-balance", *(part for n, s in found.items() for part in ("-e", f"{n}={s}")))
+    other, as_asked = edit("--no-balance", "-e", "age=5")
+    assert as_asked == {"age": 5.0}
+    assert np.abs(made.astype(int) - same).max() <= 1 and (made != other).any()
