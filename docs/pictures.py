@@ -76,15 +76,15 @@ def house() -> str:
         Box(44, 236, 130, 64, "lit", ("what is trained",), "white"),
         Box(210, 236, 150, 64, "losses", ("perceptual, face",), "white"),
         Box(376, 236, 170, 64, "metrics", ("fidelity, face",), "white"),
-        Box(562, 236, 180, 64, "editing", ("directions, boundaries",), "white"),
+        Box(562, 236, 180, 64, "editing", ("directions, balance,", "boundaries"), "white"),
         Box(210, 336, 150, 76, "generators", ("MobileStyleGAN,", "StyleGAN2, -3"), "white"),
-        Box(376, 336, 170, 76, "encoders", ("FrEN; pSp, e4e,", "ReStyle"), "white"),
+        Box(376, 336, 170, 76, "encoders", ("FrEN, ViEN, restoring;", "pSp, e4e, ReStyle"), "white"),
         Box(562, 336, 180, 76, "perception", ("mesh, identity, age,", "parsing, detection"), "white"),
         Box(776, 336, 130, 76, "ops", ("modulated conv,", "upfirdn, wavelets"), "white"),
         Box(776, 236, 130, 64, "assets", ("fetch and verify",), "white"),
     ]
     services = Box(24, 76, 900, 84, "services: what users and machines call", (
-        "cli · demo · pipeline (faces, invert, refine, edit, composite, stream) · stages, training, evaluation",
+        "cli · demo · pipeline (faces, invert, refine, balance, edit, restore, composite, stream) · training, evaluation",
         "registry (MLflow: gate, promote) · slots · engine · routes, jobs (dbos) · api (BentoML) · settings",
     ), AMBER)  # fmt: skip
     parts = [line for box in (services, modules, data, *rooms) for line in box.svg()]
@@ -113,8 +113,8 @@ def pipeline() -> str:
         ("decode", ("PyAV, exact rate,", "8 frames at a time")),
         ("find, follow", ("YuNet, mesh,", "68 points, cuts")),
         ("align", ("FFHQ crop,", "steadied, 256 px")),
-        ("invert", ("FrEN → 16 codes,", "--refine: W+ steps")),
-        ("edit", ("codes + strength", "× direction")),
+        ("invert", ("FrEN → 16 codes,", "3 W+ steps per frame")),
+        ("edit", ("tried and set right,", "codes + direction")),
         ("paste back", ("frame + (edit −", "reconstruction)")),
         ("encode", ("H.264, audio", "packets copied")),
     )

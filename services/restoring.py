@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from datamodules.clips import Prepared
+from datamodules.disk import write_whole
 from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
 from datamodules.mixture import BatchMixture
 from datamodules.samples import SampleDataset
@@ -28,7 +29,7 @@ from modules.encoders.restoring import (
 from modules.encoders.vit import load_frame_encoder
 from modules.lit.frame_encoder import FrozenParts
 from modules.lit.restoring import LitRestoringEncoder, RestoringTraining
-from modules.model_folder import weights_sha256
+from modules.model_folder import CARD, weights_sha256
 from modules.sheet import Image
 from services.places import CLIPS, METRICS_FOLDER, RUNS, SAMPLES
 from services.restoring_evaluation import evaluate_restoring_encoder
@@ -105,11 +106,14 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
             lit, plan, config, batches, validation_loader(held_out), run_folder, run.lightning_logger(), show,
             params.runtime.torch_device(),
         )  # fmt: skip
-        card = _card(task, settings, data.prepared, generator.sha256, first_sha256)
+        card = _card(task, settings, data.prepared, len(samples), generator.sha256, first_sha256)
         steps = {"steps": plan.ends[-1]}
         folder = save_restoring_encoder(FOLDERS[task], lit.encoder.eval(), first, generator.sha256, card, steps)
         evaluation, lines = evaluate_restoring_encoder(folder, first, generator, params)
-        say("\n".join(lines))
+        table = "\n".join(lines)
+        say(table)
+        measured = f"\n## Metrics\n\nOn frames of persons not trained on, degraded here:\n\n{table}\n"
+        write_whole(folder / CARD, card + measured)
         EVALUATIONS[task].write_text(evaluation.to_json() + "\n")
         run.log_metrics(evaluation.metrics)
         run.log_model(folder)
@@ -117,7 +121,12 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
 
 
 def _card(
-    task: Task, settings: RestoringSettings, prepared: Prepared, generator_sha256: str, first_sha256: str
+    task: Task,
+    settings: RestoringSettings,
+    prepared: Prepared,
+    samples: int,
+    generator_sha256: str,
+    first_sha256: str,
 ) -> str:
     phases = "\n".join(
         f"- {p.name}: {p.steps} steps of {p.batch_size}, {p.rendered} of them rendered, learning rate "
@@ -137,7 +146,7 @@ def _card(
         f"# {STAGES[task].capitalize()}\n\nReads {reads} and answers the codes of the face as it should be. The "
         "entry of FrEN, learned anew; everything behind it is FrEN's and not in this folder.\n\n"
         f"Generator: {generator_sha256}\n\nFrame encoder: {first_sha256}\n\n## Trained\n\n{phases}\n\n"
-        f"On generator samples and on real crops, {trained_on}, each varied by "
+        f"On {samples} generator samples and on real crops, {trained_on}, each varied by "
         f"{dataclasses.asdict(settings.variation)}; of: {clips}.\n\n"
         "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
         "so are those of some of the training data. What it adds is likely, not true: not for telling people "
