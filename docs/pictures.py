@@ -84,7 +84,7 @@ def house() -> str:
         Box(776, 236, 130, 64, "assets", ("fetch and verify",), "white"),
     ]
     services = Box(24, 76, 900, 84, "services: what users and machines call", (
-        "cli · demo · pipeline (faces, invert, refine, balance, edit, restore, composite, stream) · training, evaluation",
+        "cli · demo · pipeline (faces, invert, refine, balance, edit, restore, composite) · training, evaluation",
         "registry (MLflow: gate, promote) · slots · engine · routes, jobs (dbos) · api (BentoML) · settings",
     ), AMBER)  # fmt: skip
     parts = [line for box in (services, modules, data, *rooms) for line in box.svg()]
