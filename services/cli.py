@@ -242,9 +242,10 @@ def train(
 
             print(train_video_encoder(params))
         elif stage in ("colouriser", "enlarger"):
+            from modules.encoders.restoring import STAGES
             from services.restoring import train_restoring_encoder
 
-            print(train_restoring_encoder(params, "colourise" if stage == "colouriser" else "enlarge", print))
+            print(train_restoring_encoder(params, {name: task for task, name in STAGES.items()}[stage], print))
         elif stage == "stylespace":
             from services.stylespace import train_stylespace
 

@@ -22,9 +22,9 @@ from modules.encoders.restoring import Task
 from services.bodies import read_flag
 from services.jobs import Report
 from services.limits import one_line
-from services.model_names import DIRECTIONS, FRAME_ENCODER, GENERATOR, POSE_EDITOR, STYLESPACE
+from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.canvas import canvas_info, check_canvas
-from services.pipeline.encoders import NAMES, Encoder, load_encoder, shipped_frame_encoder
+from services.pipeline.encoders import NAMES, Encoder, find_frame_encoder, load_encoder
 from services.pipeline.models import Models, load_edits, load_models
 from services.pipeline.options import EditOptions, PipelineConfig, VideoConfig
 from services.pipeline.plan import check_clip
@@ -34,7 +34,7 @@ from services.pipeline.sidecar import plain
 from services.pipeline.stream import clip_writer, edit_video
 from services.registry.connection import RegistryConfig
 from services.registry.store import CHAMPION, ModelStore
-from services.served_restorers import ServedRestorers
+from services.served_restorers import NONE_SHIPPED, SHIPPED_SERVES, ServedRestorers
 from services.session import NotReadyError, ServedModel, Session, shipped_model
 from services.settings import Params
 from services.slots import Slot, SlotState
@@ -60,10 +60,8 @@ class Engine:
     def __init__(self, params: Params, turns: Turns, load: Callable[[Params], Models] = load_models) -> None:
         """``load`` gives the generator and what is shipped; the registry's champions take their places."""
         self._params, self._turns, self._load = params, turns, load
-        self._models: Models | None = None
+        self._serving: tuple[Models, Slots, ServedRestorers] | None = None
         self._why_not = "the models are loading"
-        self._slots: Slots | None = None
-        self._restorers: ServedRestorers | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._open, name="load models", daemon=True)
 
@@ -75,16 +73,15 @@ class Engine:
         """Stop following the registry; what is loaded stays usable."""
         self._stopping.set()
         self._thread.join()
-        for slot in self._slots or ():
-            slot.stop()
-        if self._restorers is not None:
-            self._restorers.stop()
+        if self._serving is not None:
+            _, slots, restorers = self._serving
+            for slot in slots:
+                slot.stop()
+            restorers.stop()
 
     def session(self) -> Session:
         """The models that invert and edit at this moment; raises ``NotReadyError``."""
-        base, slots = self._models, self._slots
-        if base is None or slots is None:
-            raise NotReadyError(self._why_not)
+        base, slots, _ = self._ready()
         sha256 = base.generator.sha256
         served = [shipped_model(GENERATOR, sha256, sha256)]
         versions = dict(base.versions)
@@ -107,23 +104,19 @@ class Engine:
 
     def restoring(self, task: Task) -> Session:
         """The models that do a task at this moment; raises ``NotReadyError``, and ``BadInputError`` for none."""
-        self.session()
-        assert self._restorers is not None  # it is there before the models are
-        return self._restorers.session(task)
+        return self._ready()[2].session(task)
 
     def served(self) -> tuple[ServedModel, ...]:
         """All models that answer at this moment, those that restore too; raises ``NotReadyError``."""
-        served = self.session().served
-        return served + (self._restorers.served() if self._restorers is not None else ())
+        return self.session().served + self._ready()[2].served()
 
     def notes(self) -> list[str]:
         """One line for each thing that is not as it should be; empty where all is well."""
-        base, slots = self._models, self._slots
-        if base is None or slots is None or self._restorers is None:
+        if self._serving is None:
             return []
-        none, shipped = "there is none shipped either", "the shipped one serves"
-        states = [(slot.state(), shipped if slot.name in base.versions else none) for slot in slots]
-        return [note for state in (*states, *self._restorers.states()) if (note := _note(*state))]
+        base, slots, restorers = self._serving
+        states = [(slot.state(), SHIPPED_SERVES if slot.name in base.versions else NONE_SHIPPED) for slot in slots]
+        return [note for state in (*states, *restorers.states()) if (note := _note(*state))]
 
     def check(self, request: Mapping[str, Any]) -> None:
         """Raise ``BadInputError`` for edits, options or a task of a job that cannot be met now."""
@@ -169,6 +162,11 @@ class Engine:
             **plain(made),
         }
 
+    def _ready(self) -> tuple[Models, Slots, ServedRestorers]:
+        if self._serving is None:
+            raise NotReadyError(self._why_not)
+        return self._serving
+
     def _wait(self, cancelled: Callable[[], bool]) -> Session:
         # A job that is taken up again at the server's start comes before its models.
         while True:
@@ -179,19 +177,18 @@ class Engine:
                     raise
 
     def _open(self) -> None:
-        while self._models is None and not self._stopping.is_set():
+        while self._serving is None and not self._stopping.is_set():
             try:
                 with self._turns.turn():
                     base = self._load(self._params)
                     _warm(base)
-                self._slots = self._follow(base)
-                self._models = base
+                self._serving = (base, *self._follow(base))
             except Exception as error:  # whatever hinders it, the server says so and tries again
                 log.exception("the models do not load")
                 self._why_not = f"the models do not load: {one_line(error)}"
                 self._stopping.wait(self._params.runtime.poll_seconds)
 
-    def _follow(self, base: Models) -> Slots:
+    def _follow(self, base: Models) -> tuple[Slots, ServedRestorers]:
         runtime, sha256 = self._params.runtime, base.generator.sha256
         config = self._params.section("registry", RegistryConfig)
         store = ModelStore(runtime.tracking(), runtime.state / "models", config)
@@ -202,9 +199,7 @@ class Engine:
                 # The first frame and one that follows it may go through different networks.
                 encoder[0](torch.zeros(2, 3, size, size, device=base.device))
 
-        def find(wanted: str) -> Path | None:
-            return shipped_frame_encoder(wanted) or store.download_weights(FRAME_ENCODER, wanted)
-
+        find = find_frame_encoder(store.download_weights)
         encoders = Slot(
             NAMES[base.config.encoder],
             lambda folder: load_encoder(folder, base.generator, base.device, find),
@@ -226,9 +221,9 @@ class Engine:
         slots = encoders, follow(DIRECTIONS), follow(POSE_EDITOR), follow(STYLESPACE)
         for slot in slots:
             slot.start()
-        self._restorers = ServedRestorers(base, store, find, runtime.poll_seconds)
-        self._restorers.start()
-        return slots
+        restorers = ServedRestorers(base, store, find, runtime.poll_seconds)
+        restorers.start()
+        return slots, restorers
 
 
 def edit_options(given: Mapping[str, str]) -> EditOptions:
@@ -298,6 +293,8 @@ def _warm(models: Models) -> None:
         judges.region(face, head=False)
         judges.identity.embed(face)
         judges.perceptual(face, face)
+        if models.balancing is not None:
+            judges.attributes(face)
     judges.find(np.zeros((1, side, side, 3), np.uint8))
 
 

@@ -36,20 +36,18 @@ from services.evaluation_table import BLOCK as VIDEO_BLOCK
 from services.evaluation_table import TABLE, write_table
 from services.evaluation_table import markdown as video_markdown
 from services.instruments import load_instruments
-from services.model_names import DIRECTIONS, FRAME_ENCODER, POSE_EDITOR
+from services.model_names import DIRECTIONS, FRAME_ENCODER, POSE_EDITOR, RESTORERS
 from services.pipeline.encoders import (
     NAMES,
     SHIPPED,
-    FindFrameEncoder,
     asked_for,
+    find_frame_encoder,
     name_of,
-    shipped_frame_encoder,
     trained_with,
 )
 from services.pipeline.models import Judges
 from services.pipeline.options import PipelineConfig
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.pipeline.restorers import NAMES as RESTORERS
 from services.places import CLIPS, METRICS_FOLDER
 from services.pose_evaluation import data_hash_of as pose_data_hash_of
 from services.pose_evaluation import evaluate_pose_editor
@@ -224,7 +222,7 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
 
 def _video_re_evaluation(params: Params, report: Report) -> ReEvaluate:
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
-        find = _find_frame_encoder(params)
+        find = find_frame_encoder(open_registry(params).download_weights)
         return evaluate_video_encoder(params, folder, read_prepared(CLIPS), "test", find, report)[0]
 
     return measure
@@ -237,16 +235,15 @@ def _restoring_re_evaluation(params: Params) -> ReEvaluate:
 
         params.runtime.apply_threads()
         generator = load_generator(device=params.runtime.torch_device())
-        place = trained_with(folder, _find_frame_encoder(params), "register it under stylereel-frame-encoder")
+        place = trained_with(
+            folder,
+            find_frame_encoder(open_registry(params).download_weights),
+            "register it under stylereel-frame-encoder",
+        )
         first = load_frame_encoder(place, generator.sha256)
         return evaluate_restoring_encoder(folder, first, generator, params)[0]
 
     return measure
-
-
-def _find_frame_encoder(params: Params) -> FindFrameEncoder:
-    registry = open_registry(params)
-    return lambda wanted: shipped_frame_encoder(wanted) or registry.download_weights(FRAME_ENCODER, wanted)
 
 
 def _pose_re_evaluation(params: Params) -> ReEvaluate:

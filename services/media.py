@@ -66,10 +66,8 @@ def edit_file(
     """
     _check_paths(source, target)
     still = source.suffix.lower() in CODES or _is_image(source)
-    if still and target.suffix.lower() not in STILLS:
-        raise BadInputError(f"{source.name} gives an image: the output's name must end in {', '.join(STILLS)}")
     if still:
-        _check_still(source, options)
+        _check_image_output(source, target, options)
     if source.suffix.lower() in CODES:
         _check_codes(source, options)
     models = load_models(params, *chosen, beside)
@@ -148,10 +146,8 @@ def restore_file(
     """
     _check_paths(source, target)
     still, most = _is_image(source), params.runtime.max_pixels
-    if still and target.suffix.lower() not in STILLS:
-        raise BadInputError(f"{source.name} gives an image: the output's name must end in {', '.join(STILLS)}")
     if still:
-        _check_still(source, options)
+        _check_image_output(source, target, options)
     image = read_image(source, most) if still else None
     # What cannot be written is said before anything is loaded.
     if image is None:
@@ -260,6 +256,12 @@ def _check_codes(source: Path, options: EditOptions) -> None:
         raise BadInputError(
             f"{source.name} holds codes; {', '.join(asked)} can be asked of pictures and clips only"
         )
+
+
+def _check_image_output(source: Path, target: Path, options: EditOptions) -> None:
+    if target.suffix.lower() not in STILLS:
+        raise BadInputError(f"{source.name} gives an image: the output's name must end in {', '.join(STILLS)}")
+    _check_still(source, options)
 
 
 def _check_width(target: Path, width: int, what: str = "the faces side by side are {} px wide") -> None:

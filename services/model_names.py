@@ -26,9 +26,10 @@ NAMES = (
     GENERATOR,
 )
 """All that a version can be registered under."""
-_BY_TASK = {"colourise": COLOURISER, "enlarge": ENLARGER}
+RESTORERS: Mapping[str, str] = {"colourise": COLOURISER, "enlarge": ENLARGER}
+"""What does a task, by the task."""
 
 
 def usual_name(config: Mapping[str, Any]) -> str:
     """What a model folder is registered under where nobody says: by its task, or else by its kind."""
-    return _BY_TASK.get(str(config.get("task")), f"stylereel-{config['kind']}")
+    return RESTORERS.get(str(config.get("task")), f"stylereel-{config['kind']}")

@@ -19,7 +19,7 @@ Name = Annotated[str, typer.Argument(help="Registered name, e.g. stylereel-frame
 
 def register(
     folder: Annotated[Path, typer.Argument(help="A model folder.")],
-    name: Annotated[str | None, typer.Option(help="Registered name; without, from the folder's kind.")] = None,
+    name: Annotated[str | None, typer.Option(help="Registered name; without, by task or kind.")] = None,
     evaluation: Annotated[Path | None, typer.Option(help="JSON that the evaluation wrote for this model.")] = None,
 ) -> None:
     """Put a model folder into the registry and make it the challenger."""

@@ -114,7 +114,7 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
         say(table)
         measured = f"\n## Metrics\n\nOn frames of persons not trained on, degraded here:\n\n{table}\n"
         write_whole(folder / CARD, card + measured)
-        EVALUATIONS[task].write_text(evaluation.to_json() + "\n")
+        write_whole(EVALUATIONS[task], evaluation.to_json() + "\n")
         run.log_metrics(evaluation.metrics)
         run.log_model(folder)
     return folder

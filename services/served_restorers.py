@@ -11,16 +11,18 @@ import torch
 from datamodules.types import BadInputError
 from modules.encoders.restoring import STAGES, TASKS, RestoringEncoder, Task
 from services.limits import one_line
-from services.model_names import GENERATOR
+from services.model_names import GENERATOR, RESTORERS
 from services.pipeline.encoders import FindFrameEncoder
 from services.pipeline.models import Models
-from services.pipeline.restorers import NAMES, load_restorer, restoring, shipped_restorer
+from services.pipeline.restorers import load_restorer, restoring, shipped_restorer
 from services.registry.store import CHAMPION, ModelStore
 from services.session import ServedModel, Session, shipped_model
 from services.slots import Slot, SlotState
 
 log = logging.getLogger("stylereel.engine")
 
+NONE_SHIPPED, SHIPPED_SERVES = "there is none shipped either", "the shipped one serves"
+"""What serves where a champion does not."""
 Loaded = tuple[RestoringEncoder, dict[str, str]]
 
 
@@ -35,7 +37,7 @@ class ServedRestorers:
         self._load = {task: self._loader(task, find) for task in TASKS}
         self._slots: dict[Task, Slot[Loaded]] = {
             task: Slot(
-                NAMES[task],
+                RESTORERS[task],
                 self._load[task],
                 registry=store,
                 poll_seconds=poll_seconds,
@@ -46,7 +48,7 @@ class ServedRestorers:
         }
 
     def start(self) -> None:
-        """Load what there is and follow the registry; never raises, ``notes`` says how it went."""
+        """Load what there is and follow the registry; never raises, ``states`` says how it went."""
         for task, slot in self._slots.items():
             slot.start()
             if slot.state().ready:
@@ -66,7 +68,7 @@ class ServedRestorers:
 
     def session(self, task: Task) -> Session:
         """What does a task at this moment; raises ``BadInputError`` (404) where nothing does."""
-        base, name, found = self._base, NAMES[task], self._found(task)
+        base, name, found = self._base, RESTORERS[task], self._found(task)
         if found is None:
             raise BadInputError(
                 f"there is no model to {task} with: 'stylereel train {STAGES[task]}' makes one, "
@@ -85,12 +87,12 @@ class ServedRestorers:
 
     def states(self) -> list[tuple[SlotState, str]]:
         """How the slots stand, with what serves where the champion does not: one line."""
-        instead = {task: self._damaged.get(task, "there is none shipped either") for task in TASKS}
-        instead |= dict.fromkeys(self._shipped, "the shipped one serves")
+        instead = {task: self._damaged.get(task, NONE_SHIPPED) for task in TASKS}
+        instead |= dict.fromkeys(self._shipped, SHIPPED_SERVES)
         return [(slot.state(), instead[task]) for task, slot in self._slots.items()]
 
     def _found(self, task: Task) -> tuple[Loaded, str, ServedModel] | None:
-        slot, name, sha256 = self._slots[task], NAMES[task], self._base.generator.sha256
+        slot, name, sha256 = self._slots[task], RESTORERS[task], self._base.generator.sha256
         if slot.state().ready:
             with slot.use() as (loaded, v):
                 return loaded, f"{v.version} {v.sha256}", ServedModel(name, v.version, CHAMPION, sha256, v.source)

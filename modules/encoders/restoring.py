@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.types import BadInputError
-from modules.encoders.video_vit import require_frame_encoder
-from modules.encoders.vit import FrameEncoder
-from modules.model_folder import load_model, require_generator, save_model, weights_sha256
+from modules.encoders.vit import FrameEncoder, made_for, require_frame_encoder
+from modules.model_folder import load_model, require_generator, save_model
 
 KIND = "restoring-encoder"
 Task = Literal["colourise", "enlarge"]
@@ -85,8 +84,7 @@ def save_restoring_encoder(
     """Write what differs from ``first`` as a model folder in float16; ``first`` is named by its hash."""
     config = {
         "kind": KIND,
-        "generator_sha256": generator_sha256,
-        "frame_encoder_sha256": weights_sha256(first.state_dict()),
+        **made_for(first, generator_sha256),
         "task": encoder.task,
         **(extra or {}),
     }

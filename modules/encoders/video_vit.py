@@ -12,8 +12,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from datamodules.types import BadInputError
-from modules.encoders.vit import FrameEncoder, network_config
-from modules.model_folder import load_model, require_generator, save_model, weights_sha256
+from modules.encoders.vit import FrameEncoder, made_for, network_config, require_frame_encoder
+from modules.model_folder import load_model, require_generator, save_model
 
 KIND = "video-encoder"
 
@@ -191,8 +191,7 @@ def save_video_encoder(
     """Write ViEN as a model folder in float16; FrEN is named by its hash, ``extra`` joins the config."""
     config = {
         "kind": KIND,
-        "generator_sha256": generator_sha256,
-        "frame_encoder_sha256": weights_sha256(first.state_dict()),
+        **made_for(first, generator_sha256),
         "network": asdict(video.trunk.config),
         "video": asdict(video.config),
         "num_ws": video.num_ws,
@@ -219,19 +218,6 @@ def load_video_encoder(folder: Path, first: FrameEncoder, generator_sha256: str 
     video = VideoTransformer(trunk, model.config["num_ws"], VideoEncoderConfig(**model.config["video"]))
     video.load_state_dict(tensors)
     return VideoEncoder(first, video)
-
-
-def require_frame_encoder(config: dict[str, Any], first: FrameEncoder, what: str, stage: str) -> None:
-    """Refuse a FrEN other than the one that ``what`` was trained with, with both hashes in the message.
-
-    ``stage`` is the training that makes it anew.
-    """
-    trained_with, given = config.get("frame_encoder_sha256"), weights_sha256(first.state_dict())
-    if trained_with != given:
-        raise BadInputError(
-            f"{what} was trained with frame encoder {trained_with}, but the one in use is {given}; "
-            f"load the one it was trained with, or train it again with 'stylereel train {stage}'"
-        )
 
 
 def _heads(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from datamodules.types import BadInputError
-from modules.model_folder import load_model, require_generator, save_model
+from modules.model_folder import load_model, require_generator, save_model, weights_sha256
 from modules.perception.identity import FaceSight, IdentityNet, load_identity
 
 KIND = "frame-encoder"
@@ -321,3 +321,21 @@ def load_frame_encoder(folder: Path, generator_sha256: str | None) -> FrameEncod
     encoder = FrameEncoder(config, model.config["num_ws"], tensors["w_mean"], tensors["w_basis"])
     encoder.load_state_dict(tensors)
     return encoder.eval().requires_grad_(False)
+
+
+def made_for(first: FrameEncoder, generator_sha256: str) -> dict[str, str]:
+    """What the config of a model says that goes with one generator and one FrEN only: the hashes of both."""
+    return {"generator_sha256": generator_sha256, "frame_encoder_sha256": weights_sha256(first.state_dict())}
+
+
+def require_frame_encoder(config: dict[str, Any], first: FrameEncoder, what: str, stage: str) -> None:
+    """Refuse a FrEN other than the one that ``what`` was trained with, with both hashes in the message.
+
+    ``stage`` is the training that makes it anew.
+    """
+    trained_with, given = config.get("frame_encoder_sha256"), weights_sha256(first.state_dict())
+    if trained_with != given:
+        raise BadInputError(
+            f"{what} was trained with frame encoder {trained_with}, but the one in use is {given}; "
+            f"load the one it was trained with, or train it again with 'stylereel train {stage}'"
+        )

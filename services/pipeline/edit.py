@@ -36,11 +36,11 @@ class EditedImage:
     """An image with the edit pasted in."""
 
     image: Image
-    """``(H, W, 3)`` uint8 RGB, the size of the input."""
+    """``(H, W, 3)`` uint8 RGB: the size of the input, 4 times it where it was enlarged."""
     inversions: tuple[Inversion, ...]
-    """Of each edited face."""
+    """Of each face that was edited or restored."""
     strengths: tuple[dict[str, float], ...]
-    """What each face was edited by, by edit: what was asked, set right on that face."""
+    """What each face was edited by, by edit: what was asked, set right on it; none where it was restored."""
     warnings: tuple[str, ...]
     """One line each, where a reconstruction is poor."""
 

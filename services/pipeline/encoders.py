@@ -42,6 +42,11 @@ def shipped_frame_encoder(sha256: str) -> Path | None:
     return folder if folder.is_dir() and weights_sha256(load_model(folder).tensors) == sha256 else None
 
 
+def find_frame_encoder(download: Callable[[str, str], Path | None]) -> FindFrameEncoder:
+    """The FrEN in ``assets/``, or else what ``download`` finds by registered name and hash."""
+    return lambda wanted: shipped_frame_encoder(wanted) or download(FRAME_ENCODER, wanted)
+
+
 def asked_for(encoder: Path | None, usual: EncoderKind) -> tuple[Path | None, EncoderKind]:
     """A user's ``--encoder``, which may be a file, a folder, ``frame`` or ``video``, and the kind where it is one.
 

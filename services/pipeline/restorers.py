@@ -21,13 +21,12 @@ from modules.encoders.restoring import (
 from modules.encoders.vit import load_frame_encoder
 from modules.generators.protocol import Generator
 from modules.model_folder import load_model, weights_sha256
-from services.model_names import COLOURISER, ENLARGER, FRAME_ENCODER
+from services.model_names import FRAME_ENCODER, RESTORERS
 from services.pipeline.encoders import FindFrameEncoder, shipped_frame_encoder, trained_with
 from services.pipeline.models import Models, fitting, load_bare_models
 from services.settings import ROOT, Params
 
 SHIPPED: dict[Task, Path] = {task: ROOT / "assets" / stage for task, stage in STAGES.items()}
-NAMES: dict[Task, str] = {"colourise": COLOURISER, "enlarge": ENLARGER}
 
 
 def load_restorer(
@@ -47,7 +46,7 @@ def load_restorer(
     place = trained_with(folder, find, f"'stylereel train {STAGES[task]}' makes another")
     first = load_frame_encoder(place, generator.sha256)
     encoder = load_restoring_encoder(folder, first, generator.sha256).to(torch.device(device))
-    versions = {NAMES[task]: weights_sha256(model.tensors), FRAME_ENCODER: weights_sha256(first.state_dict())}
+    versions = {RESTORERS[task]: weights_sha256(model.tensors), FRAME_ENCODER: weights_sha256(first.state_dict())}
     return encoder, versions
 
 

@@ -22,8 +22,7 @@ from modules.model_folder import load_model, weights_sha256
 from services.cli import run
 from services.evaluate import re_evaluation
 from services.evaluation_frames import HeldOutFrames
-from services.model_names import usual_name
-from services.pipeline.restorers import NAMES
+from services.model_names import FRAME_ENCODER, RESTORERS, usual_name
 from services.registry.errors import GateRefusedError
 from services.registry.gate import Evaluation, Gates, judge
 from services.registry.promote import ModelRegistry
@@ -108,7 +107,8 @@ def test_a_generator_that_knows_the_truth_restores_it(task) -> None:
     assert all(torch.equal(a, b) for a, b in zip(encoder.seen, first.seen, strict=True))
 
 
-def test_what_the_input_has_stays(task: Task = "colourise") -> None:
+def test_what_the_input_has_stays() -> None:
+    task: Task = "colourise"
     random = torch.Generator().manual_seed(0)
     given, shown = 0.3 * (torch.rand(2, 2, 3, 16, 16, generator=random) - 0.5)
     grey = degrade(given, task)
@@ -150,7 +150,7 @@ def make(tmp_path: Path) -> Callable[[Task, int], Path]:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_gate_of_params_judges_both(make, task) -> None:
-    gate = PARAMS.section("gate", Gates).of(NAMES[task])
+    gate = PARAMS.section("gate", Gates).of(RESTORERS[task])
     good = evaluation_of(make(task, 1))
     assert judge(good, None, gate).passed
     for worse in ({"lpips_gain": -0.001}, {"psnr": 15.0}, {"identity": 0.3}, {"psnr": math.nan}):
@@ -162,23 +162,11 @@ def test_the_gate_of_params_judges_both(make, task) -> None:
     assert not judge(replace(good, clips=2), None, gate).passed
 
 
-def test_each_task_has_a_gate_of_its_own() -> None:
-    gates = PARAMS.section("gate", Gates).models
-    colouriser, enlarger = (gates[NAMES[task]] for task in TASKS)
-    assert colouriser.floors is not enlarger.floors
-    changed = (
-        load_params(overrides=["gate.models.stylereel-enlarger.floors.psnr=99"]).section("gate", Gates).models
-    )
-    assert (
-        changed[NAMES["colourise"]].floors == colouriser.floors and changed[NAMES["enlarge"]].floors["psnr"] == 99
-    )
-
-
 def test_a_folder_is_registered_by_its_task(make, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("STYLEREEL_STATE", str(tmp_path / "state"))
     for task in TASKS:
         folder = make(task, 1)
-        assert usual_name(load_model(folder).config) == NAMES[task]
+        assert usual_name(load_model(folder).config) == RESTORERS[task]
     assert usual_name({"kind": "frame-encoder"}) == "stylereel-frame-encoder"
     evaluation = tmp_path / "e.json"
     evaluation.write_text(evaluation_of(folder).to_json())
@@ -200,12 +188,12 @@ def test_a_champion_is_measured_with_the_frame_encoder_it_was_trained_with(
         asked.append((folder, weights_sha256(first.state_dict()), generator.sha256))
         return evaluation_of(folder, psnr=28.0), []
 
-    known = {frame: tmp_path / "frame"}
+    registry.register(tmp_path / "frame", FRAME_ENCODER)
     monkeypatch.setattr(services.evaluate, "evaluate_restoring_encoder", evaluate)
-    monkeypatch.setattr(services.evaluate, "_find_frame_encoder", lambda params: known.get)
+    monkeypatch.setattr(services.evaluate, "open_registry", lambda params: registry)
     generator = type("Named", (), {"sha256": "a" * 64})()
     monkeypatch.setattr(modules.generators, "load_generator", lambda device: generator)
-    name, gate = NAMES[task], PARAMS.section("gate", Gates).of(NAMES[task])
+    name, gate = RESTORERS[task], PARAMS.section("gate", Gates).of(RESTORERS[task])
     first = registry.register(champion, name)
     with registry.connection.reach() as mlflow:
         mlflow.set_registered_model_alias(name, "champion", first.version)

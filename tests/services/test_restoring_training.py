@@ -64,7 +64,9 @@ def train(
         Phase("codes", codes, 8, 3e-3, 0.5, 0, {"codes": 1.0}),
         Phase("images", 10, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
     )
-    plan = RestoringTraining(phases, 0.5, 1.0, 2, 1.0, (2.5, 6.0))
+    plan = RestoringTraining(
+        phases, ema_decay=0.5, gradient_clip=1.0, warmup_steps=2, trunk_rate=1.0, factors=(2.5, 6.0)
+    )
     softening, variation = SofteningConfig(0.0, 32, 0.0), VariationConfig(0.0, 0.0, 0.0, 0.0, 0.0)
     frames = [samples[i].image for i in range(20)]
     lit = LitRestoringEncoder(

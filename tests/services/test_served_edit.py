@@ -53,11 +53,20 @@ def champion(params: Params, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def client(params: Params, champion: str) -> Iterator[TestClient]:
+def turns() -> Turns:
+    return Turns()
+
+
+@pytest.fixture(scope="module")
+def engine(params: Params, turns: Turns, champion: str) -> Engine:
+    return Engine(params, turns)
+
+
+@pytest.fixture(scope="module")
+def client(params: Params, turns: Turns, engine: Engine) -> Iterator[TestClient]:
     @contextmanager
     def opened() -> Iterator[State]:
-        turns, runtime = Turns(), params.runtime
-        engine = Engine(params, turns)
+        runtime = params.runtime
         jobs = Jobs(runtime.state / "jobs", engine, turns, 1.0, 0.05)
         engine.start()
         yield State(engine, jobs, LatentStore(runtime.state / "latents", 1.0), turns, runtime)
@@ -71,6 +80,12 @@ def client(params: Params, champion: str) -> Iterator[TestClient]:
             assert time.monotonic() < deadline and "loading" in answer.text, answer.text
             time.sleep(0.2)
         yield client
+
+
+def test_every_judge_is_there_before_the_first_request(client: TestClient, engine: Engine) -> None:
+    """The edit that is served here is of no measured attribute, so no request asks for them."""
+    judges = vars(engine.session().models.judges)
+    assert {"finder", "parser", "identity", "perceptual", "attributes"} <= judges.keys()
 
 
 def test_a_real_face_is_inverted_and_edited(client: TestClient, champion: str) -> None:

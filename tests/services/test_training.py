@@ -35,7 +35,10 @@ def settings(codes: int, images: int, linear_start: int = 0) -> FrameEncoderSett
         Phase("codes", codes, 8, 2e-3, 1.0, 0, {"codes": 1.0}),
         Phase("images", images, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
     )
-    plan = FrameEncoderTraining(phases, 0.5, 1.0, 2, 1.0, linear_start, 0.02, 40, 0.05)
+    plan = FrameEncoderTraining(
+        phases, ema_decay=0.5, gradient_clip=1.0, warmup_steps=2, trunk_rate=1.0,
+        linear_start=linear_start, linear_ridge=0.02, told_start=40, told_ridge=0.05,
+    )  # fmt: skip
     return FrameEncoderSettings(
         NETWORK, plan, SofteningConfig(0.0, 32, 0.0), VariationConfig(0.0, 0.0, 0.0, 0.0, 0.0), TRAINER, ""
     )

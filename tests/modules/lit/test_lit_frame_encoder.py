@@ -18,7 +18,10 @@ from modules.lit.frame_encoder import (
 
 CODES = Phase("codes", 10, 8, 1e-3, 1.0, 0, {"codes": 1.0})
 IMAGES = Phase("images", 20, 4, 5e-4, 0.5, 2, {"codes": 1.0, "l2": 1.0, "half": 0.5})
-PLAN = FrameEncoderTraining((CODES, IMAGES), 0.9, 1.0, 4, 1.0, 0, 0.0, 0, 0.0)
+PLAN = FrameEncoderTraining(
+    (CODES, IMAGES), ema_decay=0.9, gradient_clip=1.0, warmup_steps=4, trunk_rate=1.0,
+    linear_start=0, linear_ridge=0.0, told_start=0, told_ridge=0.0,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from modules.lit.restoring import LitRestoringEncoder, RestoringTraining
 
 CODES = Phase("codes", 40, 8, 5e-3, 0.5, 0, {"codes": 1.0})
 IMAGES = Phase("images", 10, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0})
-PLAN = RestoringTraining((CODES, IMAGES), 1.0, 0.9, 1.0, 4, (2.0, 6.0))
+PLAN = RestoringTraining(
+    (CODES, IMAGES), ema_decay=0.9, gradient_clip=1.0, warmup_steps=4, trunk_rate=1.0, factors=(2.0, 6.0)
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,4 +130,4 @@ def test_the_teacher_is_in_no_checkpoint_and_no_average(teacher, generator) -> N
 @pytest.mark.parametrize("factors", [(0.5, 4.0), (5.0, 4.0)])
 def test_factors_rise_from_one(factors) -> None:
     with pytest.raises(ValueError, match="factors must rise"):
-        RestoringTraining((CODES,), 1.0, 0.9, 1.0, 4, factors)
+        replace(PLAN, factors=factors)

@@ -14,10 +14,9 @@ from datamodules.types import BadInputError
 from modules.encoders.restoring import RestoringEncoder, Task, copy_of, save_restoring_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, load_frame_encoder, save_frame_encoder
 from modules.model_folder import load_model, weights_sha256
-from services.model_names import NAMES as REGISTERED
+from services.model_names import NAMES, RESTORERS
 from services.pipeline.models import Models
 from services.pipeline.restorers import (
-    NAMES,
     load_restorer,
     load_restoring_models,
     restoring,
@@ -66,8 +65,8 @@ def test_each_is_loaded_joined_and_named(folders, task) -> None:
     encoder, versions = load_restorer(folders[task], task, Named(), "cpu")  # type: ignore[arg-type]
     assert encoder.task == task and not any(p.requires_grad for p in encoder.parameters())
     frame = hash_of(folders["frame"])
-    assert versions == {NAMES[task]: hash_of(folders[task]), "stylereel-frame-encoder": frame}
-    assert NAMES[task] in REGISTERED
+    assert versions == {RESTORERS[task]: hash_of(folders[task]), "stylereel-frame-encoder": frame}
+    assert RESTORERS[task] in NAMES
     frames = torch.rand(2, 3, 32, 32) * 2 - 1
     ws, state = encoder(frames)
     assert ws.shape == (2, 6, 8) and state is None
