@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from api_toys import black_clip, picture, pixels, ready, refused, short_clip, until, wait
 from pipeline_toys import ToyGenerator, ToyJudges
 from starlette.testclient import TestClient
 
@@ -119,10 +118,7 @@ def serving(params: Params) -> Iterator[TestClient]:
         engine.stop()
 
     with TestClient(create_app(opened, params.runtime.max_bytes)) as client:
-        deadline = time.monotonic() + 240
-        while client.get("/readyz").status_code != 200:
-            assert time.monotonic() < deadline, client.get("/readyz").text
-            time.sleep(0.05)
+        ready(client)
         yield client
 
 
@@ -138,46 +134,13 @@ def photo() -> np.ndarray:
     return cv2.resize(image, (200, 200), interpolation=cv2.INTER_AREA)
 
 
-def png(image: np.ndarray) -> bytes:
-    target = io.BytesIO()
-    Image.fromarray(image).save(target, "PNG")
-    return target.getvalue()
-
-
-def pixels(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def refused(answer: Any, status: int, *words: str) -> None:
-    assert answer.status_code == status, answer.text
-    message = answer.json()["error"]
-    assert "\n" not in message and all(word in message for word in words), message
-
-
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("clip") / "short.mp4"
-    with av.open(str(asset_path("clips", "single_face.mp4"))) as source, av.open(str(path), "w") as target:
-        stream = target.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-        for number, frame in zip(range(3), source.decode(video=0), strict=False):
-            picture = frame.reformat(160, 120, "yuv420p")
-            picture.pts, picture.time_base = number, Fraction(1, 10)
-            target.mux(stream.encode(picture))
-        target.mux(stream.encode())
-    return path.read_bytes()
-
-
-def wait(client: TestClient, job: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 240
-    while (found := client.get(f"/v1/jobs/{job}").json())["state"] in ("queued", "running"):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.05)
-    return found
+def clip() -> bytes:
+    return short_clip(160, 120, 3)
 
 
 def test_the_shipped_one_answers_and_is_named(client, made, photo) -> None:
-    answer = client.post("/v1/colourise", content=png(photo))
+    answer = client.post("/v1/colourise", content=picture(photo))
     assert answer.status_code == 200, answer.text
     sha256 = weights_sha256(load_model(made.at / "colouriser").tensors)
     assert answer.headers[MODEL_HEADER] == f"stylereel-generator/toy, {COLOURISER}/{sha256[:12]}"
@@ -192,18 +155,20 @@ def test_the_shipped_one_answers_and_is_named(client, made, photo) -> None:
 
 
 def test_jpeg_where_it_is_asked_for_and_a_form(client, photo) -> None:
-    answer = client.post("/v1/colourise", files={"image": png(photo)}, headers={"Accept": "image/jpeg"})
+    answer = client.post("/v1/colourise", files={"image": picture(photo)}, headers={"Accept": "image/jpeg"})
     assert answer.headers["content-type"] == "image/jpeg" and answer.content[:2] == b"\xff\xd8"
-    refused(client.post("/v1/colourise", content=png(photo), headers={"Accept": "text/html"}), 406, "image/png")
+    refused(
+        client.post("/v1/colourise", content=picture(photo), headers={"Accept": "text/html"}), 406, "image/png"
+    )
 
 
 def test_a_task_without_a_model_says_how_to_get_one_and_nothing_else_minds(client, photo, clip) -> None:
     words = ("'stylereel train enlarger' makes one", "stylereel promote stylereel-enlarger")
-    refused(client.post("/v1/enlarge", content=png(photo)), 404, *words)
+    refused(client.post("/v1/enlarge", content=picture(photo)), 404, *words)
     refused(client.post("/v1/jobs?task=enlarge", content=clip), 404, *words)
-    ready = client.get("/readyz")
-    assert ready.status_code == 200 and ready.json()["ready"]
-    assert client.post("/v1/edit?edit=age=5", content=png(photo)).status_code == 200
+    health = client.get("/readyz")
+    assert health.status_code == 200 and health.json()["ready"]
+    assert client.post("/v1/edit?edit=age=5", content=picture(photo)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -216,14 +181,14 @@ def test_a_task_without_a_model_says_how_to_get_one_and_nothing_else_minds(clien
     ],
 )
 def test_what_cannot_be_asked_of_a_picture(client, photo, query, words) -> None:
-    refused(client.post(f"/v1/colourise?{query}", content=png(photo)), 422, *words)
+    refused(client.post(f"/v1/colourise?{query}", content=picture(photo)), 422, *words)
 
 
 def test_pictures_that_cannot_be_used(client) -> None:
     refused(client.post("/v1/colourise", content=b""), 400, "no image came")
     refused(client.post("/v1/colourise", content=b"GIF? no"), 415)
     nobody = np.full((40, 60, 3), (200, 30, 90), np.uint8)
-    answer = client.post("/v1/colourise", content=png(nobody))
+    answer = client.post("/v1/colourise", content=picture(nobody))
     assert answer.status_code == 200 and "no face was found" in answer.headers[WARNING_HEADER]
     assert np.ptp(pixels(answer.content).astype(int), axis=2).max() == 0
 
@@ -232,7 +197,7 @@ def test_a_job_that_colourises(client, clip) -> None:
     answer = client.post("/v1/jobs", files={"video": clip}, data={"task": "colourise", "end": "2s"})
     assert answer.status_code == 202, answer.text
     assert COLOURISER in answer.headers[MODEL_HEADER]
-    done = wait(client, answer.json()["id"])
+    done = wait(client, answer.json()["id"], "succeeded", "failed")
     assert done["state"] == "succeeded", done
     report = done["result"]["report"]
     assert report["task"] == "colourise" and report["edits"] == [] and COLOURISER in report["models"]
@@ -274,14 +239,14 @@ def champion(client: TestClient, params: Params, folder: Path, name: str, path: 
     with registry.connection.reach() as mlflow:
         mlflow.set_registered_model_alias(name, "champion", version.version)
     wanted, deadline = f"{name}/{version.version}", time.monotonic() + 120
-    while wanted not in (answer := client.post(path, content=png(photo))).headers.get(MODEL_HEADER, ""):
+    while wanted not in (answer := client.post(path, content=picture(photo))).headers.get(MODEL_HEADER, ""):
         assert time.monotonic() < deadline, client.get("/readyz").text
         time.sleep(0.05)
     return answer
 
 
 def test_the_champion_is_followed_and_enlarging_begins_when_there_is_one(client, params, made, photo) -> None:
-    images = {client.post("/v1/colourise", content=png(photo)).content}
+    images = {client.post("/v1/colourise", content=picture(photo)).content}
     for seed in (2, 3):
         folder = made.restorer(f"colouriser-{seed}", "colourise", seed)
         images.add(champion(client, params, folder, COLOURISER, "/v1/colourise", photo).content)
@@ -292,7 +257,7 @@ def test_the_champion_is_followed_and_enlarging_begins_when_there_is_one(client,
     answer = champion(client, params, folder, ENLARGER, "/v1/enlarge", photo)
     assert pixels(answer.content).shape == (800, 800, 3)
     large = np.zeros((300, 300, 3), np.uint8)
-    refused(client.post("/v1/enlarge", content=png(large)), 413, "1200x1200, and at most 1000000 pixels")
+    refused(client.post("/v1/enlarge", content=picture(large)), 413, "1200x1200, and at most 1000000 pixels")
 
 
 def test_a_job_whose_result_is_too_large_is_refused_when_it_is_sent(
@@ -300,16 +265,10 @@ def test_a_job_whose_result_is_too_large_is_refused_when_it_is_sent(
 ) -> None:
     """16 times the pixels of 160x120 are taken, those of a larger clip are not."""
     champion(client, params, made.restorer("enlarger-5", "enlarge", 5), ENLARGER, "/v1/enlarge", photo)
-    target = io.BytesIO()
-    with av.open(target, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((240, 320, 3), np.uint8))))
-        container.mux(stream.encode())
     before = sorted(path.name for path in state_of_jobs.iterdir())
-    refused(client.post("/v1/jobs?task=enlarge", content=target.getvalue()), 413, "1280x960")
+    refused(client.post("/v1/jobs?task=enlarge", content=black_clip(320, 240, 1)), 413, "1280x960")
     assert sorted(path.name for path in state_of_jobs.iterdir()) == before
-    done = wait(client, client.post("/v1/jobs?task=enlarge", content=clip).json()["id"])
+    done = wait(client, client.post("/v1/jobs?task=enlarge", content=clip).json()["id"], "succeeded", "failed")
     assert done["state"] == "succeeded", done
     with av.open(io.BytesIO(client.get(done["result"]["video"]).content)) as container:
         frames = list(container.decode(video=0))
@@ -340,10 +299,7 @@ def test_a_shipped_one_that_does_not_load_is_noted_and_nothing_else_minds(
     engine = Engine(params, Turns(), load_toys)
     engine.start()
     try:
-        deadline = time.monotonic() + 120
-        while not engine.notes():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: bool(engine.notes()))
         assert any("stylereel-enlarger" in n and "the shipped one does not load" in n for n in engine.notes())
         assert engine.session().served and engine.restoring("colourise").models.task == "colourise"
         with pytest.raises(BadInputError, match="stylereel train enlarger") as caught:

@@ -1,0 +1,96 @@
+"""Video jobs over HTTP, to their result, their end or their refusal."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from api_toys import ToyGenerator, black_clip, refused, wait
+from starlette.testclient import TestClient
+
+from services.routes import MODEL_HEADER, State
+
+
+def test_a_video_job(client: TestClient, clip: bytes) -> None:
+    files, edits = {"video": clip}, [{"name": "age", "strength": 20}]
+    answer = client.post("/v1/jobs", files=files, data={"edits": json.dumps(edits), "preview": "false"})
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}" and answer.headers[MODEL_HEADER]
+    assert set(job) == {"id", "state", "stage", "progress", "error", "result"}
+    done = wait(client, job["id"], "succeeded", "failed")
+    assert done["state"] == "succeeded", done
+    report = done["result"]["report"]
+    assert report["frames"] == 8 and report["edits"] == edits
+    assert report["models"]["stylereel-generator"] == ToyGenerator.sha256[:12]
+    video = client.get(done["result"]["video"])
+    assert video.headers["content-type"] == "video/mp4" and "stylereel-generator" in video.headers[MODEL_HEADER]
+    with av.open(io.BytesIO(video.content)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 8
+    assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
+    refused(client.get(f"/v1/jobs/{job['id']}"), 404)
+    refused(client.get(f"/v1/jobs/{job['id']}/result"), 404)
+
+
+def test_a_job_can_be_cancelled_and_has_no_result(client: TestClient, state: State, clip: bytes) -> None:
+    with state.turns.turn():
+        job = client.post("/v1/jobs?edit=age=5", content=clip).json()["id"]
+        refused(client.get(f"/v1/jobs/{job}/result"), 409)
+        assert client.post(f"/v1/jobs/{job}/cancel").json()["state"] == "cancelled"
+    refused(client.get(f"/v1/jobs/{job}/result"), 409, "cancelled")
+    refused(client.post(f"/v1/jobs/{'0' * 32}/cancel"), 404)
+
+
+def test_sound_that_mp4_cannot_hold_is_said_at_once(client: TestClient, state: State, tmp_path: Path) -> None:
+    clip = tmp_path / "a.avi"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        sound = container.add_stream("adpcm_ms", rate=48000, layout="mono")
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
+        quiet = np.zeros((1, sound.codec_context.frame_size), np.int16)
+        frame = av.AudioFrame.from_ndarray(quiet, format=sound.codec_context.format.name, layout="mono")
+        frame.sample_rate = 48000
+        container.mux(sound.encode(frame))
+        container.mux(stream.encode())
+        container.mux(sound.encode())
+    before = sorted(path.name for path in state.jobs.folder.iterdir())
+    answer = client.post("/v1/jobs?edit=age=5", content=clip.read_bytes())
+    refused(answer, 422, "jobs write MP4, which cannot hold the clip's sound (adpcm_ms)")
+    assert sorted(path.name for path in state.jobs.folder.iterdir()) == before
+
+
+def test_a_clip_without_a_face_fails_with_the_reason(client: TestClient) -> None:
+    job = client.post("/v1/jobs?edit=age=5", content=black_clip(64, 64, 3)).json()["id"]
+    failed = wait(client, job, "failed", "succeeded")
+    assert failed["state"] == "failed" and "no face" in failed["error"]
+    refused(client.get(f"/v1/jobs/{job}/result"), 409, "no face")
+
+
+@pytest.mark.parametrize(
+    ("query", "content", "status"),
+    [
+        ("edit=age=5", b"", 400),
+        ("edit=age=5", b"text that says it is an mp4", 415),
+        ("edit=age=5", None, 413),  # six seconds where four are taken
+        ("edit=age=50", b"x", 422),
+        ("", b"x", 422),
+        ("edit=age=5&start=2&end=1", b"x", 422),
+        ("edit=age=5&start=nan", b"x", 422),
+        ("edit=age=5&preview=perhaps", b"x", 422),
+    ],
+)
+def test_videos_that_cannot_be_used(
+    client: TestClient, state: State, clip: bytes, query: str, content: bytes | None, status: int
+) -> None:
+    if content is None:
+        content = black_clip(64, 64, 6, rate=1)
+    before = sorted(path.name for path in state.jobs.folder.iterdir())
+    refused(client.post(f"/v1/jobs?{query}", content=content, headers={"Content-Type": "video/mp4"}), status)
+    refused(client.post(f"/v1/jobs?{query}", files={"video": ("a.mp4", content)}), status)
+    assert sorted(path.name for path in state.jobs.folder.iterdir()) == before
