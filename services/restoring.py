@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from datamodules.clips import Prepared
 from datamodules.disk import write_whole
 from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
-from datamodules.mixture import BatchMixture
+from datamodules.mixture import BatchMixture, Frames
 from datamodules.samples import SampleDataset
 from datamodules.types import BadInputError
 from datamodules.variation import SofteningConfig, VariationConfig
@@ -27,10 +29,12 @@ from modules.encoders.restoring import (
     save_restoring_encoder,
 )
 from modules.encoders.vit import load_frame_encoder
-from modules.lit.frame_encoder import FrozenParts
+from modules.lit.frame_encoder import PartsWithFrameEncoder
+from modules.lit.reconstructions import Show
 from modules.lit.restoring import LitRestoringEncoder, RestoringTraining
 from modules.model_folder import CARD, weights_sha256
 from modules.sheet import Image
+from services.pipeline.restorers import SHIPPED
 from services.places import CLIPS, METRICS_FOLDER, RUNS, SAMPLES
 from services.restoring_evaluation import evaluate_restoring_encoder
 from services.runs import code_sha256, training_run
@@ -40,7 +44,6 @@ from services.stages import Crops, validation_crops
 from services.training import TrainerConfig, fit_in_phases, plans_of, validation_loader
 from services.training_parts import OF_FACES, face_seen, generator_to_train_through, image_losses, judged_by
 
-FOLDERS: dict[Task, Path] = {task: ROOT / "assets" / name for task, name in STAGES.items()}
 EVALUATIONS: dict[Task, Path] = {task: METRICS_FOLDER / f"{name}.evaluation.json" for task, name in STAGES.items()}
 
 
@@ -77,8 +80,7 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
     torch.manual_seed(config.seed)
     encoder = RestoringEncoder(task, copy_of(first))
     names = {name for phase in plan.phases for name in phase.weights}
-    parts = FrozenParts(generator, image_losses(params, names), face_seen(params), OF_FACES)
-    lit = LitRestoringEncoder(encoder, first, plan, parts, config.seed)
+    parts = PartsWithFrameEncoder(generator, first, image_losses(params, names), face_seen(params), OF_FACES)
     first_sha256, stage = weights_sha256(first.state_dict()), STAGES[task]
     what = [
         repr(settings), task, repr(data.config), *judged_by(params), generator.sha256, first_sha256,
@@ -92,23 +94,18 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
         "samples": len(samples),
     }
 
-    def batches(step: int, rank: int) -> BatchMixture:
-        return BatchMixture(
-            samples, frames, plans_of(plan), settings.softening, settings.variation, config.seed, step, rank
-        )
-
     with training_run(stage, params, more, run_folder) as run:
 
         def show(step: int, inputs: list[Image], reconstructions: list[Image]) -> None:
             run.log_image("validation", pairs_sheet(inputs, reconstructions), step)
 
-        fit_in_phases(
-            lit, plan, config, batches, validation_loader(held_out), run_folder, run.lightning_logger(), show,
+        trained = fit_restoring_encoder(
+            encoder, parts, samples, frames, held_out, settings, run_folder, run.lightning_logger(), show,
             params.runtime.torch_device(),
         )  # fmt: skip
         card = _card(task, settings, data.prepared, len(samples), generator.sha256, first_sha256)
         steps = {"steps": plan.ends[-1]}
-        folder = save_restoring_encoder(FOLDERS[task], lit.encoder.eval(), first, generator.sha256, card, steps)
+        folder = save_restoring_encoder(SHIPPED[task], trained, first, generator.sha256, card, steps)
         evaluation, lines = evaluate_restoring_encoder(folder, first, generator, params)
         table = "\n".join(lines)
         say(table)
@@ -118,6 +115,32 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
         run.log_metrics(evaluation.metrics)
         run.log_model(folder)
     return folder
+
+
+def fit_restoring_encoder(
+    encoder: RestoringEncoder,
+    frozen: PartsWithFrameEncoder,
+    samples: SampleDataset,
+    frames: Frames,
+    held_out: Tensor,
+    settings: RestoringSettings,
+    run_folder: Path,
+    logger: Logger | bool = False,
+    show: Show = lambda step, inputs, reconstructions: None,
+    accelerator: str = "auto",
+) -> RestoringEncoder:
+    """Like ``fit_frame_encoder``, for what restores; ``held_out`` are crops ``(N, 3, r, r)`` as they should be."""
+    plan, config = settings.training, settings.trainer
+    lit = LitRestoringEncoder(encoder, plan, frozen, config.seed)
+
+    def batches(step: int, rank: int) -> BatchMixture:
+        return BatchMixture(
+            samples, frames, plans_of(plan), settings.softening, settings.variation, config.seed, step, rank
+        )
+
+    validation = validation_loader(held_out)
+    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
+    return lit.encoder.eval()
 
 
 def _card(

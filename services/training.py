@@ -22,9 +22,15 @@ from datamodules.samples import SampleDataset
 from datamodules.variation import SofteningConfig, Unsteadiness, VariationConfig
 from modules.encoders.video_vit import VideoEncoderConfig, VideoTransformer
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
-from modules.lit.frame_encoder import EncoderTraining, FrameEncoderTraining, FrozenParts, LitFrameEncoder
+from modules.lit.frame_encoder import (
+    EncoderTraining,
+    FrameEncoderTraining,
+    FrozenParts,
+    LitFrameEncoder,
+    PartsWithFrameEncoder,
+)
 from modules.lit.reconstructions import Reconstructions, Show
-from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining, VideoParts
+from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining
 from services.settings import computes_bfloat16
 
 LAST = "last.ckpt"
@@ -142,7 +148,7 @@ def fit_frame_encoder(
 
 def fit_video_encoder(
     encoder: VideoTransformer,
-    frozen: VideoParts,
+    frozen: PartsWithFrameEncoder,
     clips: Sequence[Sequence[Stretch]],
     stills: Frames,
     held_out: Tensor,

@@ -15,7 +15,7 @@ from datamodules.people import Split
 from modules.encoders.video_vit import go_on_from, save_video_encoder, start_from_frame_encoder
 from modules.encoders.vit import load_frame_encoder
 from modules.generators.rows import coarse_rows
-from modules.lit.video_encoder import VideoParts
+from modules.lit.frame_encoder import PartsWithFrameEncoder
 from modules.model_folder import load_model, weights_sha256
 from modules.sheet import Image
 from services.places import CLIPS, RUNS
@@ -48,7 +48,7 @@ def train_video_encoder(params: Params) -> Path:
     first_sha256, data = weights_sha256(first.state_dict()), prepared.data_hash("train")
     run_folder = RUNS / f"video-encoder-{_fingerprint(params, settings, first_sha256, data, generator.sha256)}"
     names = {name for phase in settings.training.phases for name in phase.weights}
-    parts = VideoParts(generator, first, image_losses(params, names), face_seen(params), OF_FACES)
+    parts = PartsWithFrameEncoder(generator, first, image_losses(params, names), face_seen(params), OF_FACES)
     more = {"generator": generator.sha256, "frame_encoder": first_sha256, "data": data, "coarse_rows": coarse}
     with training_run("video-encoder", params, more, run_folder) as run:
 

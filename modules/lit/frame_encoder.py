@@ -131,6 +131,26 @@ class FrozenParts:
                 part.to(device)
 
 
+class PartsWithFrameEncoder(FrozenParts):
+    """The frozen parts of what learns from a FrEN: that one is the ``first`` of them."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        first: FrameEncoder,
+        losses: Mapping[str, ImageLoss],
+        seen: Seen | None = None,
+        of_faces: Collection[str] = (),
+    ) -> None:
+        super().__init__(generator, losses, seen, of_faces)
+        self.first = first
+
+    def to(self, device: torch.device) -> None:
+        """Move every part that is a network."""
+        super().to(device)
+        self.first.to(device)
+
+
 def trusted_mean(distances: Tensor, trusted: Tensor) -> Tensor:
     """Mean of ``(N,)`` distances over those that ``trusted`` ``(N,)`` names, 0 where it names none."""
     kept = torch.where(trusted, distances, torch.zeros_like(distances))

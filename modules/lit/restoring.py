@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.encoders.restoring import RestoringEncoder, degrade
-from modules.encoders.vit import FrameEncoder
-from modules.lit.frame_encoder import EncoderTraining, FrozenParts, LitFrameEncoder, Phase
+from modules.lit.frame_encoder import EncoderTraining, LitFrameEncoder, PartsWithFrameEncoder, Phase
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,13 @@ class LitRestoringEncoder(LitFrameEncoder):
     """
 
     encoder: RestoringEncoder
+    frozen: PartsWithFrameEncoder
 
     def __init__(
-        self,
-        encoder: RestoringEncoder,
-        teacher: FrameEncoder,
-        training: RestoringTraining,
-        frozen: FrozenParts,
-        seed: int,
+        self, encoder: RestoringEncoder, training: RestoringTraining, frozen: PartsWithFrameEncoder, seed: int
     ) -> None:
         super().__init__(encoder, training, frozen)
         self.factors, self.seed = training.factors, seed
-        self.frozen_teacher = _Frozen(teacher)
-
-    def on_fit_start(self) -> None:
-        """The teacher follows to the encoder's device too."""
-        super().on_fit_start()
-        self.frozen_teacher.net.to(self.device)
 
     def losses(self, batch: dict[str, Tensor], phase: Phase) -> dict[str, Tensor]:
         """FrEN's, of the degraded images, with FrEN's answers for the undegraded ones as the known codes."""
@@ -57,20 +46,10 @@ class LitRestoringEncoder(LitFrameEncoder):
         least, most = self.factors
         factor = least + (most - least) * float(torch.rand(1, generator=random))
         with torch.no_grad():
-            taught, _ = self.frozen_teacher.net(batch["images"])
+            taught, _ = self.frozen.first(batch["images"])
         images = degrade(batch["images"], self.encoder.task, factor)
         return super().losses({**batch, "images": images, "ws": taught}, phase)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Reconstruct held-out frames from what the task's input keeps of them."""
         return super().validation_step({**batch, "images": degrade(batch["images"], self.encoder.task)}, batch_idx)
-
-
-class _Frozen:
-    """Keeps a network out of checkpoints and of the averaged copy."""
-
-    def __init__(self, net: FrameEncoder) -> None:
-        self.net = net
-
-    def __deepcopy__(self, memo: dict[int, object]) -> _Frozen:
-        return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import lightning as L
@@ -13,11 +13,8 @@ from pytorch_optimizer import Ranger
 from torch import Tensor
 
 from modules.encoders.video_vit import VideoTransformer
-from modules.encoders.vit import FrameEncoder
-from modules.generators.protocol import Generator
-from modules.lit.frame_encoder import FrozenParts, code_loss, rms_distance
+from modules.lit.frame_encoder import PartsWithFrameEncoder, code_loss, rms_distance
 from modules.lit.phases import Phased
-from modules.losses.face import ImageLoss, Seen
 from modules.metrics.fidelity import psnr
 
 OWN_LOSSES = frozenset({"codes", "l2", "change"})
@@ -69,32 +66,6 @@ class VideoEncoderTraining(Phased[VideoPhase]):
     """Learning rate of the transformer that comes from FrEN, as a share of the phase's."""
 
 
-class VideoParts(FrozenParts):
-    """The frozen parts that ViEN trains with: FrEN is one of them."""
-
-    def __init__(
-        self,
-        generator: Generator,
-        first: FrameEncoder,
-        losses: Mapping[str, ImageLoss],
-        seen: Seen | None = None,
-        of_faces: Collection[str] = (),
-    ) -> None:
-        super().__init__(generator, losses, seen, of_faces)
-        self.first = first
-
-    def to(self, device: torch.device) -> None:
-        """Move every part that is a network."""
-        super().to(device)
-        self.first.to(device)
-
-    @torch.no_grad()
-    def frame_codes(self, frames: Tensor) -> Tensor:
-        """FrEN's codes of ``(N, T, 3, S, S)``: ``(N, T, num_ws, w_dim)``."""
-        ws, _ = self.first(frames.flatten(0, 1))
-        return _grouped(ws.float(), frames)
-
-
 class LitVideoEncoder(L.LightningModule):
     """ViEN in training; FrEN is frozen.
 
@@ -109,7 +80,9 @@ class LitVideoEncoder(L.LightningModule):
     ``judge_failures`` counts, since the start or the resumption, the rendered images whose face was not seen.
     """
 
-    def __init__(self, encoder: VideoTransformer, training: VideoEncoderTraining, frozen: VideoParts) -> None:
+    def __init__(
+        self, encoder: VideoTransformer, training: VideoEncoderTraining, frozen: PartsWithFrameEncoder
+    ) -> None:
         super().__init__()
         self.encoder, self.training_plan, self.frozen = encoder, training, frozen
         self.judge_failures = 0
@@ -122,6 +95,11 @@ class LitVideoEncoder(L.LightningModule):
         """Frozen parts follow the encoder to its device."""
         self.frozen.to(self.device)
 
+    @torch.no_grad()
+    def _frame_codes(self, frames: Tensor) -> Tensor:
+        ws, _ = self.frozen.first(frames.flatten(0, 1))
+        return _grouped(ws.float(), frames)
+
     def losses(self, batch: dict[str, Tensor], phase: VideoPhase) -> dict[str, Tensor]:
         """Unweighted mean of each loss that the phase uses."""
         frames, shown = batch["frames"], batch["shown"]
@@ -131,7 +109,7 @@ class LitVideoEncoder(L.LightningModule):
                 f"an episode is two frames to start from and those to follow, got {tuple(frames.shape)}"
             )
         # Without ``codes`` only the two frames that the episode starts from need FrEN.
-        known = self.frozen.frame_codes(frames if "codes" in phase.weights else frames[:, :2])
+        known = self._frame_codes(frames if "codes" in phase.weights else frames[:, :2])
         previous = torch.cat([known[:, 1, :coarse], known[:, 0, coarse:]], dim=1)
         ws = self.encoder.roll_out(frames[:, 2:], previous)
         found: dict[str, Tensor] = {}
@@ -171,7 +149,7 @@ class LitVideoEncoder(L.LightningModule):
         ``val/change_frame`` the flicker between the last two.
         """
         frames = batch["frames"]
-        known = self.frozen.frame_codes(frames)
+        known = self._frame_codes(frames)
         ws = self.encoder.roll_out(frames[:, 1:], known[:, 0])[:, -2:]
         target = frames[:, -2:]
         for codes, suffix in ((known[:, -2:], "_frame"), (ws, "")):

@@ -14,6 +14,7 @@ from datamodules.alignment import crop_frame
 from datamodules.shards import to_tensor
 from modules.editing.balance import balance
 from modules.editing.directions import EditRequest
+from services.balancing import Balancing
 from services.evaluation_frames import spread
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -28,8 +29,8 @@ def balanced(ws: Tensor, requests: Sequence[EditRequest], models: Models, option
     At most ``balance.frames`` of the N are looked at. As they are where ``options`` say so, in a preview, and
     where no edit of a measured attribute is asked.
     """
-    balancing = models.balancing
-    if balancing is None or not _wanted(requests, models, options):
+    balancing = _asked_for(requests, models, options)
+    if balancing is None:
         return tuple(requests)
 
     def show(codes: Tensor) -> Tensor:
@@ -57,9 +58,10 @@ def balanced_in_clip(
     Once for all frames: what changed from frame to frame would be seen as jitter. Costs a further pass through the
     file, up to the last frame that is looked at. ``check`` is called now and then and may raise.
     """
-    if models.balancing is None or not _wanted(requests, models, options):
+    balancing = _asked_for(requests, models, options)
+    if balancing is None:
         return [tuple(requests)] * len(plan.faces)
-    wanted = [_looked_at(face, models.balancing.config.frames) for face in plan.faces]
+    wanted = [_looked_at(face, balancing.config.frames) for face in plan.faces]
     crops: list[list[NDArray[np.uint8]]] = [[] for _ in plan.faces]
     place, last = 0, max((rows[-1] for rows in wanted if rows), default=-1)
     for batch in taken_frames(source, models, options):
@@ -78,10 +80,12 @@ def balanced_in_clip(
     return applied
 
 
-def _wanted(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:
-    known = models.balancing.units if models.balancing is not None else {}
-    asked = any(r.strength and r.name in known and r.name in models.edits for r in requests)
-    return asked and options.balance and not options.preview
+def _asked_for(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Balancing | None:
+    balancing = models.balancing
+    if balancing is None or not options.balance or options.preview:
+        return None
+    asked = any(r.strength and r.name in balancing.units and r.name in models.edits for r in requests)
+    return balancing if asked else None
 
 
 def _looked_at(face: FacePlan, count: int) -> list[int]:

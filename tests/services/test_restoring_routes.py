@@ -40,7 +40,7 @@ from services.latents import LatentStore
 from services.model_names import COLOURISER, ENLARGER
 from services.pipeline.models import Models
 from services.pipeline.options import PipelineConfig
-from services.pipeline.restorers import SHIPPED, load_restorer
+from services.pipeline.restorers import load_restorer
 from services.registry.connection import RegistryConfig
 from services.registry.promote import ModelRegistry
 from services.restoring_routes import WARNING_HEADER, task_of
@@ -307,12 +307,6 @@ def test_a_shipped_one_that_does_not_load_is_noted_and_nothing_else_minds(
         assert caught.value.status == 404
     finally:
         engine.stop()
-
-
-def test_what_is_shipped_lies_where_the_trainings_leave_it() -> None:
-    from services.restoring import FOLDERS
-
-    assert SHIPPED == FOLDERS
 
 
 def test_a_task_is_taken_out_of_the_options() -> None:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from conformance_cases import case, tensors
 
-from datamodules.mixture import BatchMixture
 from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_samples
 from datamodules.variation import SofteningConfig, VariationConfig
 from modules.encoders.restoring import RestoringEncoder, Task, copy_of, degrade
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
-from modules.lit.frame_encoder import FrozenParts, LitFrameEncoder, Phase, code_loss
-from modules.lit.restoring import LitRestoringEncoder, RestoringTraining
-from services.training import TrainerConfig, fit_in_phases, plans_of, validation_loader
+from modules.lit.frame_encoder import LitFrameEncoder, PartsWithFrameEncoder, Phase, code_loss
+from modules.lit.restoring import RestoringTraining
+from services.restoring import RestoringSettings, fit_restoring_encoder
+from services.training import TrainerConfig
 
 TRAINER = TrainerConfig(
     devices=1, precision="32-true", compile="never", workers=0, checkpoint_every=5, validate_every=10,
@@ -67,18 +67,17 @@ def train(
     plan = RestoringTraining(
         phases, ema_decay=0.5, gradient_clip=1.0, warmup_steps=2, trunk_rate=1.0, factors=(2.5, 6.0)
     )
-    softening, variation = SofteningConfig(0.0, 32, 0.0), VariationConfig(0.0, 0.0, 0.0, 0.0, 0.0)
-    frames = [samples[i].image for i in range(20)]
-    lit = LitRestoringEncoder(
-        RestoringEncoder(task, copy_of(first)), first, plan, FrozenParts(generator, {}), TRAINER.seed
+    settings = RestoringSettings(
+        frame_encoder="",
+        training=plan,
+        softening=SofteningConfig(0.0, 32, 0.0),
+        variation=VariationConfig(0.0, 0.0, 0.0, 0.0, 0.0),
+        trainer=TRAINER,
     )
-
-    def batches(step: int, rank: int) -> BatchMixture:
-        return BatchMixture(samples, frames, plans_of(plan), softening, variation, TRAINER.seed, step, rank)
-
-    validation = validation_loader(torch.stack(frames[:4]))
-    fit_in_phases(lit, plan, TRAINER, batches, validation, folder, False, lambda *_: None, "cpu")
-    return lit.encoder.eval()
+    frames = [samples[i].image for i in range(20)]
+    encoder, parts = RestoringEncoder(task, copy_of(first)), PartsWithFrameEncoder(generator, first, {})
+    held_out = torch.stack(frames[:4])
+    return fit_restoring_encoder(encoder, parts, samples, frames, held_out, settings, folder, accelerator="cpu")
 
 
 def test_it_comes_nearer_to_frens_answers_and_the_averaged_trunk_is_frens_to_the_bit(

@@ -11,8 +11,8 @@ from datamodules.variation import Unsteadiness
 from modules.encoders.video_vit import VideoEncoder, VideoEncoderConfig, VideoTransformer, start_from_frame_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
-from modules.lit.frame_encoder import rms_distance
-from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining, VideoParts, VideoPhase
+from modules.lit.frame_encoder import PartsWithFrameEncoder, rms_distance
+from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining, VideoPhase
 from services.training import TrainerConfig, VideoEncoderSettings, fit_video_encoder
 
 TRAINER = TrainerConfig(
@@ -73,7 +73,7 @@ def train(generator, first, clip, folder: Path, pairs: int, rolls: int) -> Video
     torch.manual_seed(1)
     encoder = start_from_frame_encoder(first, COARSE, NETWORK)
     clips = [[Pictures(clip, 0, len(clip))]]  # type: ignore[arg-type]
-    parts = VideoParts(generator, first, {})
+    parts = PartsWithFrameEncoder(generator, first, {})
     return fit_video_encoder(encoder, parts, clips, [], clip[None, :6], settings(pairs, rolls), folder)
 
 
@@ -113,7 +113,9 @@ def test_validation_tells_the_frame_encoder_beside_it(generator, first, clip, tm
     told = {}
     monkeypatch.setattr(LitVideoEncoder, "log", lambda self, name, value, **how: told.update({name: float(value)}))
     lit = LitVideoEncoder(
-        start_from_frame_encoder(first, COARSE, NETWORK), settings(1, 1).training, VideoParts(generator, first, {})
+        start_from_frame_encoder(first, COARSE, NETWORK),
+        settings(1, 1).training,
+        PartsWithFrameEncoder(generator, first, {}),
     )
     with torch.no_grad():
         shown = lit.validation_step({"frames": clip[None, :6]}, 0)

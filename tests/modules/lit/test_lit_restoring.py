@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.encoders.restoring import RestoringEncoder, Task, copy_of, degrade
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
-from modules.lit.frame_encoder import FrozenParts, Phase
+from modules.lit.frame_encoder import PartsWithFrameEncoder, Phase
 from modules.lit.restoring import LitRestoringEncoder, RestoringTraining
 
 CODES = Phase("codes", 40, 8, 5e-3, 0.5, 0, {"codes": 1.0})
@@ -51,7 +51,7 @@ def batch(generator: StyleGAN2) -> dict[str, Tensor]:
 
 def lit_of(task: Task, teacher: FrameEncoder, generator: StyleGAN2, seed: int = 1) -> LitRestoringEncoder:
     encoder = RestoringEncoder(task, copy_of(teacher))
-    return LitRestoringEncoder(encoder, teacher, PLAN, FrozenParts(generator, {}), seed)
+    return LitRestoringEncoder(encoder, PLAN, PartsWithFrameEncoder(generator, teacher, {}), seed)
 
 
 def fit(lit: LitRestoringEncoder, batch: dict[str, Tensor], steps: int) -> list[float]:
@@ -121,7 +121,7 @@ def test_a_step_draws_the_same_factor_whenever_it_is_done(teacher, generator, ba
 def test_the_teacher_is_in_no_checkpoint_and_no_average(teacher, generator) -> None:
     lit = lit_of("colourise", teacher, generator)
     assert all(name.startswith("encoder.") for name in lit.state_dict())
-    assert copy.deepcopy(lit).frozen_teacher.net is teacher
+    assert copy.deepcopy(lit).frozen.first is teacher
     assert {id(p) for g in lit.configure_optimizers()["optimizer"].param_groups for p in g["params"]} == {  # type: ignore[union-attr]
         id(p) for n, p in lit.encoder.net.named_parameters() if n in lit.encoder.entry()
     }

@@ -10,11 +10,10 @@ from scipy.ndimage import gaussian_filter1d
 from modules.encoders.video_vit import VideoEncoderConfig, start_from_frame_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
-from modules.lit.frame_encoder import FrozenParts, code_loss, rms_distance, trusted_mean
+from modules.lit.frame_encoder import FrozenParts, PartsWithFrameEncoder, code_loss, rms_distance, trusted_mean
 from modules.lit.video_encoder import (
     LitVideoEncoder,
     VideoEncoderTraining,
-    VideoParts,
     VideoPhase,
     change_distance,
     smoothed,
@@ -40,7 +39,7 @@ def lit(generator) -> LitVideoEncoder:
     first.eval().requires_grad_(False)
     video = start_from_frame_encoder(first, COARSE, VideoEncoderConfig(8, 4))
     losses = {"half": lambda a, b: (a - b).abs().mean((1, 2, 3)) / 2}
-    return LitVideoEncoder(video, PLAN, VideoParts(generator, first, losses))
+    return LitVideoEncoder(video, PLAN, PartsWithFrameEncoder(generator, first, losses))
 
 
 def batch(length: int, shown: list[int]) -> dict[str, torch.Tensor]:
@@ -131,7 +130,7 @@ def test_images_in_which_the_judge_fails_are_weighted_out_and_counted() -> None:
 
 
 def test_failures_are_counted_over_the_training(lit, generator) -> None:
-    frozen = VideoParts(
+    frozen = PartsWithFrameEncoder(
         generator, lit.frozen.first, lit.frozen.losses, lambda a, b: torch.zeros(len(a), dtype=bool), ["half"]
     )
     judged = LitVideoEncoder(lit.encoder, PLAN, frozen)
