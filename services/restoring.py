@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.clips import Prepared
 from datamodules.disk import write_whole
 from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
-from datamodules.mixture import BatchMixture, Frames
+from datamodules.mixture import Frames
 from datamodules.samples import SampleDataset
 from datamodules.types import BadInputError
 from datamodules.variation import SofteningConfig, VariationConfig
@@ -41,7 +41,7 @@ from services.runs import code_sha256, training_run
 from services.settings import ROOT, Params
 from services.sheets import pairs_sheet
 from services.stages import Crops, validation_crops
-from services.training import TrainerConfig, fit_in_phases, plans_of, validation_loader
+from services.training import TrainerConfig, fit_on_mixture
 from services.training_parts import OF_FACES, face_seen, generator_to_train_through, image_losses, judged_by
 
 EVALUATIONS: dict[Task, Path] = {task: METRICS_FOLDER / f"{name}.evaluation.json" for task, name in STAGES.items()}
@@ -130,17 +130,9 @@ def fit_restoring_encoder(
     accelerator: str = "auto",
 ) -> RestoringEncoder:
     """Like ``fit_frame_encoder``, for what restores; ``held_out`` are crops ``(N, 3, r, r)`` as they should be."""
-    plan, config = settings.training, settings.trainer
-    lit = LitRestoringEncoder(encoder, plan, frozen, config.seed)
-
-    def batches(step: int, rank: int) -> BatchMixture:
-        return BatchMixture(
-            samples, frames, plans_of(plan), settings.softening, settings.variation, config.seed, step, rank
-        )
-
-    validation = validation_loader(held_out)
-    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
-    return lit.encoder.eval()
+    lit = LitRestoringEncoder(encoder, settings.training, frozen, settings.trainer.seed)
+    fit_on_mixture(lit, samples, frames, held_out, settings, run_folder, logger, show, accelerator)
+    return encoder.eval()
 
 
 def _card(

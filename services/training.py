@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import lightning as L
 import torch
@@ -122,7 +122,7 @@ def fit_frame_encoder(
     ``held_out`` are validation crops ``(N, 3, r, r)`` in [-1, 1]; ``show`` is handed them and their
     reconstructions at every validation; ``accelerator`` is where the frozen networks are, ``cpu`` or ``cuda``.
     """
-    config, plan = settings.trainer, settings.training
+    plan = settings.training
     if plan.linear_start and not _step_of(run_folder / LAST):
         start = [samples[i] for i in range(min(plan.linear_start, len(samples)))]
         thumbnails = torch.cat([encoder.thumbnails(sample.image[None]) for sample in start])
@@ -135,14 +135,7 @@ def fit_frame_encoder(
             (samples[i].image[None] for i in made), ws, plan.told_ridge, (frames[i][None] for i in real)
         )
     lit = LitFrameEncoder(encoder, plan, frozen)
-
-    def batches(step: int, rank: int) -> BatchMixture:
-        return BatchMixture(
-            samples, frames, plans_of(plan), settings.softening, settings.variation, config.seed, step, rank
-        )
-
-    validation = validation_loader(held_out[: config.validation_frames])
-    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
+    fit_on_mixture(lit, samples, frames, held_out, settings, run_folder, logger, show, accelerator)
     return encoder.eval()
 
 
@@ -172,6 +165,53 @@ def fit_video_encoder(
     validation = DataLoader(_Sequences(held_out), batch_size=1)
     fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
     return lit.encoder.eval()
+
+
+class MixtureSettings(Protocol):
+    """What an encoder of single frames is trained by, FrEN or one that restores."""
+
+    @property
+    def training(self) -> EncoderTraining:
+        """What it learns, in which order."""
+        ...
+
+    @property
+    def softening(self) -> SofteningConfig:
+        """What samples go through."""
+        ...
+
+    @property
+    def variation(self) -> VariationConfig:
+        """What real frames go through."""
+        ...
+
+    @property
+    def trainer(self) -> TrainerConfig:
+        """Where and how often."""
+        ...
+
+
+def fit_on_mixture(
+    lit: LitFrameEncoder,
+    samples: SampleDataset,
+    frames: Frames,
+    held_out: Tensor,
+    settings: MixtureSettings,
+    run_folder: Path,
+    logger: Logger | bool,
+    show: Show,
+    accelerator: str,
+) -> None:
+    """``fit_in_phases`` on samples and real frames, validated on up to ``validation_frames`` of ``held_out``."""
+    plan, config = settings.training, settings.trainer
+
+    def batches(step: int, rank: int) -> BatchMixture:
+        return BatchMixture(
+            samples, frames, plans_of(plan), settings.softening, settings.variation, config.seed, step, rank
+        )
+
+    validation = validation_loader(held_out[: config.validation_frames])
+    fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
 
 
 def fit_in_phases(

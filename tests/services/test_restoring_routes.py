@@ -6,7 +6,7 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from api_toys import black_clip, picture, pixels, ready, refused, short_clip, until, wait
-from pipeline_toys import ToyGenerator, ToyJudges
+from api_toys import ToyGenerator, black_clip, load_toys, picture, pixels, ready, refused, short_clip, until, wait
 from starlette.testclient import TestClient
 
 import services.pipeline.encoders
 import services.pipeline.restorers
 import services.served_restorers
-from datamodules.alignment import SmoothingConfig
 from datamodules.images import read_image
 from datamodules.types import BadInputError
-from datamodules.video import ShotConfig
 from modules.assets import asset_path
-from modules.editing.directions import Direction, EditSet
 from modules.encoders.restoring import RestoringEncoder, Task, copy_of, save_restoring_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, load_frame_encoder, save_frame_encoder
 from modules.model_folder import load_model, weights_sha256
-from modules.perception.detection import DetectionConfig, load_face_finder
 from services.bodies import Body
 from services.engine import Engine
 from services.handling import MODEL_HEADER, State
 from services.jobs import Jobs
 from services.latents import LatentStore
 from services.model_names import COLOURISER, ENLARGER
-from services.pipeline.models import Models
-from services.pipeline.options import PipelineConfig
 from services.pipeline.restorers import load_restorer
 from services.registry.connection import RegistryConfig
 from services.registry.promote import ModelRegistry
@@ -68,17 +61,6 @@ class Made:
             for value in encoder.entry().values():
                 value.add_(0.5 * torch.randn(value.shape))
         return save_restoring_encoder(self.at / name, encoder, self.first, ToyGenerator.sha256, "# Toy\n")
-
-
-def load_toys(params: Params) -> Models:
-    detection = params.section("detection", DetectionConfig)
-    judges = ToyJudges(detection, "alex", "cpu")
-    judges.finder = load_face_finder(detection)
-    config = replace(params.section("pipeline", PipelineConfig), measure_every=10)
-    smoothing, shots = params.section("smoothing", SmoothingConfig), params.section("shots", ShotConfig)
-    edits = EditSet([Direction("age", "years", torch.ones(4, 8), -20.0, 30.0, "toy")])
-    versions = {"stylereel-generator": "toy"}
-    return Models(ToyGenerator(), None, edits, judges, config, smoothing, shots, "cpu", versions)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +125,10 @@ def test_the_shipped_one_answers_and_is_named(client, made, photo) -> None:
     answer = client.post("/v1/colourise", content=picture(photo))
     assert answer.status_code == 200, answer.text
     sha256 = weights_sha256(load_model(made.at / "colouriser").tensors)
-    assert answer.headers[MODEL_HEADER] == f"stylereel-generator/toy, {COLOURISER}/{sha256[:12]}"
+    assert (
+        answer.headers[MODEL_HEADER]
+        == f"stylereel-generator/{ToyGenerator.sha256[:12]}, {COLOURISER}/{sha256[:12]}"
+    )
     assert "another person's" in answer.headers[WARNING_HEADER]
     after = pixels(answer.content)
     assert np.abs(after @ LUMA - photo @ LUMA).max() <= 1.01 and np.ptp(after.astype(int), axis=2).max() > 10
