@@ -202,7 +202,7 @@ def fit_on_mixture(
     show: Show,
     accelerator: str,
 ) -> None:
-    """``fit_in_phases`` on samples and real frames, validated on up to ``validation_frames`` of ``held_out``."""
+    """``fit_in_phases`` on samples and real frames, validated on ``held_out`` ``(N, 3, r, r)`` in [-1, 1]."""
     plan, config = settings.training, settings.trainer
 
     def batches(step: int, rank: int) -> BatchMixture:
@@ -210,7 +210,7 @@ def fit_on_mixture(
             samples, frames, plans_of(plan), settings.softening, settings.variation, config.seed, step, rank
         )
 
-    validation = validation_loader(held_out[: config.validation_frames])
+    validation = validation_loader(held_out)
     fit_in_phases(lit, plan, config, batches, validation, run_folder, logger, show, accelerator)
 
 

@@ -90,6 +90,7 @@ def test_it_comes_nearer_to_frens_answers_and_the_averaged_trunk_is_frens_to_the
         wanted = first(images)[0]
         untaught, taught = (code_loss(net(less)[0], wanted, first.w_basis) for net in (first, trained))
     assert taught < 0.8 * untaught
+    assert not trained.training
     own = trained.entry()
     for name, value in trained.net.state_dict().items():
         assert torch.equal(value, first.state_dict()[name]) != (name in own), name

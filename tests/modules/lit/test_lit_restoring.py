@@ -127,6 +127,12 @@ def test_the_teacher_is_in_no_checkpoint_and_no_average(teacher, generator) -> N
     }
 
 
+def test_the_teacher_goes_where_the_encoder_is(teacher, generator) -> None:
+    parts = PartsWithFrameEncoder(copy.deepcopy(generator), copy.deepcopy(teacher), {})
+    parts.to(torch.device("meta"))
+    assert {p.device.type for p in parts.first.parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize("factors", [(0.5, 4.0), (5.0, 4.0)])
 def test_factors_rise_from_one(factors) -> None:
     with pytest.raises(ValueError, match="factors must rise"):
