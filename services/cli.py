@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from datamodules.disk import is_disk_full
 from datamodules.types import BadInputError
+from services.adaptation_command import adapt
 from services.assets_commands import assets_app, data_app
 from services.console import INTERRUPTED, bars, complain, seconds
 from services.demo.command import demo
@@ -46,6 +47,7 @@ Exit codes: 0 done, 2 bad input, 3 refused by the gate, 4 registry unreachable, 
 app.add_typer(assets_app, name="assets")
 app.add_typer(data_app, name="data")
 app.command()(demo)
+app.command()(adapt)
 app.command()(evaluate)
 app.command()(colourise)
 app.command()(enlarge)
@@ -110,6 +112,15 @@ def edit(
         bool,
         typer.Option(help="Measure on this face what the edits do, and take back what was not asked."),
     ] = True,
+    keep_lips: Annotated[
+        bool, typer.Option("--keep-lips", help="Let the lips go on speaking: 4 s a frame on a CPU.")
+    ] = False,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Let the generator learn this clip's face first: minutes, far nearer.")
+    ] = False,
+    adapted: Annotated[
+        Path | None, typer.Option(help="An adaptation that 'stylereel adapt' made of this person.")
+    ] = None,
     encoder: EncoderFolder = None,
     directions: EditsFolders = None,
     generator: GeneratorSource = None,
@@ -128,18 +139,20 @@ def edit(
 
         stylereel edit clip.mp4 other.mp4 --edit random_identity=1 --seed 7
 
-    Where the reconstruction is poor a warning says so; --refine 50 then helps.
+        stylereel edit clip.mp4 happy.mp4 --edit smile=1 --adapt --keep-lips
+
+    Where the reconstruction is poor a warning says so; --adapt then helps, or --refine 50.
     """
     from modules.editing.directions import parse_edit
     from services.media import edit_file
 
     requests = [parse_edit(text) for text in edits or []]
     chosen_options = {"paste": paste, "region": region, "preview": preview, "seed": seed, "balance": balance}
-    options = _options(face, refine, start, end, **chosen_options)
+    options = _options(face, refine, start, end, adapt=adapt, keep_lips=keep_lips, **chosen_options)
     params = load_params(overrides=set_ or [])
     with bars(quiet) as report:
         chosen = (encoder, None, generator)
-        warnings = edit_file(source, target, requests, params, options, chosen, report, directions or [])
+        warnings = edit_file(source, target, requests, params, options, chosen, report, directions or [], adapted)
     _tell(target, warnings)
 
 

@@ -28,6 +28,7 @@ from services.pipeline.models import (
     SHIPPED_DIRECTIONS,
     SHIPPED_POSE_EDITOR,
     SHIPPED_STYLESPACE,
+    Chosen,
     Models,
     fitting,
     load_edits,
@@ -38,11 +39,9 @@ from services.pipeline.progress import Meter, Report, never
 from services.pipeline.restore import restore_image, restore_video
 from services.pipeline.restorers import load_restoring_models
 from services.pipeline.sidecar import write_sidecar
-from services.pipeline.stream import edit_video, invert_video
+from services.pipeline.stream import check_output, edit_video, invert_video
 from services.settings import Params
 
-Chosen = tuple[Path | None, Path | None, str | None]
-"""Encoder folder, directions folder and generator, where the user names others than the shipped ones."""
 STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 WIDEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".bmp": 65_535}
 """Pixels that a format's pictures can be wide; the others hold more than memory does."""
@@ -58,10 +57,11 @@ def edit_file(
     chosen: Chosen,
     report: Report,
     beside: Sequence[Path] = (),
+    adaptation: Path | None = None,
 ) -> tuple[str, ...]:
     """Edit a video, an image or codes, write the result and its sidecar; returns the warnings.
 
-    ``beside`` are folders of edits that join those of ``chosen``.
+    ``beside`` are folders of edits that join those of ``chosen``; ``adaptation`` is what 'adapt' made.
     Codes give the edited faces alone, as no frame is there to paste them into. Raises ``BadInputError``.
     """
     _check_paths(source, target)
@@ -70,8 +70,14 @@ def edit_file(
         _check_image_output(source, target, options)
     if source.suffix.lower() in CODES:
         _check_codes(source, options)
+    if adaptation is not None and options.adapt:
+        raise BadInputError("--adapt learns the face of this clip, --adapted takes one that was learned: give one")
     models = load_models(params, *chosen, beside)
     models.edits.check(requests)
+    if adaptation is not None:
+        from services.adaptation import with_adaptation  # brings Lightning, which takes seconds
+
+        models = with_adaptation(models, adaptation)
     result: object = {}
     warnings: tuple[str, ...] = ()
     if source.suffix.lower() in CODES:
@@ -90,6 +96,11 @@ def edit_file(
         ]
         result = {"faces": faces, "warnings": warnings}
     else:
+        if options.adapt:
+            from services.adaptation import adapted_models
+
+            check_output(source, target, models, options)
+            models = adapted_models(source, models, options, params, report)
         done = edit_video(source, target, requests, models, options, report)
         result, warnings = done, done.warnings
     write_sidecar(target, source, requests, options, models.versions, models.numbers(), result)
@@ -240,8 +251,14 @@ def _check_paths(source: Path, target: Path) -> None:
 
 
 def _check_still(source: Path, options: EditOptions) -> None:
-    if options.start is not None or options.end is not None or options.preview:
-        raise BadInputError(f"{source.name} is no video; start, end and preview are for videos")
+    if (
+        options.start is not None
+        or options.end is not None
+        or options.preview
+        or options.adapt
+        or options.keep_lips
+    ):
+        raise BadInputError(f"{source.name} is no video; start, end, preview, adapt and keep-lips are for videos")
 
 
 def _check_codes(source: Path, options: EditOptions) -> None:

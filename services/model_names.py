@@ -13,6 +13,7 @@ ENLARGER = "stylereel-enlarger"
 DIRECTIONS = "stylereel-directions"
 STYLESPACE = "stylereel-stylespace"
 GENERATOR = "stylereel-generator"
+ADAPTATION = "stylereel-adaptation"
 NAMES = (
     FRAME_ENCODER,
     VIDEO_ENCODER,
@@ -24,6 +25,7 @@ NAMES = (
     DIRECTIONS,
     STYLESPACE,
     GENERATOR,
+    ADAPTATION,
 )
 """All that a version can be registered under."""
 RESTORERS: Mapping[str, str] = {"colourise": COLOURISER, "enlarge": ENLARGER}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -234,10 +236,6 @@ def fit_in_phases(
     if step >= plan.ends[-1]:
         lit.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
         return
-    checkpoints = ModelCheckpoint(
-        dirpath=run_folder, filename="step", save_last=True, save_top_k=0,
-        every_n_train_steps=config.checkpoint_every, enable_version_counter=False,
-    )  # fmt: skip
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=config.devices,
@@ -250,7 +248,7 @@ def fit_in_phases(
         num_sanity_val_steps=0,
         gradient_clip_val=plan.gradient_clip,
         callbacks=[
-            checkpoints,
+            _checkpoints(run_folder, config.checkpoint_every),
             EMAWeightAveraging(decay=plan.ema_decay, use_buffers=False),
             Reconstructions(show),
         ],
@@ -275,36 +273,71 @@ def fit_steps(
     logger: Logger | bool = False,
     gradient_clip: float | None = None,
     accelerator: str = "auto",
+    after_step: Callable[[int], None] | None = None,
 ) -> None:
     """Train ``lit`` for ``steps``, from the last checkpoint in ``run_folder`` or the start; 0 steps do nothing.
 
     ``batches(first_step)`` gives what is left to train on. A training that is done is read, not repeated.
+    ``after_step`` is told how many steps are done, in the place of Lightning's bar, and may raise to stop.
     """
     last = run_folder / LAST
     step = _step_of(last)
     if step >= steps > 0:
         lit.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
     elif steps:
-        checkpoints = ModelCheckpoint(
-            dirpath=run_folder, filename="step", save_last=True, save_top_k=0,
-            every_n_train_steps=checkpoint_every, enable_version_counter=False,
-        )  # fmt: skip
-        trainer = L.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            max_steps=steps,
-            max_epochs=-1,
-            gradient_clip_val=gradient_clip,
-            callbacks=[checkpoints],
-            logger=logger,
-            log_every_n_steps=10,
-            default_root_dir=run_folder,
-            enable_model_summary=False,
-        )
-        loader = DataLoader(batches(step), batch_size=None)
-        with _interruptible(trainer):
-            trainer.fit(lit, loader, ckpt_path=str(last) if step else None, weights_only=True)
-        trainer.save_checkpoint(last)
+        with _quiet() if after_step else nullcontext():
+            trainer = L.Trainer(
+                accelerator=accelerator,
+                devices=1,
+                max_steps=steps,
+                max_epochs=-1,
+                gradient_clip_val=gradient_clip,
+                callbacks=[
+                    _checkpoints(run_folder, checkpoint_every),
+                    *([_AfterStep(after_step)] if after_step else []),
+                ],
+                logger=logger,
+                log_every_n_steps=10,
+                default_root_dir=run_folder,
+                enable_model_summary=False,
+                enable_progress_bar=after_step is None,
+            )
+            loader = DataLoader(batches(step), batch_size=None)
+            with _interruptible(trainer):
+                trainer.fit(lit, loader, ckpt_path=str(last) if step else None, weights_only=True)
+            trainer.save_checkpoint(last)
+
+
+def _checkpoints(run_folder: Path, every: int) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=run_folder, filename="step", save_last=True, save_top_k=0,
+        every_n_train_steps=every, enable_version_counter=False,
+    )  # fmt: skip
+
+
+class _AfterStep(L.Callback):
+    """Says how far a training is to whoever waits for it."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.tell = tell
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object, **__: object) -> None:
+        """After the optimiser's step."""
+        self.tell(trainer.global_step)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advice, which is for people who write trainings, not for those who wait for one."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -237,13 +237,16 @@ class EditSet(Mapping[str, E], Generic[E]):
         requests: Sequence[EditRequest],
         seed: int = 0,
         resolution: int | None = None,
+        offsets: Tensor | None = None,
     ) -> Tensor:
         """Images ``(N, 3, r, r)`` of the codes under the requests, codes edited first, then styles.
 
+        ``offsets`` ``(N, num_ws, w_dim)`` are added to the edited codes (StylePortraitVideo, eq. 3).
         Raises as ``apply``. Where no edit acts on styles, or all of those at strength 0, this is
         ``generator.synthesize`` of the edited codes, bit for bit.
         """
         moved = self.apply(ws, requests, seed)
+        moved = moved if offsets is None else moved + offsets
         restyling = [r for r in requests if r.strength and self._edits[r.name].in_styles]
         if not restyling:
             return generator.synthesize(moved, resolution=resolution)

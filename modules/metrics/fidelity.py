@@ -1,4 +1,4 @@
-"""How like its target an image is: PSNR, SSIM and LPIPS, as functions per image and as torchmetrics classes.
+"""How like its target an image is: PSNR, SSIM, MS-SSIM, LPIPS, as functions per image and as torchmetrics classes.
 
 All take ``(N, 3, H, W)`` RGB in [-1, 1] twice; values outside are clamped first, as they are when an image is
 written. A mask ``(N, 1, H, W)`` in [0, 1] restricts them to a part, e.g. the face.
@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
 from modules.losses.perceptual import PerceptualLoss
 
@@ -32,6 +35,15 @@ def ssim(images: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     full = full.mean(1, keepdim=True)
     # Windows that reach over the edge see a mirror image; without a mask they are left out (Wang et al. 2004).
     return full[..., 5:-5, 5:-5].mean((1, 2, 3)) if mask is None else _mean(full, mask)
+
+
+def ms_ssim(images: Tensor, target: Tensor) -> Tensor:
+    """Multi-scale structural similarity (Wang et al. 2003, five scales) per image of at least 176 px, ``(N,)``."""
+    images, target = _pair(images, target, None)
+    found: Tensor = multiscale_structural_similarity_index_measure(
+        images, target, data_range=2.0, reduction="none", normalize="relu"
+    )
+    return found
 
 
 @torch.no_grad()

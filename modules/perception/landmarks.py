@@ -20,6 +20,8 @@ _NOSE = (168, 197, 5, 4, 75, 97, 2, 326, 305)
 _EYES = (7, 159, 158, 155, 153, 144, 382, 385, 386, 249, 373, 380)
 _OUTER_LIPS = (61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181)
 _INNER_LIPS = (78, 82, 13, 312, 308, 317, 14, 87)
+_UPPER_EDGE = (191, 80, 81, 82, 13, 312, 311, 310, 415)
+_LOWER_EDGE = (95, 88, 178, 87, 14, 317, 402, 318, 324)
 MESH_TO_68 = (*_JAW, *_BROWS, *_NOSE, *_EYES, *_OUTER_LIPS, *_INNER_LIPS)
 """For each of the 68 points, in dlib's order, the number of the mesh point that lies on it."""
 
@@ -51,6 +53,13 @@ def landmarks_68(points: Tensor) -> Tensor:
     """``(N, 468, 3)`` mesh points to the usual 68: ``(N, 68, 2)`` x, y in the same pixels."""
     _check(points)
     return points[:, list(MESH_TO_68), :2]
+
+
+def lip_gaps(points: Tensor) -> Tensor:
+    """``(N, 9, 2)`` pixels: from the upper to the lower lip's inner edge, one corner to the other."""
+    _check(points)
+    gaps: Tensor = points[:, list(_LOWER_EDGE), :2] - points[:, list(_UPPER_EDGE), :2]
+    return gaps
 
 
 def eye_distance(points: Tensor) -> Tensor:

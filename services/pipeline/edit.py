@@ -141,6 +141,7 @@ def edit_crops(
     size: int,
     applied: Sequence[EditRequest] | None = None,
     sides: Sequence[float] = (),
+    offsets: Tensor | None = None,
 ) -> Iterator[EditedCrop]:
     """Synthesise codes ``(N, num_ws, w_dim)`` before and after the edits, with the masks; one by one in order.
 
@@ -150,6 +151,7 @@ def edit_crops(
     that is really there; one that moves the outline also where the moved one comes to lie. The reconstruction has
     no say: where it is weak, its hair and ears are not where the person's are. A task's edit is the reconstruction
     itself, and what its input has of it stands before; ``sides`` are those of the crops in the input, in pixels.
+    ``offsets`` ``(N, num_ws, w_dim)`` are how far the lips' keeping moves the edited codes.
     """
     moves = requests if applied is None else applied
     step = 1 if models.device == "cpu" else models.config.batch
@@ -161,7 +163,10 @@ def edit_crops(
             before = kept_of(models.task, before, sides[at * step : (at + 1) * step])
             region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
             if not same:
-                after = models.edits.synthesize(models.generator, part, moves, options.seed, size).clamp(-1, 1)
+                moved = None if offsets is None else offsets[at * step : (at + 1) * step]
+                after = models.edits.synthesize(models.generator, part, moves, options.seed, size, moved).clamp(
+                    -1, 1
+                )
                 if head or paste == "replace":
                     region = torch.maximum(region, models.judges.region(after, head))
         # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 SHIPPED_DIRECTIONS = ROOT / "assets" / "directions"
 SHIPPED_STYLESPACE = ROOT / "assets" / "stylespace"
 SHIPPED_POSE_EDITOR = ROOT / "assets" / "pose-editor"
+Chosen = tuple[Path | None, Path | None, str | None]
+"""Encoder folder, directions folder and generator, where the user names others than the shipped ones."""
 PARSED_SIDE = 256
 SECTIONS = ("detection", "parsing", "smoothing", "shots", "pipeline")
 """Of ``params.yaml``: what an output depends on beside ``runtime``, see ``Models.numbers``."""
@@ -165,6 +167,8 @@ class Models:
     """What edits are set right by, where ``encoder`` cannot be asked for single frames; None is ``encoder``."""
     balancing: Balancing | None = None
     """How edits are set right on the face at hand; None leaves them as they are."""
+    adapted: bool = False
+    """Whether the generator has learned the face at hand: the encoder's codes are then taken as they are."""
     task: Task | None = None
     """What ``encoder`` restores, where it is one that does; nothing is edited then, what is lacking is added."""
 

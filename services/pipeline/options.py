@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from datamodules.types import BadInputError
+from modules.editing.expression_dynamics import DynamicsConfig
 from services.pipeline.composite import CompositeConfig
 from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
@@ -76,8 +77,26 @@ class PipelineConfig:
     """How results are encoded."""
     preview: PreviewConfig
     """What a fast look leaves out."""
+    keep_lips: KeepLipsConfig
+    """How edited lips are led back to what they did."""
     warnings: WarningsConfig
     """When a reconstruction counts as poor."""
+
+
+@dataclass(frozen=True)
+class KeepLipsConfig:
+    """Expression dynamics of StylePortraitVideo, section 3.3."""
+
+    judge: Literal["mesh", "fan"]
+    """What sees the lips: MediaPipe's mesh, or FAN's heatmaps, whose weights come by URL."""
+    fan_weights: str
+    """Path of 2DFAN4-11f355bf06.pth.tar; empty is torch's hub cache."""
+    dynamics: dict[str, DynamicsConfig]
+    """By judge, as each has units of its own."""
+    eye_box: tuple[float, float, float, float]
+    """Left, top, right and bottom of the eyes' mask, as shares of the crop's side."""
+    lpips_net: Literal["vgg", "alex"]
+    """Backbone of eq. 4."""
 
 
 MOST_STEPS = 10_000
@@ -108,6 +127,10 @@ class EditOptions:
     """A fast look: fewer frames, a small synthesis, no refinement."""
     balance: bool = True
     """Measure on this face what the edit does, and take back what was not asked; one look takes a rendering."""
+    keep_lips: bool = False
+    """Move the edited codes until the lips do what they did before the expression was edited; slow on a CPU."""
+    adapt: bool = False
+    """Let the generator learn the face of this clip first: takes minutes, and comes far nearer to the person."""
     seed: int = 0
     """Which of many outcomes, where an edit has many: the same seed gives the same one on every frame and clip."""
 
@@ -122,8 +145,12 @@ class EditOptions:
         if self.end is not None and not self.end > (self.start or 0):
             raise BadInputError(f"end must be later than start, got {self.start or 0:g} to {self.end:g} s")
 
-    def steps(self, config: RefineConfig | FollowConfig) -> int:
-        """Steps of refinement that these options ask for, per frame of what ``config`` is for: images or clips."""
+    def steps(self, config: RefineConfig | FollowConfig, adapted: bool = False) -> int:
+        """Steps of refinement that these options ask for, per frame of what ``config`` is for: images or clips.
+
+        An ``adapted`` generator has learned the encoder's codes: they are refined only where that is asked for.
+        """
         if self.preview:
             return 0
-        return config.steps if self.refine is None else self.refine
+        usual = 0 if adapted else config.steps
+        return usual if self.refine is None else self.refine

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.alignment import crop_frame, crop_scale
+from datamodules.alignment import crop_scale
 from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe
@@ -32,7 +34,9 @@ from services.pipeline.edit import (
     way_to_paste,
 )
 from services.pipeline.faces import FaceState
-from services.pipeline.invert import CodesState, advice_of, invert_crops, measure, poor_reconstruction
+from services.pipeline.follow import Follower
+from services.pipeline.invert import advice_of, measure, poor_reconstruction
+from services.pipeline.lips import Track, keep_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
@@ -94,28 +98,30 @@ def edit_video(
     report: Report = silent,
     cancelled: Cancelled = never,
     observe: Callable[[int, Image, Image], None] | None = None,
+    work: Path | None = None,
 ) -> VideoReport:
     """Edit the faces of a clip and write it with its audio; ``target`` appears whole or not at all.
 
     With a task, faces are restored and the frames are those of its canvas. ``observe`` is given the number of each
-    frame, the frame as it was read and the edited frame. Raises ``BadInputError``
+    frame, the frame as it was read and the edited frame. ``work`` is a folder that keeps what is found on the way,
+    so that a stopped call goes on; without it that lies beside ``target`` and is removed. Raises ``BadInputError``
     for clips and requests that cannot be used, and ``CancelledError`` soon after ``cancelled`` says so. What the
     output cannot hold is said before faces are looked for.
     """
     started = time.monotonic()
     models.edits.check(requests)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise BadInputError(f"{target} is the input itself; give the output another name")
-    writer = clip_writer(target, canvas_info(models.task, probe(source)), models.config.video, options)
-    writer.check()
+    writer = check_output(source, target, models, options)
     plan = plan_clip(source, models, options, report, cancelled)
     meter = Meter(models.task or "edit", len(plan.numbers), report, cancelled)
     applied = balanced_in_clip(source, plan, requests, models, options, meter.check)
-    lanes = [
-        Lane(face, plan, requests, models, options, applied=moves)
-        for face, moves in zip(plan.faces, applied, strict=True)
-    ]
-    with writer:
+    with place_for(work, target) as place_of_work, writer:
+        tracks: Sequence[Track | None] = [None] * len(plan.faces)
+        if options.keep_lips and any(request.strength for request in requests):
+            tracks = keep_lips(source, plan, requests, applied, models, options, place_of_work, report, cancelled)
+        lanes = [
+            Lane(face, plan, requests, models, options, applied=moves, track=track)
+            for face, moves, track in zip(plan.faces, applied, tracks, strict=True)
+        ]
         place = 0
         for batch in taken_frames(source, models, options):
             edited = np.stack([canvas_of(models.task, frame) for frame in batch.frames])
@@ -129,6 +135,25 @@ def edit_video(
             meter.advance(len(edited))
     done = _report(plan, lanes, started)
     return replace(done, warnings=(*_lost_bits(plan.info, models.config.video), *done.warnings))
+
+
+@contextmanager
+def place_for(work: Path | None, target: Path) -> Iterator[Path]:
+    """A folder to work in: the one given, which stays, or one beside the target, which goes."""
+    if work is not None:
+        yield work
+        return
+    with TemporaryDirectory(prefix=f".{target.stem}-work-", dir=target.parent) as scratch:
+        yield Path(scratch)
+
+
+def check_output(source: Path, target: Path, models: Models, options: EditOptions) -> VideoWriter:
+    """What writes the edited clip; raises ``BadInputError`` where it could not, before anything is computed."""
+    if target.exists() and source.exists() and target.samefile(source):
+        raise BadInputError(f"{target} is the input itself; give the output another name")
+    writer = clip_writer(target, canvas_info(models.task, probe(source)), models.config.video, options)
+    writer.check()
+    return writer
 
 
 def clip_writer(target: Path, info: ClipInfo, video: VideoConfig, options: EditOptions) -> VideoWriter:
@@ -208,14 +233,17 @@ class Lane:
         options: EditOptions,
         keep_codes: bool = False,
         applied: Sequence[EditRequest] | None = None,
+        track: Track | None = None,
     ) -> None:
         """``keep_codes`` collects the codes of every frame in ``codes``, on the CPU.
 
-        For ``applied`` see ``edit_crops``.
+        For ``applied`` see ``edit_crops``; ``track`` are codes and offsets that were found before.
         """
         self.keep_codes, self.codes = keep_codes, list[Tensor]()
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
-        self.steps = options.steps(models.config.follow)
+        self.track = track
+        steps = options.steps(models.config.follow, models.adapted)
+        self.follower = Follower(face, plan.cuts, models, steps, track.codes if track else None)
         self.idle = models.task is None and changes_nothing(requests, options)
         self.way = way_to_paste(requests, models, options)
         alignment = face.alignment
@@ -223,7 +251,6 @@ class Lane:
         self.size = crop_synthesis_size(seen, alignment.size, models, options)
         self.identity = np.full(len(plan.numbers), np.nan)
         self.landmark_error = np.full(len(plan.numbers), np.nan)
-        self._state = CodesState()
         self._last: EditedCrop | None = None
         self.applied = requests if applied is None else applied
 
@@ -234,36 +261,36 @@ class Lane:
 
         ``place`` is the plan's index of the first frame.
         """
-        for start, stop in self._runs(place, len(frames)):
-            if start in self.plan.cuts:
-                self._state, self._last = CodesState(), None
-            if not self.face.alignment.valid[start]:
-                # What comes back after a gap is looked at afresh; refinement keeps how far it had to go.
-                self._state = replace(self._state, encoder=None)
-                for index in range(start, stop):
+        size = self.face.alignment.size
+        for stretch in self.follower.stretches(frames, place, check):
+            start, seen = stretch.start, stretch.seen
+            if stretch.begins_shot:
+                self._last = None
+            if seen is None:
+                for index in range(start, stretch.stop):
                     if self._last is not None:
                         self._paste(into, index, place, self._last)
                 continue
-            matrices = self.face.alignment.crop_to_frame[start:stop]
-            size = self.face.alignment.size
-            crops = np.stack(
-                [crop_frame(f, m, size) for f, m in zip(frames[start - place :], matrices, strict=False)]
-            )
-            ws, self._state = invert_crops(crops, self.models, self.steps, self._state, check)
             if self.keep_codes:
-                self.codes.append(ws.cpu())
+                self.codes.append(seen.ws.cpu())
             shown = []
-            targets = to_tensor(crops, self.models.device)
-            sides = (crop_scale(matrices) * size).tolist()
+            targets = to_tensor(seen.crops, self.models.device)
+            sides = (crop_scale(self.face.alignment.crop_to_frame[start : stretch.stop]) * size).tolist()
+            offsets = self._offsets(seen.row, len(seen.ws))
             edited = edit_crops(
-                ws, targets, self.requests, self.models, self.options, self.size, self.applied, sides
+                seen.ws, targets, self.requests, self.models, self.options, self.size, self.applied, sides, offsets
             )
             for index, crop in enumerate(edited, start):
                 check()
                 shown.append(cv2.resize(crop.reconstruction, (size, size), interpolation=cv2.INTER_AREA))
                 self._last = crop
                 self._paste(into, index, place, crop)
-            self._measure(start, crops, np.stack(shown))
+            self._measure(start, seen.crops, np.stack(shown))
+
+    def _offsets(self, row: int, count: int) -> Tensor | None:
+        if self.track is None:
+            return None
+        return torch.from_numpy(self.track.offsets.read(row, row + count)).to(self.models.device)
 
     def report(self) -> FaceReport:
         """What happened in each frame."""
@@ -292,15 +319,6 @@ class Lane:
         config = self.models.config.warnings
         advice = advice_of(self.models)
         return poor_reconstruction(self.identity, self.landmark_error, config, self.plan.numbers, advice)
-
-    def _runs(self, place: int, count: int) -> list[tuple[int, int]]:
-        """Stretches of frames inside one shot that all have the face, or all do not."""
-        valid = self.face.alignment.valid
-        edges = [place]
-        for index in range(place + 1, place + count):
-            if valid[index] != valid[index - 1] or index in self.plan.cuts:
-                edges.append(index)
-        return list(zip(edges, [*edges[1:], place + count], strict=True))
 
     def _paste(self, into: NDArray[np.uint8], index: int, place: int, crop: EditedCrop) -> None:
         weight = float(self.face.presence.weight[index])

@@ -56,6 +56,7 @@ def test_an_error_does_not_wait_for_the_web_framework() -> None:
 MODELS = ["register", "promote", "rollback", "status", "history"]
 COMMANDS = [
     "edit",
+    "adapt",
     "invert",
     "edits",
     "colourise",
@@ -295,3 +296,34 @@ def test_a_full_disk_is_one_line(shell, monkeypatch, capsys, tmp_path, picture, 
     assert shell(["edit", str(picture), str(tmp_path / "out.png"), "--edit", "age=5", "-q"]) == 2
     assert capsys.readouterr().err.startswith("stylereel: the disk is full: free some space")
     assert not list(tmp_path.iterdir())
+
+
+def test_adapting_to_what_cannot_be_learned_from(tmp_path, picture, clip, capsys) -> None:
+    text = tmp_path / "letter.mp4"
+    text.write_text("no video")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("mine")
+    for arguments, said in (
+        (["nothing.mp4", "out"], "does not exist"),
+        ([str(text), str(tmp_path / "out")], "letter.mp4"),
+        ([str(clip), str(tmp_path / "mine")], "is there and no model folder"),
+        ([str(clip), str(tmp_path / "out"), "--expires", "soon"], "a day like 2027-12-31"),
+        ([str(clip), str(tmp_path / "out"), "--from", str(tmp_path / "none")], "is not a model folder"),
+        ([str(clip), str(tmp_path / "out"), "--face", "all"], "an adaptation is of one face"),
+    ):
+        assert run(["adapt", *arguments]) == 2, arguments
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1, error
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_image_has_no_lips_to_keep_and_nothing_to_adapt_to(shell, tmp_path, picture, capsys) -> None:
+    for option in ("--adapt", "--keep-lips"):
+        assert shell(["edit", str(picture), str(tmp_path / "out.png"), "-e", "age=5", option]) == 2
+        assert "adapt and keep-lips are for videos" in capsys.readouterr().err
+
+
+def test_an_adaptation_is_learned_or_given(shell, tmp_path, clip, capsys) -> None:
+    both = ["--adapt", "--adapted", str(tmp_path / "anna")]
+    assert shell(["edit", str(clip), str(tmp_path / "out.mp4"), "-e", "age=5", *both]) == 2
+    assert "give one" in capsys.readouterr().err

@@ -1,0 +1,64 @@
+"""Table 1 of StylePortraitVideo on persons not trained on: encoder, refinement, adaptation; and edits after it.
+
+python benchmarks/adaptation.py [--iterations 100 1000] [--frames 60]
+
+One clip of each test person; 9 minutes each on two cores with 1,000 iterations. Finished clips are kept in
+``runtime.state``, and the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from datamodules.clips import read_prepared
+from services.adaptation import AdaptationSettings
+from services.adaptation_evaluation import TableSettings, as_markdown, kept_table, table_of_clip
+from services.direction_settings import DirectionSettings
+from services.evaluation_frames import consecutive_frames
+from services.pipeline.models import load_models
+from services.places import CLIPS
+from services.settings import load_params
+
+EDITS = {"age": (-10.0, 10.0, 20.0), "smile": (-1.0, 1.0)}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--iterations", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--frames", type=int, default=60, help="Consecutive frames of each clip.")
+    arguments = parser.parse_args()
+    params = load_params()
+    models = load_models(params)
+    settings = params.section("adaptation", AdaptationSettings)
+    table = TableSettings(tuple(sorted(arguments.iterations)), 10, 25, EDITS, 6)
+    stretches = consecutive_frames(read_prepared(CLIPS), arguments.frames, 20)
+    first_of = {stretch.people[0]: stretch for stretch in reversed(stretches)}
+    about = json.dumps(
+        [stretches[0].data_hash, models.versions, dataclasses.asdict(settings), dataclasses.asdict(table)]
+    )
+    folder = params.runtime.state / f"adaptation-table-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
+    clips = []
+    for person, frames in sorted(first_of.items()):
+        clips.append(
+            kept_table(
+                folder / f"{person}.json",
+                lambda frames=frames: table_of_clip(
+                    frames, models, settings, table, models.judges.attributes,
+                    lambda line: print(line, file=sys.stderr, flush=True),
+                ),
+            )
+        )  # fmt: skip
+    directions = params.section("directions", DirectionSettings)
+    print("\n".join(as_markdown(clips, {name: directions.edits[name].per_unit for name in EDITS})))
+
+
+if __name__ == "__main__":
+    main()

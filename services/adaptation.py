@@ -1,0 +1,405 @@
+"""A generator adapted to the face of a clip (StylePortraitVideo, section 3.2): from the file to a model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Literal, cast
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.alignment import crop_frame
+from datamodules.coded_frames import CodedFrames
+from datamodules.disk import write_whole
+from datamodules.rows import Rows
+from datamodules.shards import to_tensor
+from datamodules.types import BadInputError
+from datamodules.video import probe
+from modules.generators.adaptation import Adaptation, adapted, load_adaptation, save_adaptation
+from modules.generators.protocol import Generator
+from modules.lit.video_adaptation import LitVideoAdaptation, VideoAdaptationTraining
+from modules.losses.perceptual import load_lpips
+from modules.model_folder import require_replaceable
+from services.adaptation_card import adaptation_card
+from services.model_names import ADAPTATION
+from services.pipeline.composite import resized_transform
+from services.pipeline.edit import crop_synthesis_size
+from services.pipeline.follow import Follower
+from services.pipeline.invert import measure
+from services.pipeline.models import Chosen, Models, load_models
+from services.pipeline.options import EditOptions
+from services.pipeline.plan import FacePlan, plan_clip, taken_frames
+from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.sidecar import file_sha256
+from services.settings import Params
+from services.training import fit_steps
+
+log = logging.getLogger("stylereel.adaptation")
+
+_UNFINISHED = ".unfinished"
+"""Ends the names of folders in which an adaptation is under way."""
+COLLECTED = "collected.json"
+"""Says that codes and crops of a work folder are whole, and what they are."""
+
+
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """Section ``adaptation``."""
+
+    iterations: int
+    """Steps of Adam; a person's later clips need few (``start_from``)."""
+    batch_size: int
+    """Frames per step; halved, and said so, where the memory does not hold them."""
+    frames: int
+    """Frames of the clip that are learned from, at most, spread over it."""
+    training: VideoAdaptationTraining
+    """Losses and learning rate."""
+    lpips_net: Literal["vgg", "alex"]
+    """Backbone of LPIPS; a step with vgg takes twice as long."""
+    checkpoint_every: int
+    """Steps between checkpoints, which a killed adaptation goes on from."""
+    measured: int
+    """Frames on which before and after are compared."""
+    keep: int
+    """How many adaptations ``edit --adapt`` leaves for the next edit of the same clip."""
+    seed: int
+    """Of the order of the frames."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whose face it is, and what that person agreed to."""
+
+    name: str = ""
+    """What the registry calls the person; empty for an adaptation that is not registered."""
+    consent: str = ""
+    """Where the consent is kept, e.g. a document's number."""
+    expires: str = ""
+    """Day until which it holds, ``YYYY-MM-DD``; after it the adaptation is refused. Empty: for ever."""
+
+    def __post_init__(self) -> None:
+        if self.expires:
+            try:
+                date.fromisoformat(self.expires)
+            except ValueError:
+                raise BadInputError(f"expires must be a day like 2027-12-31, got {self.expires[:40]!r}") from None
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Frames of one face on disk, with the codes that the encoder gives for them."""
+
+    codes: Rows[np.float32]
+    crops: Rows[np.uint8]
+    size: int
+    """Side of the crops: that at which the face is synthesised."""
+
+
+@dataclass(frozen=True)
+class AdaptationReport:
+    """What was learned."""
+
+    frames: int
+    """Frames learned from."""
+    size: int
+    """Their side in pixels."""
+    iterations: int
+    """Steps that were made."""
+    seconds: float
+    """Time that it took."""
+    before: dict[str, float]
+    """Mean ``psnr`` (dB), ``identity`` and ``landmark_error`` (%) of what the generator made before."""
+    after: dict[str, float]
+    """The same of the adapted one."""
+    warnings: tuple[str, ...]
+    """One line each."""
+
+
+def adapt_clip(
+    source: Path,
+    folder: Path,
+    models: Models,
+    options: EditOptions,
+    settings: AdaptationSettings,
+    work: Path,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+    start_from: Adaptation | None = None,
+    subject: Subject | None = None,
+) -> AdaptationReport:
+    """Adapt the generator to the face that ``options`` choose, and write the difference as a model folder.
+
+    ``work`` keeps frames and checkpoints: called again with it after having been killed, the adaptation goes on.
+    ``start_from`` is an earlier adaptation of the same person (section 4.3). Raises ``BadInputError`` for a clip
+    that cannot be used, and ``CancelledError`` soon after ``cancelled`` says so.
+    """
+    require_replaceable(folder)
+    started = time.monotonic()
+    work.mkdir(parents=True, exist_ok=True)
+    collected = collect(source, models, options, settings.frames, work, report, cancelled)
+    start = adapted(models.generator, start_from.difference) if start_from else models.generator
+    lit = LitVideoAdaptation(
+        models.generator, settings.training, load_lpips(settings.lpips_net, models.device), settings.seed, start
+    )
+    warnings = _fit(lit, collected, settings, models.device, work, report, cancelled)
+    moved = cast(Generator, lit.generator.eval().requires_grad_(False).to(models.device))
+    before = _measured(start, collected, models, settings.measured)
+    after = _measured(moved, collected, models, settings.measured)
+    steps = settings.iterations if lit.stopped_at is None else lit.stopped_at
+    done = AdaptationReport(
+        len(collected.codes), collected.size, steps, time.monotonic() - started, before, after, warnings
+    )
+    extra = {
+        "subject": dataclasses.asdict(subject or Subject()),
+        "source": {"name": source.name, "sha256": file_sha256(source)},
+        "models": models.versions,
+        "start_from": start_from.sha256 if start_from else None,
+        "settings": dataclasses.asdict(settings),
+        "report": dataclasses.asdict(done),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    card = adaptation_card(extra, models.generator.sha256)
+    save_adaptation(folder, lit.difference(), models.generator.sha256, card, extra)
+    shutil.rmtree(work)
+    return done
+
+
+def collect(
+    source: Path,
+    models: Models,
+    options: EditOptions,
+    most: int,
+    work: Path,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> Collected:
+    """Crops of the chosen face at the size it is synthesised at, and the encoder's codes, in files of ``work``.
+
+    At most ``most`` frames, spread over all that show the face. What an earlier call left whole is taken as it is.
+    """
+    if options.face == "all":
+        raise BadInputError("an adaptation is of one face; choose 'largest' or a number from the left, from 0")
+    known = _known(work, models)
+    if known is not None:
+        return known
+    plan = plan_clip(source, models, options, report, cancelled)
+    face = plan.faces[0]
+    alignment = face.alignment
+    size = crop_synthesis_size(alignment.crop_to_frame[alignment.valid], alignment.size, models, options)
+    found = _files(work, models, size)
+    for rows in (found.codes, found.crops):
+        rows.path.unlink(missing_ok=True)
+    chosen = _spread(face, most)
+    follower = Follower(face, plan.cuts, models, steps=0)
+    meter = Meter("encode", len(plan.numbers), report, cancelled)
+    place = 0
+    for batch in taken_frames(source, models, options):
+        for stretch in follower.stretches(batch.frames, place, meter.check):
+            if stretch.seen is None:
+                continue
+            for offset, index in enumerate(range(stretch.start, stretch.stop)):
+                if index in chosen:
+                    matrix = resized_transform(alignment.crop_to_frame[index], alignment.size, size)
+                    found.crops.append(crop_frame(batch.frames[index - place], matrix, size)[None])
+                    found.codes.append(stretch.seen.ws[offset : offset + 1].float().cpu().numpy())
+        place += len(batch.frames)
+        meter.advance(len(batch.frames))
+    write_whole(work / COLLECTED, json.dumps({"size": size, "frames": len(found.codes)}))
+    return found
+
+
+def with_adaptation(models: Models, folder: Path) -> Models:
+    """The same models with the generator adapted as a folder says.
+
+    Raises ``BadInputError`` for an adaptation of another base or one whose consent has run out.
+    """
+    adaptation = load_adaptation(folder, models.generator.sha256)
+    said = adaptation.config.get("subject")
+    until = str(said.get("expires", "")) if isinstance(said, dict) else ""
+    if until and date.fromisoformat(until) < datetime.now(UTC).date():
+        raise BadInputError(f"the consent for {folder.name} ran out on {until}; ask for it anew, or delete it")
+    return dataclasses.replace(
+        models,
+        generator=adapted(models.generator, adaptation.difference),
+        versions={**models.versions, ADAPTATION: adaptation.sha256},
+        adapted=True,
+    )
+
+
+def _fit(
+    lit: LitVideoAdaptation,
+    collected: Collected,
+    settings: AdaptationSettings,
+    device: str,
+    work: Path,
+    report: Report,
+    cancelled: Cancelled,
+) -> tuple[str, ...]:
+    """Train; returns what is to be said of it."""
+    meter = Meter("adapt", settings.iterations, report, cancelled)
+
+    def tell(step: int) -> None:
+        meter.advance(step - meter.done)
+
+    batch_size, said = settings.batch_size, list[str]()
+    while True:
+        try:
+            fit_steps(
+                lit,
+                settings.iterations,
+                _batches(collected, batch_size, settings),
+                settings.checkpoint_every,
+                work / "run",
+                accelerator="gpu" if device == "cuda" else "cpu",
+                after_step=tell,
+            )
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if batch_size == 1:
+                raise BadInputError(
+                    f"the memory does not hold one frame of {collected.size} px with gradients; "
+                    "leave the larger of pipeline.sizes out",
+                    507,
+                ) from error
+            batch_size //= 2
+            said.append(f"out of memory: went on with {batch_size} frames per step")
+            log.warning("adaptation: %s", said[-1])
+            continue
+        break
+    if lit.stopped_at is not None:
+        said.append(
+            f"the loss was no number after {lit.stopped_at} of {settings.iterations} steps; what was learned "
+            "until then is kept; a smaller adaptation.training.learning_rate may go on"
+        )
+    return tuple(said)
+
+
+def _batches(collected: Collected, batch_size: int, settings: AdaptationSettings) -> Callable[[int], CodedFrames]:
+    def left(first: int) -> CodedFrames:
+        return CodedFrames(collected.codes, collected.crops, batch_size, settings.iterations, settings.seed, first)
+
+    return left
+
+
+def _measured(generator: Generator, collected: Collected, models: Models, most: int) -> dict[str, float]:
+    """Means over frames that are spread over the collected ones, at the size that crops are compared at."""
+    side, count = models.config.crop_size, len(collected.codes)
+    rows = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()
+    found: list[dict[str, NDArray[np.float64]]] = []
+    for row in rows:
+        crop = cv2.resize(collected.crops.read(row, row + 1)[0], (side, side), interpolation=cv2.INTER_AREA)
+        ws = torch.from_numpy(collected.codes.read(row, row + 1)).to(models.device)
+        with torch.no_grad():
+            shown = generator.synthesize(ws, resolution=side).clamp(-1, 1)
+        found.append(measure(to_tensor(np.asarray(crop, np.uint8)[None], models.device), shown, models))
+    return {name: round(float(np.mean([one[name] for one in found])), 4) for name in found[0]}
+
+
+def _known(work: Path, models: Models) -> Collected | None:
+    try:
+        said = json.loads((work / COLLECTED).read_text())
+        found = _files(work, models, int(said["size"]))
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if len(found.codes) == len(found.crops) == said["frames"] else None
+
+
+def _files(work: Path, models: Models, size: int) -> Collected:
+    generator = models.generator
+    return Collected(
+        Rows(work / "codes", (generator.num_ws, generator.w_dim), np.float32),
+        Rows(work / "crops", (size, size, 3), np.uint8),
+        size,
+    )
+
+
+def _spread(face: FacePlan, most: int) -> frozenset[int]:
+    seen = np.flatnonzero(face.alignment.valid)
+    places = np.linspace(0, len(seen) - 1, min(most, len(seen))).round().astype(int)
+    return frozenset(int(seen[place]) for place in places)
+
+
+def adapt_file(
+    source: Path,
+    folder: Path,
+    params: Params,
+    options: EditOptions,
+    chosen: Chosen,
+    report: Report = silent,
+    start_from: Path | None = None,
+    subject: Subject | None = None,
+) -> AdaptationReport:
+    """``adapt_clip`` of a file for the shell; what a stopped call had done lies in ``runtime.state``."""
+    if not source.is_file():
+        raise BadInputError(f"{source} {'is not a file' if source.exists() else 'does not exist'}; check the name")
+    require_replaceable(folder)
+    probe(source)
+    settings = params.section("adaptation", AdaptationSettings)
+    models = load_models(params, *chosen)
+    earlier = load_adaptation(start_from, models.generator.sha256) if start_from else None
+    work = _work(source, models, options, settings, params, earlier)
+    return adapt_clip(source, folder, models, options, settings, work, report, start_from=earlier, subject=subject)
+
+
+def adapted_models(
+    source: Path,
+    models: Models,
+    options: EditOptions,
+    params: Params,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> Models:
+    """The models with a generator that learned the face of this clip, now or in an earlier call for the same one.
+
+    The last ``adaptation.keep`` adaptations stay in ``runtime.state``.
+    """
+    settings = params.section("adaptation", AdaptationSettings)
+    work = _work(source, models, options, settings, params, None)
+    folder = work.with_name(work.name.removesuffix(_UNFINISHED))
+    if not folder.is_dir():
+        adapt_clip(source, folder, models, options, settings, work, report, cancelled)
+    os.utime(folder)
+    _forget(folder.parent, settings.keep)
+    return with_adaptation(models, folder)
+
+
+def _work(
+    source: Path,
+    models: Models,
+    options: EditOptions,
+    settings: AdaptationSettings,
+    params: Params,
+    earlier: Adaptation | None,
+) -> Path:
+    """A folder of its own for each clip, face, section, set of models and of numbers: the same, goes on."""
+    about = {
+        "source": file_sha256(source),
+        "face": [options.face, options.start, options.end, options.preview],
+        "models": models.versions,
+        "numbers": models.numbers(),
+        "settings": dataclasses.asdict(settings),
+        "from": earlier.sha256 if earlier else None,
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    return params.runtime.state / "adaptations" / (key + _UNFINISHED)
+
+
+def _forget(folder: Path, keep: int) -> None:
+    """Remove all adaptations but the ``keep`` that were last used, and what was left unfinished for a week."""
+    entries = [(path.stat().st_mtime, path) for path in folder.iterdir() if path.is_dir()]
+    done = sorted((entry for entry in entries if entry[1].suffix != _UNFINISHED), reverse=True)
+    old = time.time() - 7 * 86_400
+    left = [path for changed, path in entries if path.suffix == _UNFINISHED and changed < old]
+    for path in [*(path for _, path in done[keep:]), *left]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,70 @@
+"""``stylereel adapt``: the options of the shell; what they start lies in ``services.adaptation``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.console import bars, seconds
+from services.settings import load_params
+
+
+def adapt(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A video.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the adaptation goes: a model folder.")],
+    iterations: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Steps; adaptation.iterations of params.yaml without.")
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--from", help="An earlier adaptation of this person; 10 iterations then do much."),
+    ] = None,
+    subject: Annotated[str, typer.Option(help="Who it is.")] = "",
+    consent: Annotated[str, typer.Option(help="Where that person's consent is kept.")] = "",
+    expires: Annotated[
+        str, typer.Option(help="Day until which it holds, e.g. 2027-12-31; refused after it.")
+    ] = "",
+    start: Annotated[str | None, typer.Option(help="Where to begin, e.g. 2s or 1:30.")] = None,
+    end: Annotated[str | None, typer.Option(help="Where to end.")] = None,
+    face: Annotated[str, typer.Option(help="largest, or a number that counts from the left, from 0.")] = "largest",
+    encoder: Annotated[
+        Path | None, typer.Option(help="frame, video, a model folder, or a pSp, e4e or ReStyle checkpoint.")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="A model folder (see 'stylereel import') or a checkpoint.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+) -> None:
+    """Let the generator learn the face of a clip, for edits that are far nearer to the person.
+
+    Examples:
+
+        stylereel adapt interview.mp4 anna --subject anna --consent "form 17" --expires 2027-12-31
+
+        stylereel adapt second.mp4 anna-2 --from anna --iterations 10
+
+        stylereel edit interview.mp4 older.mp4 --adapted anna --edit age=+20
+
+    Stopped, it goes on where it was. 'stylereel edit --adapt' does the same for one clip in one go.
+    """
+    from services.adaptation import Subject, adapt_file
+    from services.pipeline.options import EditOptions
+
+    options = EditOptions(face=face, start=seconds(start), end=seconds(end))
+    more = [f"adaptation.iterations={iterations}"] if iterations is not None else []
+    params = load_params(overrides=[*(set_ or []), *more])
+    about = Subject(subject, consent, expires)
+    with bars(quiet) as report:
+        done = adapt_file(source, folder, params, options, (encoder, None, generator), report, start_from, about)
+    for name, value in done.after.items():
+        print(f"{name:>16} {done.before[name]:.3f} -> {value:.3f}")
+    for line in done.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    print(folder)

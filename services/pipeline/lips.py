@@ -1,0 +1,201 @@
+"""Clips whose lips go on speaking under an edit (StylePortraitVideo, 3.3 and 4.2), in passes over the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.disk import write_whole
+from datamodules.rows import Rows
+from modules.editing.directions import EditRequest
+from modules.editing.expression_dynamics import Eyes, Lips, window_offsets, windows
+from modules.losses.perceptual import load_lpips
+from modules.perception.fan import load_fan
+from modules.perception.landmarks import eye_distance, lip_gaps
+from services.pipeline.balance import Requests, balanced_in_clip
+from services.pipeline.follow import Follower
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+from services.pipeline.plan import ClipPlan, taken_frames
+from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+
+EXPRESSIONS = ("smile", "mouth_open", "eyes_open", "surprise", "anger")
+"""Edits of the expression by name, beside those that begin with ``expression.``."""
+_INNER_LIPS = slice(60, 68)
+"""Of the usual 68 points."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """What is known of one face in all frames that show it, in order."""
+
+    codes: Rows[np.float32]
+    """``(N, num_ws, w_dim)``."""
+    offsets: Rows[np.float32]
+    """The same: how far the edited codes are to be moved."""
+
+
+def before_expression(requests: Sequence[EditRequest]) -> Requests:
+    """The edits that come before the first one of the expression: what eq. 3 compares with (section 4.2).
+
+    Where none is of the expression it is the face as it was.
+    """
+    some = any(is_expression(request.name) for request in requests)
+    return tuple(takewhile(lambda request: not is_expression(request.name), requests)) if some else ()
+
+
+def is_expression(name: str) -> bool:
+    """Whether an edit is one of the expression."""
+    return name in EXPRESSIONS or name.startswith("expression.")
+
+
+def keep_lips(
+    source: Path,
+    plan: ClipPlan,
+    requests: Sequence[EditRequest],
+    applied: Sequence[Requests],
+    models: Models,
+    options: EditOptions,
+    work: Path,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> list[Track]:
+    """For each face of the plan its codes, and the offsets under which the edited lips do what they did.
+
+    ``applied`` is how each face is edited. Everything lies in files of ``work``: called again with it, the work
+    goes on where it was stopped. Memory does not grow with the clip.
+    """
+    tracks = _encode(source, plan, models, options, work, report, cancelled)
+    earlier = before_expression(requests)
+    check = Meter("keep lips", 0, report, cancelled).check
+    # What stands before the expression is set right on the face by itself.
+    standing = balanced_in_clip(source, plan, earlier, models, options, check) if earlier else [()] * len(tracks)
+    config = models.config.keep_lips.dynamics[models.config.keep_lips.judge]
+    lips, eyes = _judges(models)
+    jobs = []
+    for face, track, edited, before in zip(plan.faces, tracks, applied, standing, strict=True):
+        seen = np.flatnonzero(face.alignment.valid)
+        breaks = np.flatnonzero(np.diff(seen) > 1) + 1
+        begins = {0, *breaks.tolist(), *np.searchsorted(seen, plan.cuts).tolist()}
+        jobs += [
+            (track, edited, before, first in begins, (first, kept, last))
+            for first, kept, last in windows(len(seen), sorted(begins), config)
+        ]
+    meter = Meter("keep lips", sum(window[2] - window[0] for *_, window in jobs), report, cancelled)
+    for track, edited, before, begins_anew, (first, kept, last) in jobs:
+        if len(track.offsets) < kept:
+            track.offsets.cut(first)
+            ws = torch.from_numpy(track.codes.read(first, last)).to(models.device)
+            previous = None if begins_anew else torch.from_numpy(track.offsets.read(first - 1, first)[0]).to(ws)
+            found = _window(ws, previous, edited, before, models, options, lips, eyes, meter.check)
+            track.offsets.append(found[: kept - first].cpu().numpy())
+        meter.advance(last - first)
+    return tracks
+
+
+def _window(
+    ws: Tensor,
+    previous: Tensor | None,
+    edited: Requests,
+    before: Requests,
+    models: Models,
+    options: EditOptions,
+    lips: Callable[[Tensor], Lips],
+    eyes: Eyes,
+    check: Callable[[], None],
+) -> Tensor:
+    """The offsets of a few frames; see ``window_offsets``."""
+    side = models.config.crop_size
+
+    def shown(codes: Tensor, requests: Requests, offsets: Tensor | None) -> Tensor:
+        image = models.edits.synthesize(models.generator, codes, requests, options.seed, side, offsets)
+        return image.float().clamp(-1, 1)
+
+    with torch.inference_mode(False):
+        with torch.no_grad():
+            unedited = torch.cat([shown(one, before, None) for one in torch.split(ws, 1)])
+            seen = lips(unedited)
+            wanted = seen(unedited)
+        start = torch.zeros_like(ws) if previous is None else previous.expand_as(ws)
+        config = models.config.keep_lips
+        return window_offsets(
+            start,
+            lambda frames, offsets: shown(ws[frames], edited, offsets),
+            wanted,
+            seen,
+            eyes,
+            config.dynamics[config.judge],
+            previous,
+            check,
+            1 if models.device == "cpu" else models.config.batch,
+            _rows(models, config.dynamics[config.judge].resolution),
+        )
+
+
+def _rows(models: Models, resolution: int) -> Tensor:
+    """``(num_ws,)``: 1 for the rows that no layer above ``resolution`` reads."""
+    rows = torch.ones(models.generator.num_ws, device=models.device)
+    for layer in models.generator.layers:
+        if layer.resolution > resolution:
+            rows[layer.ws_index] = 0
+    return rows
+
+
+def _judges(models: Models) -> tuple[Callable[[Tensor], Lips], Eyes]:
+    """What says where the lips are, for the faces in given pictures, and what the eyes are."""
+    config = models.config.keep_lips
+    eyes = Eyes(load_lpips(config.lpips_net, models.device), config.eye_box)
+    if config.judge == "fan":
+        fan = load_fan(Path(config.fan_weights) if config.fan_weights else None, models.device)
+        return lambda _: lambda images: fan.heatmaps(images)[:, _INNER_LIPS].flatten(2), eyes
+    mesh = models.judges.mesh
+
+    def of_faces(faces: Tensor) -> Lips:
+        unit = eye_distance(mesh(faces).points).mean()
+        return lambda images: lip_gaps(mesh(images).points) / unit
+
+    return of_faces, eyes
+
+
+def _encode(
+    source: Path,
+    plan: ClipPlan,
+    models: Models,
+    options: EditOptions,
+    work: Path,
+    report: Report,
+    cancelled: Cancelled,
+) -> list[Track]:
+    """The codes of all faces in files; those that an earlier call left whole are taken as they are."""
+    work.mkdir(parents=True, exist_ok=True)
+    shape = models.generator.num_ws, models.generator.w_dim
+    tracks = [
+        Track(Rows(work / f"codes-{n}", shape, np.float32), Rows(work / f"offsets-{n}", shape, np.float32))
+        for n in range(len(plan.faces))
+    ]
+    whole = work / "encoded.json"
+    if whole.is_file():
+        return tracks
+    for track in tracks:
+        track.codes.path.unlink(missing_ok=True)
+        track.offsets.path.unlink(missing_ok=True)
+    steps = options.steps(models.config.follow, models.adapted)
+    followers = [Follower(face, plan.cuts, models, steps) for face in plan.faces]
+    meter = Meter("encode", len(plan.numbers), report, cancelled)
+    place = 0
+    for batch in taken_frames(source, models, options):
+        for follower, track in zip(followers, tracks, strict=True):
+            for stretch in follower.stretches(batch.frames, place, meter.check):
+                if stretch.seen is not None:
+                    track.codes.append(stretch.seen.ws.float().cpu().numpy())
+        place += len(batch.frames)
+        meter.advance(len(batch.frames))
+    write_whole(whole, json.dumps({"rows": [len(track.codes) for track in tracks]}))
+    return tracks

@@ -1,0 +1,147 @@
+"""Eqs. 3 to 7 of StylePortraitVideo in a world where the lips are a linear function of the codes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from modules.editing.expression_dynamics import (
+    DynamicsConfig,
+    Eyes,
+    lip_distance,
+    regularity,
+    unsteadiness,
+    window_offsets,
+    windows,
+)
+from modules.losses.perceptual import PerceptualLoss, load_lpips
+
+ROWS, WIDTH, SIDE = 3, 4, 96
+CONFIG = DynamicsConfig(150, 0.05, 6, 2, 1.0, 0.0, 0.0, 0.0, 1024)
+random = torch.Generator().manual_seed(3)
+BASIS = torch.randn(ROWS * WIDTH, 3 * SIDE * SIDE, generator=random) * 0.05
+LIPS = torch.randn(3 * SIDE * SIDE, 6, generator=random) * 0.02
+
+
+@pytest.fixture(scope="module")
+def perceptual() -> PerceptualLoss:
+    return load_lpips("alex")
+
+
+@pytest.fixture(scope="module")
+def eyes(perceptual: PerceptualLoss) -> Eyes:
+    return Eyes(perceptual, (0.25, 0.25, 0.75, 0.75))
+
+
+def show(ws: Tensor) -> Tensor:
+    return (ws.flatten(1) @ BASIS).view(-1, 3, SIDE, SIDE)
+
+
+def lips(images: Tensor) -> Tensor:
+    return (images.flatten(1) @ LIPS).view(-1, 3, 2)
+
+
+def edited(frames: int = 5) -> Tensor:
+    return torch.randn(frames, ROWS, WIDTH, generator=torch.Generator().manual_seed(frames))
+
+
+def offsets(config: DynamicsConfig, eyes: Eyes, wanted: Tensor, ws: Tensor, **more: Tensor | None) -> Tensor:
+    def render(frames: slice, moved: Tensor) -> Tensor:
+        return show(ws[frames] + moved)
+
+    return window_offsets(torch.zeros_like(ws), render, wanted, lips, eyes, config, **more)  # type: ignore[arg-type]
+
+
+def test_lips_come_to_where_they_were(eyes: Eyes) -> None:
+    ws, wanted = edited(), lips(show(edited() * 0.5))
+    before = lip_distance(lips(show(ws)), wanted).mean()
+    after = lip_distance(lips(show(ws + offsets(CONFIG, eyes, wanted, ws))), wanted).mean()
+    assert after < 0.1 * before
+
+
+def test_batches_of_any_size_give_the_same(eyes: Eyes) -> None:
+    ws, wanted = edited(), lips(show(edited() * 0.5))
+    few = replace(CONFIG, iterations=5, eye_weight=2.0, reg_weight=0.1, temp_weight=0.1)
+    one, two = (offsets(few, eyes, wanted, ws, batch=batch) for batch in (1, 2))  # type: ignore[arg-type]
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_each_term_holds_what_it_is_for(eyes: Eyes) -> None:
+    ws, wanted = edited(), lips(show(edited() * 0.5))
+    free = offsets(CONFIG, eyes, wanted, ws)
+    small = offsets(replace(CONFIG, reg_weight=0.3), eyes, wanted, ws)
+    calm = offsets(replace(CONFIG, temp_weight=1.0), eyes, wanted, ws)
+    seen = offsets(replace(CONFIG, eye_weight=30.0), eyes, wanted, ws)
+    assert regularity(small) < 0.9 * regularity(free)
+    assert unsteadiness(calm) < 0.8 * unsteadiness(free)
+    plain = eyes.features(show(ws))
+    assert eyes(show(ws + seen), plain).mean() < 0.7 * eyes(show(ws + free), plain).mean()
+
+
+def test_rows_that_may_not_move_stay_and_the_frame_before_holds_the_first(eyes: Eyes) -> None:
+    ws, wanted = edited(3), lips(show(edited(3) * 0.5))
+    rows = torch.tensor([1.0, 0.0, 1.0])
+    moved = offsets(replace(CONFIG, iterations=10, reg_weight=0.1), eyes, wanted, ws, rows=rows)
+    assert (moved[:, 1] == 0).all() and (moved[:, 0] != 0).any()
+    before = 0.3 * torch.ones(ROWS, WIDTH)
+    steady = replace(CONFIG, iterations=400, learning_rate=0.01, lip_weight=0.0, temp_weight=1.0)
+    assert (offsets(steady, eyes, wanted, ws, before=before) - before).abs().max() < 0.05
+
+
+def test_equations_3_5_and_6_are_norms_as_printed() -> None:
+    one, other = torch.randn(2, 3, 2, generator=random), torch.randn(2, 3, 2, generator=random)
+    by_hand = [
+        sum(math.dist(a, b) for a, b in zip(x, y, strict=True))
+        for x, y in zip(one.tolist(), other.tolist(), strict=True)
+    ]
+    assert lip_distance(one, other).tolist() == pytest.approx(by_hand, rel=1e-5)
+    flat = edited(4).flatten(1)
+    assert float(regularity(edited(4))) == pytest.approx(sum(math.hypot(*row) for row in flat.tolist()), rel=1e-5)
+    steps = [math.dist(a, b) for a, b in zip(flat.tolist(), flat[1:].tolist(), strict=False)]
+    assert float(unsteadiness(edited(4))) == pytest.approx(sum(steps), rel=1e-5)
+    assert float(unsteadiness(edited(4)[1:], edited(4)[0])) == pytest.approx(sum(steps), rel=1e-5)
+
+
+def test_where_nothing_is_moved_the_gradients_are_numbers() -> None:
+    still = torch.zeros(3, ROWS, WIDTH, requires_grad=True)
+    (regularity(still) + unsteadiness(still)).backward()
+    assert still.grad is not None and torch.isfinite(still.grad).all()
+
+
+def test_eyes_are_lpips_of_the_box_alone(eyes: Eyes, perceptual: PerceptualLoss) -> None:
+    one = torch.rand(2, 3, SIDE, SIDE, generator=random) * 2 - 1
+    other = one.clone()
+    other[:, :, :20] = 0.0  # above the box
+    wanted = eyes.features(one)
+    assert eyes(other, wanted).abs().max() < 1e-6
+    other[:, :, 40:60, 40:60] = 0.0
+    inside = slice(SIDE // 4, SIDE * 3 // 4)
+    expected = perceptual(other[:, :, inside, inside], one[:, :, inside, inside])
+    torch.testing.assert_close(eyes(other, wanted), expected)
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.data())
+def test_windows_keep_each_frame_once_and_reach_over_no_cut(frames: int, window: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, window - 1))
+    cuts = data.draw(st.lists(st.integers(0, frames), max_size=3))
+    found = windows(frames, cuts, replace(CONFIG, window=window, overlap=overlap))
+    assert [frame for first, kept, _ in found for frame in range(first, kept)] == list(range(frames))
+    for first, kept, last in found:
+        assert first < kept <= last <= first + window
+        assert not any(first < cut < last for cut in cuts)
+        assert last == kept or last - kept == overlap or last in {*cuts, frames}
+
+
+def test_shapes_that_do_not_fit_are_refused(eyes: Eyes) -> None:
+    with pytest.raises(ValueError, match="need as many offsets"):
+        offsets(CONFIG, eyes, torch.zeros(2, 3, 2), edited(3))
+    with pytest.raises(ValueError, match="of one shape"):
+        lip_distance(torch.zeros(2, 3, 2), torch.zeros(2, 3, 1))
+    with pytest.raises(ValueError, match="overlap must lie in"):
+        replace(CONFIG, overlap=6)

@@ -1,0 +1,188 @@
+"""A small real StyleGAN2 that learns what another made, through the real LPIPS."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import lpips
+import numpy as np
+import pytest
+import torch
+from conformance_cases import FOLDER
+from torch import Tensor, nn
+
+from datamodules.coded_frames import CodedFrames
+from datamodules.rows import Rows
+from modules.generators.adaptation import adaptable, adapted
+from modules.generators.load import load_generator
+from modules.generators.protocol import Generator
+from modules.lit.video_adaptation import LitVideoAdaptation, LocalityConfig, VideoAdaptationTraining
+from modules.losses.perceptual import PerceptualLoss, load_lpips
+from services.training import fit_steps
+
+PLAN = VideoAdaptationTraining(0.003, 1.0, 1.0, LocalityConfig(0.0, 30.0))
+
+
+@pytest.fixture(scope="module")
+def base() -> Generator:
+    return load_generator(FOLDER / "stylegan2-64-small.pkl")
+
+
+@pytest.fixture(scope="module")
+def perceptual() -> PerceptualLoss:
+    return load_lpips("alex")
+
+
+def pairs(base: Generator, folder: Path, frames: int = 4) -> tuple[Rows[np.float32], Rows[np.uint8]]:
+    """Codes, and pictures that the generator makes once its weights are others."""
+    random = torch.Generator().manual_seed(2)
+    shift = {
+        name: 0.1 * torch.randn(value.shape, generator=random) * value.square().mean().sqrt()
+        for name, value in adaptable(base).items()
+    }
+    with torch.no_grad():
+        ws = base.map(torch.randn(frames, base.z_dim, generator=random))
+        images = adapted(base, shift).synthesize(ws).clamp(-1, 1)
+    codes = Rows(folder / "codes", (base.num_ws, base.w_dim), np.float32)
+    crops = Rows(folder / "crops", (64, 64, 3), np.uint8)
+    codes.append(ws.numpy())
+    crops.append(((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return codes, crops
+
+
+def trained(
+    lit: LitVideoAdaptation, data: tuple[Rows[np.float32], Rows[np.uint8]], steps: int, run: Path, batch: int = 2
+) -> None:
+    fit_steps(
+        lit, steps, lambda first: CodedFrames(*data, batch, steps, 0, first), 5, run,
+        accelerator="cpu", after_step=lambda step: None,
+    )  # fmt: skip
+
+
+def loss_over(generator: Generator, data: tuple[Rows[np.float32], Rows[np.uint8]], net: PerceptualLoss) -> float:
+    batch = CodedFrames(*data, len(data[0]), 1, 0).batch(0)
+    with torch.no_grad():
+        shown = generator.synthesize(batch["ws"]).clamp(-1, 1)
+        return float(
+            (net(shown, batch["images"]) + (shown - batch["images"]).square().mean((1, 2, 3)).sqrt()).mean()
+        )
+
+
+def test_the_terms_are_eq_1_by_the_published_lpips(
+    base: Generator, perceptual: PerceptualLoss, tmp_path: Path
+) -> None:
+    batch = CodedFrames(*pairs(base, tmp_path), 3, 1, 0).batch(0)
+    found = LitVideoAdaptation(base, PLAN, perceptual).losses(batch["ws"], batch["images"])
+    with torch.no_grad():
+        shown = base.synthesize(batch["ws"])
+        published = cast(lpips.LPIPS, perceptual.net)(shown.clamp(-1, 1), batch["images"]).mean()
+    norm = np.linalg.norm((shown - batch["images"]).flatten(1).numpy(), axis=1).mean() / (3 * 64 * 64) ** 0.5
+    assert found.keys() == {"lpips", "l2"}
+    assert float(found["lpips"].detach()) == pytest.approx(float(published), rel=1e-4)
+    assert float(found["l2"].detach()) == pytest.approx(norm, rel=1e-5)
+
+
+def test_it_learns_the_frames_and_the_base_stays(
+    base: Generator, perceptual: PerceptualLoss, tmp_path: Path
+) -> None:
+    data = pairs(base, tmp_path)
+    before = {name: value.clone() for name, value in cast(nn.Module, base).state_dict().items()}
+    lit = LitVideoAdaptation(base, PLAN, perceptual)
+    trained(lit, data, 120, tmp_path / "run")
+    assert lit.stopped_at is None
+    assert loss_over(lit.adapted, data, perceptual) < 0.6 * loss_over(base, data, perceptual)
+    again = adapted(base, lit.difference())
+    assert loss_over(again, data, perceptual) == pytest.approx(loss_over(lit.adapted, data, perceptual), rel=1e-3)
+    assert all(value.equal(before[name]) for name, value in cast(nn.Module, base).state_dict().items())
+    assert not any(name.startswith("mapping.") for name in lit.difference())
+
+
+def test_a_stopped_training_ends_as_an_undisturbed_one(
+    base: Generator, perceptual: PerceptualLoss, tmp_path: Path
+) -> None:
+    data = pairs(base, tmp_path)
+    whole = LitVideoAdaptation(base, PLAN, perceptual)
+    trained(whole, data, 12, tmp_path / "whole")
+
+    def stop(step: int) -> None:
+        if step == 7:
+            raise KeyError("stopped")
+
+    half = LitVideoAdaptation(base, PLAN, perceptual)
+    with pytest.raises(KeyError, match="stopped"):
+        fit_steps(
+            half, 12, lambda first: CodedFrames(*data, 2, 12, 0, first), 5, tmp_path / "half",
+            accelerator="cpu", after_step=stop,
+        )  # fmt: skip
+    rest = LitVideoAdaptation(base, PLAN, perceptual)
+    trained(rest, data, 12, tmp_path / "half")
+    batch = CodedFrames(*data, 4, 1, 0).batch(0)
+    with torch.no_grad():
+        one, other = (lit.adapted.synthesize(batch["ws"]) for lit in (whole, rest))
+    psnr = 10 * np.log10(4 / (float((one - other).square().mean()) + 1e-20))
+    assert psnr >= 50
+
+
+def test_a_step_goes_as_far_as_the_parameter_is_large(
+    base: Generator, perceptual: PerceptualLoss, tmp_path: Path
+) -> None:
+    lit = LitVideoAdaptation(base, PLAN, perceptual)
+    trained(lit, pairs(base, tmp_path), 1, tmp_path / "run")
+    own = adaptable(base)
+    for name, change in lit.difference().items():
+        size = float(own[name].square().mean().sqrt())
+        # Adam's first step is its rate along every coordinate that has a gradient.
+        assert float(change.abs().max()) == pytest.approx(PLAN.learning_rate * size, rel=0.05), name
+
+
+class _Fails(nn.Module):
+    """LPIPS whose value, or gradient, is no number from the third call on."""
+
+    def __init__(self, net: PerceptualLoss, gradient: bool) -> None:
+        super().__init__()
+        self.net, self.gradient, self.calls = net, gradient, 0
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        self.calls += 1
+        distance: Tensor = self.net(images, target)
+        if self.calls < 3:
+            return distance
+        return distance + (images - images).abs().sqrt().sum() if self.gradient else distance * torch.nan
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_loss_that_is_no_number_stops_with_the_last_good_weights(
+    base: Generator, perceptual: PerceptualLoss, tmp_path: Path, gradient: bool
+) -> None:
+    data = pairs(base, tmp_path)
+    good = LitVideoAdaptation(base, PLAN, perceptual)
+    trained(good, data, 2, tmp_path / "good")
+    lit = LitVideoAdaptation(base, PLAN, cast(PerceptualLoss, _Fails(perceptual, gradient)))
+    trained(lit, data, 20, tmp_path / "run")
+    assert lit.stopped_at == 2
+    wanted = good.difference() if gradient else None
+    for name, change in lit.difference().items():
+        assert torch.isfinite(change).all()
+        if wanted is not None:
+            torch.testing.assert_close(change, wanted[name])
+
+
+def test_locality_keeps_the_generator_what_it_was_near_the_codes(
+    base: Generator, perceptual: PerceptualLoss, tmp_path: Path
+) -> None:
+    data = pairs(base, tmp_path)
+    with torch.no_grad():
+        ws = torch.from_numpy(data[0].read(0, 4))
+        away = base.map(torch.randn(4, base.z_dim, generator=torch.Generator().manual_seed(9))) - ws
+        near = ws + 5.0 * away / away.square().sum(2).mean(1).sqrt()[:, None, None]
+
+    def moved(weight: float, run: str) -> float:
+        plan = replace(PLAN, locality=LocalityConfig(weight, 5.0))
+        lit = LitVideoAdaptation(base, plan, perceptual)
+        trained(lit, data, 20, tmp_path / run)
+        with torch.no_grad():
+            return float((lit.adapted.synthesize(near) - base.synthesize(near)).square().mean())
+
+    assert moved(3.0, "local") < 0.8 * moved(0.0, "free")

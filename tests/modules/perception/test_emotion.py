@@ -1,0 +1,84 @@
+"""The expression net against NumPy's own sums, and on frames of a person who begins to smile."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from datamodules.alignment import crop_frame, ffhq_crop
+from datamodules.shards import to_tensor
+from modules.assets import asset_path
+from modules.perception.age import FACE_IN_FFHQ, MEAN_RGB, read_face_api_weights
+from modules.perception.detection import DetectionConfig, load_face_finder
+from modules.perception.emotion import EMOTIONS, EmotionNet, load_emotion_net
+from services.settings import load_params
+
+
+@pytest.fixture(scope="module")
+def net() -> EmotionNet:
+    return load_emotion_net()
+
+
+@pytest.fixture(scope="module")
+def frames() -> torch.Tensor:
+    """A still face, and the same person grinning: frames 2 and 40 of a real clip."""
+    with av.open(str(asset_path("clips", "single_face.mp4"))) as clip:
+        pixels = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
+    finder = load_face_finder(load_params().section("detection", DetectionConfig))
+    crops = []
+    for number in (2, 40):
+        (face,) = finder.find(pixels[number][None])[0]
+        crops.append(crop_frame(pixels[number], ffhq_crop(face.landmarks, 256), 256))
+    return to_tensor(np.stack(crops))
+
+
+def test_it_sees_a_person_begin_to_smile(net: EmotionNet, frames: torch.Tensor) -> None:
+    scores = net(frames).softmax(1)
+    assert [EMOTIONS[int(row.argmax())] for row in scores] == ["neutral", "happy"]
+    assert scores.max(1).values.min() > 0.8
+
+
+def test_it_computes_what_numpy_computes(net: EmotionNet, frames: torch.Tensor) -> None:
+    weights = read_face_api_weights(
+        asset_path("face-api", "face_expression_model-weights_manifest.json"),
+        asset_path("face-api", "face_expression_model.bin"),
+    )
+    left, top, side = FACE_IN_FFHQ
+    cut = frames[
+        :1, :, round(top * 256) : round((top + side) * 256), round(left * 256) : round((left + side) * 256)
+    ]
+    small = torch.nn.functional.interpolate(cut, (112, 112), mode="bilinear", antialias=True)
+    x = ((small[0].permute(1, 2, 0).double().numpy() + 1) * 127.5 - np.array(MEAN_RGB)) / 255
+
+    def patches(x: NDArray[np.float64], stride: int) -> NDArray[np.float64]:
+        """``(h, w, 3, 3, C)`` as TensorFlow's SAME has it."""
+        pad = (1, 1) if stride == 1 else (0, 1)
+        padded = np.pad(x, (pad, pad, (0, 0)))
+        view = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))[::stride, ::stride]
+        return view.transpose(0, 1, 3, 4, 2)
+
+    def convolve(x: NDArray[np.float64], name: str, stride: int = 1) -> NDArray[np.float64]:
+        seen, bias = patches(x, stride), weights[f"{name}/bias"]
+        if f"{name}/filters" in weights:
+            return np.einsum("hwijc,ijcd->hwd", seen, weights[f"{name}/filters"]) + bias
+        deep = np.einsum("hwijc,ijc->hwc", seen, weights[f"{name}/depthwise_filter"][..., 0])
+        return deep @ weights[f"{name}/pointwise_filter"][0, 0] + bias
+
+    for block in range(4):
+        total = np.maximum(convolve(x, f"dense{block}/conv0", 2), 0)
+        for layer in (1, 2, 3):
+            total = total + convolve(np.maximum(total, 0), f"dense{block}/conv{layer}")
+        x = np.maximum(total, 0)
+    logits = x.mean((0, 1)) @ weights["fc/weights"] + weights["fc/bias"]
+    np.testing.assert_allclose(net(frames[:1])[0].numpy(), logits, rtol=1e-3, atol=1e-3)
+
+
+def test_it_has_a_gradient_and_refuses_other_shapes(net: EmotionNet, frames: torch.Tensor) -> None:
+    images = frames[:1].clone().requires_grad_()
+    net(images)[0, EMOTIONS.index("happy")].backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="takes"):
+        net(frames[0])
