@@ -18,6 +18,7 @@ from services.console import INTERRUPTED, bars, complain, seconds
 from services.demo.command import demo
 from services.evaluate_command import evaluate
 from services.import_command import import_
+from services.interpolation_command import interpolate
 from services.memory import keep_freed_memory
 from services.registry_commands import history, promote, register, rollback, status
 from services.restoring_command import colourise, enlarge
@@ -48,6 +49,7 @@ app.add_typer(assets_app, name="assets")
 app.add_typer(data_app, name="data")
 app.command()(demo)
 app.command()(adapt)
+app.command()(interpolate)
 app.command()(evaluate)
 app.command()(colourise)
 app.command()(enlarge)

@@ -19,10 +19,12 @@ from datamodules.video import probe
 from modules.editing.directions import EditDescription, EditRequest
 from modules.encoders.restoring import Task
 from modules.generators.codes_file import read_codes, save_codes
+from modules.perception.flow import DenseFlow, FlowConfig
 from services.pipeline.balance import balanced
 from services.pipeline.canvas import canvas_size, check_canvas
 from services.pipeline.composite import Image
 from services.pipeline.edit import edit_image, strengths, to_arrays, to_pixels
+from services.pipeline.interpolate import check_factor, check_interpolation, interpolate_video
 from services.pipeline.invert import Inversion, invert_image
 from services.pipeline.models import (
     SHIPPED_DIRECTIONS,
@@ -38,7 +40,7 @@ from services.pipeline.options import EditOptions
 from services.pipeline.progress import Meter, Report, never
 from services.pipeline.restore import restore_image, restore_video
 from services.pipeline.restorers import load_restoring_models
-from services.pipeline.sidecar import write_sidecar
+from services.pipeline.sidecar import plain, write_sidecar
 from services.pipeline.stream import check_output, edit_video, invert_video
 from services.settings import Params
 
@@ -70,14 +72,11 @@ def edit_file(
         _check_image_output(source, target, options)
     if source.suffix.lower() in CODES:
         _check_codes(source, options)
-    if adaptation is not None and options.adapt:
-        raise BadInputError("--adapt learns the face of this clip, --adapted takes one that was learned: give one")
+    _check_learned_once(options, adaptation)
     models = load_models(params, *chosen, beside)
     models.edits.check(requests)
-    if adaptation is not None:
-        from services.adaptation import with_adaptation  # brings Lightning, which takes seconds
-
-        models = with_adaptation(models, adaptation)
+    if still:
+        models = _adapted(source, models, options, params, report, adaptation)
     result: object = {}
     warnings: tuple[str, ...] = ()
     if source.suffix.lower() in CODES:
@@ -97,10 +96,8 @@ def edit_file(
         result = {"faces": faces, "warnings": warnings}
     else:
         if options.adapt:
-            from services.adaptation import adapted_models
-
             check_output(source, target, models, options)
-            models = adapted_models(source, models, options, params, report)
+        models = _adapted(source, models, options, params, report, adaptation)
         done = edit_video(source, target, requests, models, options, report)
         result, warnings = done, done.warnings
     write_sidecar(target, source, requests, options, models.versions, models.numbers(), result)
@@ -184,6 +181,36 @@ def restore_file(
     return warnings
 
 
+def interpolate_file(
+    source: Path,
+    target: Path,
+    factor: int,
+    params: Params,
+    options: EditOptions,
+    chosen: Chosen,
+    report: Report,
+    adaptation: Path | None = None,
+) -> tuple[str, ...]:
+    """Write a video with ``factor`` times its frames, and its sidecar; returns the warnings.
+
+    ``adaptation`` is what 'adapt' made; ``options.adapt`` learns the face first. Raises ``BadInputError``.
+    """
+    _check_paths(source, target)
+    check_factor(factor)
+    if _is_image(source):
+        raise BadInputError(f"{source.name} is an image, and nothing lies between its frames; give a video")
+    _check_learned_once(options, adaptation)
+    models = load_models(params, *chosen)
+    check_interpolation(source, target, factor, models, options)
+    models = _adapted(source, models, options, params, report, adaptation)
+    flow = DenseFlow(params.section("flow", FlowConfig))
+    done = interpolate_video(source, target, factor, models, flow, options, report)
+    asked = {name: getattr(options, name) for name in ("face", "refine", "start", "end", "adapt")}
+    numbers = {**models.numbers(), "flow": plain(flow.config)}
+    write_sidecar(target, source, [], {"factor": factor, **asked}, models.versions, numbers, done)
+    return done.warnings
+
+
 def known_edits(directions: Sequence[Path], generator: str | None) -> list[EditDescription]:
     """What can be edited; nothing is loaded but the edits, unless a generator is named."""
     from modules.generators import load_generator
@@ -218,6 +245,24 @@ def write_image(path: Path, image: Image) -> None:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _check_learned_once(options: EditOptions, adaptation: Path | None) -> None:
+    if adaptation is not None and options.adapt:
+        raise BadInputError("--adapt learns the face of this clip, --adapted takes one that was learned: give one")
+
+
+def _adapted(
+    source: Path, models: Models, options: EditOptions, params: Params, report: Report, adaptation: Path | None
+) -> Models:
+    """The models with a generator that learned a face, where that is asked for."""
+    if adaptation is None and not options.adapt:
+        return models
+    from services.adaptation import adapted_models, with_adaptation  # brings Lightning, which takes seconds
+
+    if adaptation is not None:
+        return with_adaptation(models, adaptation)
+    return adapted_models(source, models, options, params, report)
 
 
 def _edit_codes(

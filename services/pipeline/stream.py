@@ -134,7 +134,7 @@ def edit_video(
             place += len(edited)
             meter.advance(len(edited))
     done = _report(plan, lanes, started)
-    return replace(done, warnings=(*_lost_bits(plan.info, models.config.video), *done.warnings))
+    return replace(done, warnings=(*lost_bits(plan.info, models.config.video), *done.warnings))
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def _report(plan: ClipPlan, lanes: Sequence[Lane], started: float) -> VideoRepor
     )
 
 
-def _lost_bits(info: ClipInfo, video: VideoConfig) -> tuple[str, ...]:
+def lost_bits(info: ClipInfo, video: VideoConfig) -> tuple[str, ...]:
     """One line for a clip that is finer than the frames that are edited."""
     if info.bit_depth <= 8:
         return ()
@@ -285,7 +285,7 @@ class Lane:
                 shown.append(cv2.resize(crop.reconstruction, (size, size), interpolation=cv2.INTER_AREA))
                 self._last = crop
                 self._paste(into, index, place, crop)
-            self._measure(start, seen.crops, np.stack(shown))
+            self.measure_shown(start, seen.crops, np.stack(shown))
 
     def _offsets(self, row: int, count: int) -> Tensor | None:
         if self.track is None:
@@ -331,7 +331,11 @@ class Lane:
             into[index - place], crop.reconstruction, crop.edit, crop.mask, matrix, weight, self.way
         )
 
-    def _measure(self, start: int, crops: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
+    def measure_shown(self, start: int, crops: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
+        """Note how near the renderings ``shown`` ``(n, s, s, 3)`` in [-1, 1] come to the crops of n frames.
+
+        ``start`` is the plan's index of the first frame.
+        """
         chosen = [i for i in range(len(crops)) if (start + i) % self.models.config.measure_every == 0]
         if not chosen:
             return

@@ -61,6 +61,7 @@ COMMANDS = [
     "edits",
     "colourise",
     "enlarge",
+    "interpolate",
     "import",
     "serve",
     "assets",

@@ -1,0 +1,257 @@
+"""A clip at a multiple of its frame rate (StylePortraitVideo, section 4.3): faces between from codes between.
+
+The first pass is that of an edit. The second one holds two frames at a time: their faces are encoded and rendered,
+and the frames between them made from both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import chain, groupby, repeat
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.shards import to_tensor
+from datamodules.types import BadInputError, ClipInfo, FrameBatch
+from datamodules.video import VideoWriter, probe
+from modules.perception.flow import DenseFlow
+from services.pipeline.between import Motion, Standing, add_face, codes_between, laid_between
+from services.pipeline.composite import Floats, Image, resized_transform
+from services.pipeline.edit import edit_crops, to_arrays
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
+from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.stream import FaceReport, Lane, clip_writer, lost_bits
+
+FEWEST, MOST = 2, 8
+"""How many times as many frames can be asked for."""
+
+
+@dataclass(frozen=True)
+class InterpolationReport:
+    """What was done to a clip."""
+
+    factor: int
+    """Frames that were written for each one that was read."""
+    rate: Fraction
+    """Frames per second of the result; the average where the rate varies."""
+    frames: int
+    """Frames written."""
+    seconds: float
+    """Time that it took."""
+    cuts: tuple[int, ...]
+    """Numbers of the frames that begin a new shot, or where another person takes the face's place."""
+    repeated: tuple[int, ...]
+    """Numbers of the frames that are shown ``factor`` times, as nothing lies between them and the next."""
+    faces: tuple[FaceReport, ...]
+    """Per face the frames that were read: where it is seen, and how near its rendering comes."""
+    warnings: tuple[str, ...]
+    """One line each: where frames are repeated, bits are lost, or a reconstruction is poor."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """One frame that was read."""
+
+    pixels: Image
+    """``(H, W, 3)`` RGB."""
+    pts: int
+    """In ticks of the clip."""
+    begins_shot: bool
+    """Whether nothing lies between it and the frame before."""
+    faces: tuple[Standing | None, ...]
+    """Per face of the plan; None where it is not seen."""
+
+
+def interpolate_video(
+    source: Path,
+    target: Path,
+    factor: int,
+    models: Models,
+    flow: DenseFlow,
+    options: EditOptions,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+    observe: Callable[[int, Image], None] | None = None,
+) -> InterpolationReport:
+    """Write a clip with ``factor`` times its frames at ``factor`` times its rate; it appears whole or not at all.
+
+    The frames that were read are each ``factor``-th one, unchanged; the audio is copied and the duration kept.
+    Between two frames of a shot that both show a chosen face come ``factor - 1`` new ones; elsewhere, and after
+    the last one, the frame before is repeated. ``observe`` is given the number of each frame of the result, from
+    0, and the frame before it is encoded. Of ``options`` face, refine, start and end count. Raises
+    ``BadInputError`` for a factor beyond ``FEWEST`` and ``MOST`` and for clips that cannot be used, and
+    ``CancelledError`` soon after ``cancelled`` says so.
+    """
+    started = time.monotonic()
+    writer = check_interpolation(source, target, factor, models, options)
+    plan = plan_clip(source, models, options, report, cancelled)
+    lanes = [Lane(face, plan, (), models, options) for face in plan.faces]
+    meter = Meter("interpolate", len(plan.numbers), report, cancelled)
+    repeated: list[int] = []
+    written, first = 0, None
+    with writer:
+        read = _pairs(_read(source, plan, lanes, models, options, meter))
+        for number, (frame, following) in zip(plan.numbers, read, strict=False):
+            first = frame.pts if first is None else first
+            between = _between(frame, following, factor, models, flow)
+            if between is None and following is not None:
+                repeated.append(number)
+            ticks = stamps(plan.info, factor, first, frame.pts, following.pts if following is not None else None)
+            for tick, picture in zip(ticks, chain([frame.pixels], between or repeat(frame.pixels)), strict=False):
+                meter.check()
+                writer.write(FrameBatch(picture[None], (tick,), written))
+                if observe is not None:
+                    observe(written, picture)
+                written += 1
+            meter.advance()
+    cuts = tuple(plan.numbers[cut] for cut in plan.cuts)
+    said = (*lost_bits(plan.info, models.config.video), *_standing_still(repeated, cuts, factor))
+    return InterpolationReport(
+        factor=factor,
+        rate=plan.info.rate * factor,
+        frames=written,
+        seconds=time.monotonic() - started,
+        cuts=cuts,
+        repeated=tuple(repeated),
+        faces=tuple(lane.report() for lane in lanes),
+        warnings=(*said, *(line for lane in lanes for line in lane.warnings())),
+    )
+
+
+def check_interpolation(
+    source: Path, target: Path, factor: int, models: Models, options: EditOptions
+) -> VideoWriter:
+    """What writes the result; raises ``BadInputError`` where it could not, before anything is computed."""
+    check_factor(factor)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise BadInputError(f"{target} is the input itself; give the output another name")
+    info = probe(source)
+    finer = replace(info, rate=info.rate * factor, time_base=info.time_base / factor)
+    writer = clip_writer(target, finer, models.config.video, options)
+    writer.check()
+    return writer
+
+
+def check_factor(factor: int) -> int:
+    """The factor itself where it can be met; raises ``BadInputError``."""
+    if not FEWEST <= factor <= MOST:
+        raise BadInputError(f"factor must be {FEWEST} to {MOST} times the frame rate, got {factor}")
+    return factor
+
+
+def stamps(info: ClipInfo, factor: int, first: int, pts: int, following: int | None) -> tuple[int, ...]:
+    """Time stamps of a frame and of those up to the ``following`` one, in ticks of ``time_base / factor``.
+
+    ``first`` is the stamp of the first frame that is written; all are in the clip's own ticks, and None is for the
+    last frame. A steady clip is counted, so that its rate stays exact where the ticks are coarse; where the rate
+    varies, the time between two frames is divided evenly.
+    """
+    step = 1 / (info.rate * info.time_base)
+    if not info.variable_rate:
+        place = round((pts - first) / step) * factor
+        return tuple(first * factor + round((place + k) * step) for k in range(factor))
+    gap = following - pts if following is not None else max(1, round(step))
+    return tuple(pts * factor + k * gap for k in range(factor))
+
+
+def _read(
+    source: Path, plan: ClipPlan, lanes: Sequence[Lane], models: Models, options: EditOptions, meter: Meter
+) -> Iterator[_Frame]:
+    """The frames of the section one by one, with their faces."""
+    place, cuts = 0, frozenset(plan.cuts)
+    for batch in taken_frames(source, models, options):
+        faces = [_faces(lane, batch.frames, place, meter.check) for lane in lanes]
+        for offset, (pixels, pts) in enumerate(zip(batch.frames, batch.pts, strict=True)):
+            standing = tuple(one[offset] for one in faces)
+            yield _Frame(pixels, pts, place + offset in cuts, standing)
+        place += len(batch.frames)
+
+
+def _faces(lane: Lane, frames: NDArray[np.uint8], place: int, check: Callable[[], None]) -> list[Standing | None]:
+    """One face in each of ``(n, H, W, 3)`` consecutive frames; ``place`` is the plan's index of the first."""
+    found: list[Standing | None] = []
+    alignment = lane.face.alignment
+    for stretch in lane.follower.stretches(frames, place, check):
+        if stretch.seen is None:
+            found += [None] * (stretch.stop - stretch.start)
+            continue
+        ws, targets = stretch.seen.ws, to_tensor(stretch.seen.crops, lane.models.device)
+        matrices = resized_transform(
+            alignment.crop_to_frame[stretch.start : stretch.stop], alignment.size, lane.size
+        )
+        shown = []
+        rendered = edit_crops(ws, targets, (), lane.models, lane.options, lane.size)
+        for one, crop, matrix in zip(torch.split(ws, 1), rendered, matrices, strict=True):
+            check()
+            found.append(Standing(one, crop.reconstruction, crop.mask, matrix))
+            side = (alignment.size, alignment.size)
+            shown.append(cv2.resize(crop.reconstruction, side, interpolation=cv2.INTER_AREA))
+        lane.measure_shown(stretch.start, stretch.seen.crops, np.stack(shown))
+    return found
+
+
+def _pairs(frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, _Frame | None]]:
+    """Each frame with the one after it; None after the last."""
+    before: _Frame | None = None
+    for frame in frames:
+        if before is not None:
+            yield before, frame
+        before = frame
+    if before is not None:
+        yield before, None
+
+
+def _between(
+    first: _Frame, second: _Frame | None, factor: int, models: Models, flow: DenseFlow
+) -> Iterator[Image] | None:
+    """The ``factor - 1`` pictures between two frames, one by one; None where nothing lies between them."""
+    if second is None or second.begins_shot:
+        return None
+    both = [(a, b) for a, b in zip(first.faces, second.faces, strict=True) if a is not None and b is not None]
+    if not both:
+        return None
+    motion = Motion(flow(first.pixels, second.pixels), flow(second.pixels, first.pixels))
+    times = [k / factor for k in range(1, factor)]
+    rendered = [_rendered([codes_between(a, b, t) for t in times], len(a.rendering), models) for a, b in both]
+    pixels = [frame.pixels.astype(np.float32) for frame in (first, second)]
+
+    def pictures() -> Iterator[Image]:
+        for t in times:
+            canvas = laid_between(pixels[0], pixels[1], motion, t)
+            for (a, b), shown in zip(both, rendered, strict=True):
+                add_face(canvas, a, b, next(shown), motion, t)
+            yield np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+
+    return pictures()
+
+
+def _rendered(codes: Sequence[Tensor], size: int, models: Models) -> Iterator[Floats]:
+    """``(size, size, 3)`` in [-1, 1] of each ``(1, num_ws, w_dim)``."""
+    for part in torch.split(torch.cat(list(codes)), 1 if models.device == "cpu" else models.config.batch):
+        with torch.no_grad():
+            yield from to_arrays(models.generator.synthesize(part, resolution=size).clamp(-1, 1))
+
+
+def _standing_still(repeated: Sequence[int], cuts: Sequence[int], factor: int) -> tuple[str, ...]:
+    """One line for each stretch of frames after which there is nothing new, and one for all cuts."""
+    at_cuts = [number for number in repeated if number + 1 in set(cuts)]
+    lines = []
+    if at_cuts:
+        where = ", ".join(str(number + 1) for number in at_cuts)
+        lines.append(f"a shot or another person begins at frame {where}: the frame before is shown {factor} times")
+    alone = [number for number in repeated if number + 1 not in set(cuts)]
+    for _, group in groupby(enumerate(alone), lambda entry: entry[1] - entry[0]):
+        numbers = [number for _, number in group]
+        where = f"frame {numbers[0]}" if len(numbers) == 1 else f"frames {numbers[0]}-{numbers[-1]}"
+        lines.append(f"no face is seen in or after {where}: shown {factor} times, nothing is made between")
+    return tuple(lines)
