@@ -367,10 +367,25 @@ def adapted_models(
     settings = params.section("adaptation", AdaptationSettings)
     work = _work(source, models, options, settings, params, None)
     folder = work.with_name(work.name.removesuffix(_UNFINISHED))
-    if not folder.is_dir():
-        adapt_clip(source, folder, models, options, settings, work, report, cancelled)
+    adapted_to_clip = adapted_in(folder, source, models, options, settings, report, cancelled)
     os.utime(folder)
     _forget(folder.parent, settings.keep)
+    return adapted_to_clip
+
+
+def adapted_in(
+    folder: Path,
+    source: Path,
+    models: Models,
+    options: EditOptions,
+    settings: AdaptationSettings,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> Models:
+    """The models adapted as ``folder`` says, where it is there, or else as it says once the clip was learned."""
+    if not folder.is_dir():
+        work = folder.with_name(folder.name + _UNFINISHED)
+        adapt_clip(source, folder, models, options, settings, work, report, cancelled)
     return with_adaptation(models, folder)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +23,7 @@ from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
 from modules.encoders.restoring import Task
 from services.bodies import read_flag
-from services.jobs import Report
+from services.jobs import WORK, Report
 from services.limits import one_line
 from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.canvas import canvas_info, check_canvas
@@ -142,7 +145,11 @@ class Engine:
     def render(
         self, source: Path, target: Path, request: Mapping[str, Any], report: Report, cancelled: Callable[[], bool]
     ) -> dict[str, Any]:
-        """Edit or restore a clip with the models of this moment; they stay the same to its end."""
+        """Edit or restore a clip with the models of this moment; they stay the same to its end.
+
+        What is found on the way lies in a folder beside ``target``, so that a job that is taken up again goes on;
+        where other models answer by then, it begins anew.
+        """
         edits, options, task = _asked(request)
         session = self._wait(cancelled)
 
@@ -150,7 +157,17 @@ class Engine:
             report(progress.stage, min(1.0, progress.done / progress.total) if progress.total else 0.0)
 
         if task is None:
-            made = edit_video(source, target, edits, session.models, options, tell, cancelled)
+            models = session.models
+            work = work_for(target.parent / WORK, models)
+            if options.adapt:
+                from services.adaptation import (
+                    AdaptationSettings,
+                    adapted_in,
+                )  # brings Lightning, which takes seconds
+
+                settings = self._params.section("adaptation", AdaptationSettings)
+                models = adapted_in(work / "adaptation", source, models, options, settings, tell, cancelled)
+            made = edit_video(source, target, edits, models, options, tell, cancelled, work=work / "lips")
         else:
             session, most = self.restoring(task), self._params.runtime.max_pixels
             made = restore_video(source, target, session.models, options, most, tell, cancelled)
@@ -226,6 +243,17 @@ class Engine:
         return slots, restorers
 
 
+def work_for(folder: Path, models: Models) -> Path:
+    """A folder in ``folder`` for what these models find; what others had found is removed."""
+    about = json.dumps([models.versions, models.numbers()], sort_keys=True)
+    work = folder / hashlib.sha256(about.encode()).hexdigest()[:16]
+    for other in folder.iterdir() if folder.is_dir() else ():
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
 def edit_options(given: Mapping[str, str]) -> EditOptions:
     """Options of a request, all text, as the pipeline takes them; raises ``BadInputError``.
 
@@ -237,6 +265,8 @@ def edit_options(given: Mapping[str, str]) -> EditOptions:
         "start": _seconds,
         "end": _seconds,
         "preview": read_flag,
+        "adapt": read_flag,
+        "keep_lips": read_flag,
         "balance": read_flag,
         "paste": _one_of("auto", "difference", "replace"),
         "region": _one_of("auto", "face", "head"),
