@@ -33,6 +33,7 @@ from services.pipeline.models import (
     fitting,
     load_edits,
     load_models,
+    with_adaptation,
 )
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Meter, Report, never
@@ -75,8 +76,6 @@ def edit_file(
     models = load_models(params, *chosen, beside)
     models.edits.check(requests)
     if adaptation is not None:
-        from services.adaptation import with_adaptation  # brings Lightning, which takes seconds
-
         models = with_adaptation(models, adaptation)
     result: object = {}
     warnings: tuple[str, ...] = ()
@@ -97,7 +96,7 @@ def edit_file(
         result = {"faces": faces, "warnings": warnings}
     else:
         if options.adapt:
-            from services.adaptation import adapted_models
+            from services.adapted_models import adapted_models  # brings Lightning, which takes seconds
 
             check_output(source, target, models, options)
             models = adapted_models(source, models, options, params, report)
