@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -26,30 +24,26 @@ from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
 from datamodules.types import BadInputError
-from datamodules.video import probe
-from modules.generators.adaptation import Adaptation, adapted, load_adaptation, save_adaptation
+from modules.generators.adaptation import Adaptation, adapted, save_adaptation
 from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation, VideoAdaptationTraining
 from modules.losses.perceptual import load_lpips
 from modules.model_folder import require_replaceable
 from services.adaptation_card import adaptation_card
-from services.model_names import ADAPTATION
+from services.model_names import adaptation_of
 from services.pipeline.composite import resized_transform
 from services.pipeline.edit import crop_synthesis_size
 from services.pipeline.follow import Follower
 from services.pipeline.invert import measure
-from services.pipeline.models import Chosen, Models, load_models
+from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import FacePlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.sidecar import file_sha256
-from services.settings import Params
 from services.training import fit_steps
 
 log = logging.getLogger("stylereel.adaptation")
 
-_UNFINISHED = ".unfinished"
-"""Ends the names of folders in which an adaptation is under way."""
 COLLECTED = "collected.json"
 """Says that codes and crops of a work folder are whole, and what they are."""
 
@@ -74,6 +68,8 @@ class AdaptationSettings:
     """Frames on which before and after are compared."""
     keep: int
     """How many adaptations ``edit --adapt`` leaves for the next edit of the same clip."""
+    served: int
+    """How many adapted generators a server holds in memory; the least recently used makes room."""
     seed: int
     """Of the order of the frames."""
 
@@ -83,13 +79,15 @@ class Subject:
     """Whose face it is, and what that person agreed to."""
 
     name: str = ""
-    """What the registry calls the person; empty for an adaptation that is not registered."""
+    """What the registry calls the person: small letters, digits, dashes; empty for what is not registered."""
     consent: str = ""
     """Where the consent is kept, e.g. a document's number."""
     expires: str = ""
     """Day until which it holds, ``YYYY-MM-DD``; after it the adaptation is refused. Empty: for ever."""
 
     def __post_init__(self) -> None:
+        if self.name:
+            adaptation_of(self.name)
         if self.expires:
             try:
                 date.fromisoformat(self.expires)
@@ -220,24 +218,6 @@ def collect(
     return found
 
 
-def with_adaptation(models: Models, folder: Path) -> Models:
-    """The same models with the generator adapted as a folder says.
-
-    Raises ``BadInputError`` for an adaptation of another base or one whose consent has run out.
-    """
-    adaptation = load_adaptation(folder, models.generator.sha256)
-    said = adaptation.config.get("subject")
-    until = str(said.get("expires", "")) if isinstance(said, dict) else ""
-    if until and date.fromisoformat(until) < datetime.now(UTC).date():
-        raise BadInputError(f"the consent for {folder.name} ran out on {until}; ask for it anew, or delete it")
-    return dataclasses.replace(
-        models,
-        generator=adapted(models.generator, adaptation.difference),
-        versions={**models.versions, ADAPTATION: adaptation.sha256},
-        adapted=True,
-    )
-
-
 def _fit(
     lit: LitVideoAdaptation,
     collected: Collected,
@@ -328,78 +308,3 @@ def _spread(face: FacePlan, most: int) -> frozenset[int]:
     seen = np.flatnonzero(face.alignment.valid)
     places = np.linspace(0, len(seen) - 1, min(most, len(seen))).round().astype(int)
     return frozenset(int(seen[place]) for place in places)
-
-
-def adapt_file(
-    source: Path,
-    folder: Path,
-    params: Params,
-    options: EditOptions,
-    chosen: Chosen,
-    report: Report = silent,
-    start_from: Path | None = None,
-    subject: Subject | None = None,
-) -> AdaptationReport:
-    """``adapt_clip`` of a file for the shell; what a stopped call had done lies in ``runtime.state``."""
-    if not source.is_file():
-        raise BadInputError(f"{source} {'is not a file' if source.exists() else 'does not exist'}; check the name")
-    require_replaceable(folder)
-    probe(source)
-    settings = params.section("adaptation", AdaptationSettings)
-    models = load_models(params, *chosen)
-    earlier = load_adaptation(start_from, models.generator.sha256) if start_from else None
-    work = _work(source, models, options, settings, params, earlier)
-    return adapt_clip(source, folder, models, options, settings, work, report, start_from=earlier, subject=subject)
-
-
-def adapted_models(
-    source: Path,
-    models: Models,
-    options: EditOptions,
-    params: Params,
-    report: Report = silent,
-    cancelled: Cancelled = never,
-) -> Models:
-    """The models with a generator that learned the face of this clip, now or in an earlier call for the same one.
-
-    The last ``adaptation.keep`` adaptations stay in ``runtime.state``.
-    """
-    settings = params.section("adaptation", AdaptationSettings)
-    work = _work(source, models, options, settings, params, None)
-    folder = work.with_name(work.name.removesuffix(_UNFINISHED))
-    if not folder.is_dir():
-        adapt_clip(source, folder, models, options, settings, work, report, cancelled)
-    os.utime(folder)
-    _forget(folder.parent, settings.keep)
-    return with_adaptation(models, folder)
-
-
-def _work(
-    source: Path,
-    models: Models,
-    options: EditOptions,
-    settings: AdaptationSettings,
-    params: Params,
-    earlier: Adaptation | None,
-) -> Path:
-    """A folder of its own for each clip, face, section, set of models and of numbers: the same, goes on."""
-    about = {
-        "source": file_sha256(source),
-        "face": [options.face, options.start, options.end, options.preview],
-        "models": models.versions,
-        "numbers": models.numbers(),
-        "settings": dataclasses.asdict(settings),
-        "from": earlier.sha256 if earlier else None,
-    }
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    return params.runtime.state / "adaptations" / (key + _UNFINISHED)
-
-
-def _forget(folder: Path, keep: int) -> None:
-    """Remove all adaptations but the ``keep`` that were last used, and what was left unfinished for a week."""
-    entries = [(path.stat().st_mtime, path) for path in folder.iterdir() if path.is_dir()]
-    done = sorted((entry for entry in entries if entry[1].suffix != _UNFINISHED), reverse=True)
-    old = time.time() - 7 * 86_400
-    left = [path for changed, path in entries if path.suffix == _UNFINISHED and changed < old]
-    for path in [*(path for _, path in done[keep:]), *left]:
-        shutil.rmtree(path, ignore_errors=True)

@@ -54,7 +54,8 @@ def adapt(
 
     Stopped, it goes on where it was. 'stylereel edit --adapt' does the same for one clip in one go.
     """
-    from services.adaptation import Subject, adapt_file
+    from services.adaptation import Subject
+    from services.adapted_models import adapt_file
     from services.pipeline.options import EditOptions
 
     options = EditOptions(face=face, start=seconds(start), end=seconds(end))

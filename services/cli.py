@@ -23,6 +23,7 @@ from services.memory import keep_freed_memory
 from services.registry_commands import history, promote, register, rollback, status
 from services.restoring_command import colourise, enlarge
 from services.settings import load_params
+from services.subject_command import forget
 
 if TYPE_CHECKING:
     from services.pipeline.options import EditOptions
@@ -50,6 +51,7 @@ app.add_typer(data_app, name="data")
 app.command()(demo)
 app.command()(adapt)
 app.command()(interpolate)
+app.command()(forget)
 app.command()(evaluate)
 app.command()(colourise)
 app.command()(enlarge)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +22,10 @@ from modules.editing.pose import PoseEdit
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
 from modules.encoders.restoring import Task
+from services.adaptation import AdaptationSettings
+from services.adapted_models import adapted_in
 from services.bodies import read_flag
-from services.jobs import Report
+from services.jobs import WORK, Report
 from services.limits import one_line
 from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.canvas import canvas_info, check_canvas
@@ -34,10 +39,12 @@ from services.pipeline.sidecar import plain
 from services.pipeline.stream import clip_writer, edit_video
 from services.registry.connection import RegistryConfig
 from services.registry.store import CHAMPION, ModelStore
+from services.served_adaptations import ServedAdaptations
 from services.served_restorers import NONE_SHIPPED, SHIPPED_SERVES, ServedRestorers
 from services.session import NotReadyError, ServedModel, Session, shipped_model
 from services.settings import Params
 from services.slots import Slot, SlotState
+from services.subjects import forget_adaptations
 from services.turns import Turns
 
 log = logging.getLogger("stylereel.engine")
@@ -54,13 +61,22 @@ EditSlot = Slot[EditSet[Edit]]
 Slots = tuple[Slot[tuple[Encoder, str]], EditSlot, EditSlot, EditSlot]
 
 
+class Serving(NamedTuple):
+    """What was loaded, and what follows the registry."""
+
+    base: Models
+    slots: Slots
+    restorers: ServedRestorers
+    adaptations: ServedAdaptations
+
+
 class Engine:
     """Loads in the background, so that the server can say that it is loading, and why it cannot."""
 
     def __init__(self, params: Params, turns: Turns, load: Callable[[Params], Models] = load_models) -> None:
         """``load`` gives the generator and what is shipped; the registry's champions take their places."""
         self._params, self._turns, self._load = params, turns, load
-        self._serving: tuple[Models, Slots, ServedRestorers] | None = None
+        self._serving: Serving | None = None
         self._why_not = "the models are loading"
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._open, name="load models", daemon=True)
@@ -74,14 +90,13 @@ class Engine:
         self._stopping.set()
         self._thread.join()
         if self._serving is not None:
-            _, slots, restorers = self._serving
-            for slot in slots:
+            for slot in self._serving.slots:
                 slot.stop()
-            restorers.stop()
+            self._serving.restorers.stop()
 
     def session(self) -> Session:
         """The models that invert and edit at this moment; raises ``NotReadyError``."""
-        base, slots, _ = self._ready()
+        base, slots = self._ready()[:2]
         sha256 = base.generator.sha256
         served = [shipped_model(GENERATOR, sha256, sha256)]
         versions = dict(base.versions)
@@ -104,25 +119,42 @@ class Engine:
 
     def restoring(self, task: Task) -> Session:
         """The models that do a task at this moment; raises ``NotReadyError``, and ``BadInputError`` for none."""
-        return self._ready()[2].session(task)
+        return self._ready().restorers.session(task)
+
+    def adapted(self, subject: str) -> Session:
+        """The models with the generator adapted to a person; raises as ``ServedAdaptations.session``."""
+        return self._ready().adaptations.session(subject, self.session())
+
+    def forget(self, subject: str) -> tuple[int, int]:
+        """Delete what is kept of a person, see ``forget_adaptations``; raises ``NotReadyError``."""
+        runtime, adaptations = self._params.runtime, self._ready().adaptations
+        adaptations.forget(subject)
+        return forget_adaptations(subject, adaptations.store, runtime.state)
 
     def served(self) -> tuple[ServedModel, ...]:
         """All models that answer at this moment, those that restore too; raises ``NotReadyError``."""
-        return self.session().served + self._ready()[2].served()
+        return self.session().served + self._ready().restorers.served()
 
     def notes(self) -> list[str]:
         """One line for each thing that is not as it should be; empty where all is well."""
         if self._serving is None:
             return []
-        base, slots, restorers = self._serving
+        base, slots, restorers, _ = self._serving
         states = [(slot.state(), SHIPPED_SERVES if slot.name in base.versions else NONE_SHIPPED) for slot in slots]
         return [note for state in (*states, *restorers.states()) if (note := _note(*state))]
 
     def check(self, request: Mapping[str, Any]) -> None:
         """Raise ``BadInputError`` for edits, options or a task of a job that cannot be met now."""
-        edits, _, task = _asked(request)
+        edits, options, task = _asked(request)
+        subject = request.get("subject")
         if task is None:
             self.session().models.edits.check(edits)
+            if subject is not None and options.adapt:
+                raise BadInputError(
+                    "adapt learns the face of this clip, subject takes what was learned: ask for one"
+                )
+            if subject is not None:
+                self.adapted(subject)
         else:
             self.restoring(task)
 
@@ -142,7 +174,11 @@ class Engine:
     def render(
         self, source: Path, target: Path, request: Mapping[str, Any], report: Report, cancelled: Callable[[], bool]
     ) -> dict[str, Any]:
-        """Edit or restore a clip with the models of this moment; they stay the same to its end."""
+        """Edit or restore a clip with the models of this moment; they stay the same to its end.
+
+        What is found on the way lies in a folder beside ``target``, so that a job that is taken up again goes on;
+        where other models answer by then, it begins anew.
+        """
         edits, options, task = _asked(request)
         session = self._wait(cancelled)
 
@@ -150,7 +186,13 @@ class Engine:
             report(progress.stage, min(1.0, progress.done / progress.total) if progress.total else 0.0)
 
         if task is None:
-            made = edit_video(source, target, edits, session.models, options, tell, cancelled)
+            session = self.adapted(request["subject"]) if request.get("subject") else session
+            models = session.models
+            work = work_for(target.parent / WORK, models)
+            if options.adapt:
+                settings = self._params.section("adaptation", AdaptationSettings)
+                models = adapted_in(work / "adaptation", source, models, options, settings, tell, cancelled)
+            made = edit_video(source, target, edits, models, options, tell, cancelled, work=work / "lips")
         else:
             session, most = self.restoring(task), self._params.runtime.max_pixels
             made = restore_video(source, target, session.models, options, most, tell, cancelled)
@@ -162,7 +204,7 @@ class Engine:
             **plain(made),
         }
 
-    def _ready(self) -> tuple[Models, Slots, ServedRestorers]:
+    def _ready(self) -> Serving:
         if self._serving is None:
             raise NotReadyError(self._why_not)
         return self._serving
@@ -182,13 +224,13 @@ class Engine:
                 with self._turns.turn():
                     base = self._load(self._params)
                     _warm(base)
-                self._serving = (base, *self._follow(base))
+                self._serving = self._follow(base)
             except Exception as error:  # whatever hinders it, the server says so and tries again
                 log.exception("the models do not load")
                 self._why_not = f"the models do not load: {one_line(error)}"
                 self._stopping.wait(self._params.runtime.poll_seconds)
 
-    def _follow(self, base: Models) -> tuple[Slots, ServedRestorers]:
+    def _follow(self, base: Models) -> Serving:
         runtime, sha256 = self._params.runtime, base.generator.sha256
         config = self._params.section("registry", RegistryConfig)
         store = ModelStore(runtime.tracking(), runtime.state / "models", config)
@@ -223,7 +265,19 @@ class Engine:
             slot.start()
         restorers = ServedRestorers(base, store, find, runtime.poll_seconds)
         restorers.start()
-        return slots, restorers
+        keep = self._params.section("adaptation", AdaptationSettings).served
+        return Serving(base, slots, restorers, ServedAdaptations(base, store, keep))
+
+
+def work_for(folder: Path, models: Models) -> Path:
+    """A folder in ``folder`` for what these models find; what others had found is removed."""
+    about = json.dumps([models.versions, models.numbers()], sort_keys=True)
+    work = folder / hashlib.sha256(about.encode()).hexdigest()[:16]
+    for other in folder.iterdir() if folder.is_dir() else ():
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
 
 
 def edit_options(given: Mapping[str, str]) -> EditOptions:
@@ -237,6 +291,8 @@ def edit_options(given: Mapping[str, str]) -> EditOptions:
         "start": _seconds,
         "end": _seconds,
         "preview": read_flag,
+        "adapt": read_flag,
+        "keep_lips": read_flag,
         "balance": read_flag,
         "paste": _one_of("auto", "difference", "replace"),
         "region": _one_of("auto", "face", "head"),

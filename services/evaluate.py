@@ -37,6 +37,7 @@ from services.evaluation_table import TABLE, write_table
 from services.evaluation_table import markdown as video_markdown
 from services.instruments import load_instruments
 from services.model_names import DIRECTIONS, FRAME_ENCODER, POSE_EDITOR, RESTORERS
+from services.opened_registry import open_registry
 from services.pipeline.encoders import (
     NAMES,
     SHIPPED,
@@ -52,9 +53,8 @@ from services.places import CLIPS, METRICS_FOLDER
 from services.pose_evaluation import data_hash_of as pose_data_hash_of
 from services.pose_evaluation import evaluate_pose_editor
 from services.pose_settings import PoseEditorSettings
-from services.registry.connection import RegistryConfig
 from services.registry.gate import Evaluation
-from services.registry.promote import ModelRegistry, ReEvaluate
+from services.registry.promote import ReEvaluate
 from services.registry.store import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion
 from services.restoring_evaluation import evaluate_restoring_encoder
 from services.runs import stage_run
@@ -281,12 +281,6 @@ def _same_data(challenger: Evaluation, here: str) -> None:
             f"the challenger was measured on data {challenger.data_hash[:12]}, the test clips, the encoder and "
             f"params.yaml here give {here[:12]}: measure the challenger here and register it again"
         )
-
-
-def open_registry(params: Params) -> ModelRegistry:
-    """The registry of ``params.runtime``."""
-    runtime = params.runtime
-    return ModelRegistry(runtime.tracking(), runtime.state / "models", params.section("registry", RegistryConfig))
 
 
 def _frames(params: Params, clips: Path | None, split: Split) -> HeldOutFrames:

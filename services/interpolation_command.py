@@ -43,7 +43,7 @@ def interpolate(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
-    """Give a video more frames: the face between two frames is the generator's at the codes between theirs.
+    """Give a video more frames: the face between two is moved as the generator moves it between their codes.
 
     Examples:
 

@@ -1,8 +1,8 @@
 """Video jobs as durable workflows: a killed server takes its jobs up again at its next start.
 
-Each job is a folder (``request.json``, ``input``, ``progress.json``, ``output.mp4``, ``report.json``) and a DBOS
-workflow of the same id, whose steps are analyse, render and finish. A step may run twice: it writes beside its
-target and renames.
+Each job is a folder (``request.json``, ``input``, ``work``, ``progress.json``, ``output.mp4``, ``report.json``)
+and a DBOS workflow of the same id, whose steps are analyse, render and finish. A step may run twice: it writes
+beside its target and renames.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ log = logging.getLogger("stylereel.jobs")
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 QUEUE = "stylereel-videos"
+WORK = "work"
+"""Folder of a job in which its editor leaves what it goes on from; gone when the job is over."""
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 PROGRESS_EVERY = 0.25
 """Seconds between two writes of ``progress.json``."""
@@ -279,6 +281,12 @@ class Jobs:
 
     def run(self, job: str, step: Callable[[Path], None]) -> dict[str, Any] | None:
         """Run one step; None where the job goes on, and its outcome where something went wrong."""
+        outcome = self._outcome(job, step)
+        if outcome is not None:
+            shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
+        return outcome
+
+    def _outcome(self, job: str, step: Callable[[Path], None]) -> dict[str, Any] | None:
         folder = self.folder / job
         try:
             step(folder)
@@ -342,8 +350,9 @@ class Jobs:
         os.replace(part, folder / "output.mp4")
 
     def finish(self, folder: Path) -> None:
-        """Last step: the input is no longer needed."""
+        """Last step: the input, and what was found on the way, are no longer needed."""
         (folder / "input").unlink(missing_ok=True)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
         self._report(folder, "finish", 1.0)
 
     @staticmethod

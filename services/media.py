@@ -35,6 +35,7 @@ from services.pipeline.models import (
     fitting,
     load_edits,
     load_models,
+    with_adaptation,
 )
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Meter, Report, never
@@ -75,8 +76,8 @@ def edit_file(
     _check_learned_once(options, adaptation)
     models = load_models(params, *chosen, beside)
     models.edits.check(requests)
-    if still:
-        models = _adapted(source, models, options, params, report, adaptation)
+    if adaptation is not None:
+        models = with_adaptation(models, adaptation)
     result: object = {}
     warnings: tuple[str, ...] = ()
     if source.suffix.lower() in CODES:
@@ -96,8 +97,10 @@ def edit_file(
         result = {"faces": faces, "warnings": warnings}
     else:
         if options.adapt:
+            from services.adapted_models import adapted_models  # brings Lightning, which takes seconds
+
             check_output(source, target, models, options)
-        models = _adapted(source, models, options, params, report, adaptation)
+            models = adapted_models(source, models, options, params, report)
         done = edit_video(source, target, requests, models, options, report)
         result, warnings = done, done.warnings
     write_sidecar(target, source, requests, options, models.versions, models.numbers(), result)
@@ -202,7 +205,12 @@ def interpolate_file(
     _check_learned_once(options, adaptation)
     models = load_models(params, *chosen)
     check_interpolation(source, target, factor, models, options)
-    models = _adapted(source, models, options, params, report, adaptation)
+    if adaptation is not None:
+        models = with_adaptation(models, adaptation)
+    elif options.adapt:
+        from services.adapted_models import adapted_models  # brings Lightning, which takes seconds
+
+        models = adapted_models(source, models, options, params, report)
     flow = DenseFlow(params.section("flow", FlowConfig))
     done = interpolate_video(source, target, factor, models, flow, options, report)
     asked = {name: getattr(options, name) for name in ("face", "refine", "start", "end", "adapt")}
@@ -250,19 +258,6 @@ def write_image(path: Path, image: Image) -> None:
 def _check_learned_once(options: EditOptions, adaptation: Path | None) -> None:
     if adaptation is not None and options.adapt:
         raise BadInputError("--adapt learns the face of this clip, --adapted takes one that was learned: give one")
-
-
-def _adapted(
-    source: Path, models: Models, options: EditOptions, params: Params, report: Report, adaptation: Path | None
-) -> Models:
-    """The models with a generator that learned a face, where that is asked for."""
-    if adaptation is None and not options.adapt:
-        return models
-    from services.adaptation import adapted_models, with_adaptation  # brings Lightning, which takes seconds
-
-    if adaptation is not None:
-        return with_adaptation(models, adaptation)
-    return adapted_models(source, models, options, params, report)
 
 
 def _edit_codes(

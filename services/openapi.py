@@ -10,7 +10,8 @@ from services.schemas import MAX_EDITS, EditIn
 
 CODES = "codes"
 TASK = "task"
-FLAGS = (CODES, "preview", "balance")
+SUBJECT = "subject"
+FLAGS = (CODES, "preview", "balance", "adapt", "keep_lips")
 OPTIONS = {
     "face": "largest, or a number counted from the left from 0; what is edited or restored may be all.",
     "refine": "Steps of optimisation per frame, a whole number from 0.",
@@ -21,6 +22,9 @@ OPTIONS = {
     "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
     "end": "Seconds into the clip at which to end.",
     "preview": "true for a fast look: fewer frames, a small synthesis, no refinement.",
+    "adapt": "true to let the generator learn the face of the clip first: minutes, and far nearer to the person.",
+    "keep_lips": "true to let the lips go on speaking under the edit: seconds per frame.",
+    SUBJECT: "Whose registered adaptation the generator is to have, e.g. anna.",
     CODES: "true for the codes themselves in the answer.",
     TASK: f"{' or '.join(TASKS)}, in the place of edits; face, start and end go with it.",
 }

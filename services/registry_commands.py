@@ -28,8 +28,11 @@ def register(
     from services.registry.gate import Evaluation
 
     read = Evaluation.from_json(_text(evaluation)) if evaluation else None
-    registered = name or usual_name(load_model(folder).config)
-    version = _registry().register(folder, registered, read)
+    config = load_model(folder).config
+    registered = name or usual_name(config)
+    subject = config.get("subject")
+    tags = {key: str(value) for key, value in subject.items() if value} if isinstance(subject, dict) else {}
+    version = _registry().register(folder, registered, read, tags)
     print(
         f"{version.name} version {version.version} is the challenger; 'stylereel promote {version.name}' is next"
     )
@@ -60,11 +63,12 @@ def rollback(name: Name, why: Annotated[str, typer.Option(help="Kept in the hist
 def status() -> None:
     """Champion, challenger and previous version of each registered model."""
     rows = _registry().status()
-    print(f"{'model':<28} {'champion':<9} {'challenger':<11} {'previous':<9} versions")
+    width = max(28, *(len(row.name) for row in rows if row.versions), 0)
+    print(f"{'model':<{width}} {'champion':<9} {'challenger':<11} {'previous':<9} versions")
     for row in rows:
         if row.versions:
             cells = f"{row.champion or '-':<9} {row.challenger or '-':<11} {row.previous or '-':<9} {row.versions}"
-            print(f"{row.name:<28} {cells} {row.note}".rstrip())
+            print(f"{row.name:<{width}} {cells} {row.note}".rstrip())
 
 
 def history(name: Annotated[str | None, typer.Argument(help="Only this model.")] = None) -> None:
@@ -75,13 +79,9 @@ def history(name: Annotated[str | None, typer.Argument(help="Only this model.")]
 
 
 def _registry(params: Params | None = None) -> ModelRegistry:
-    from services.registry.connection import RegistryConfig
-    from services.registry.promote import ModelRegistry
+    from services.opened_registry import open_registry
 
-    params = params or load_params()
-    runtime = params.runtime
-    runtime.state.mkdir(parents=True, exist_ok=True)
-    return ModelRegistry(runtime.tracking(), runtime.state / "models", params.section("registry", RegistryConfig))
+    return open_registry(params or load_params())
 
 
 def _text(path: Path) -> str:

@@ -28,11 +28,12 @@ from services.handling import MODEL_HEADER, State, Value, deadline, in_thread, s
 from services.jobs import Jobs
 from services.limits import DISK_FULL, Guard, error_response, public_message
 from services.measures import MEDIA_TYPE, Measures
-from services.openapi import CODES, TASK, takes
+from services.openapi import CODES, SUBJECT, TASK, takes
 from services.pipeline.edit import edit_image
 from services.pipeline.invert import invert_image
 from services.pipeline.progress import CancelledError
 from services.pipeline.sidecar import plain
+from services.registry.errors import RegistryUnavailableError
 from services.restoring_routes import add_restoring, task_of
 from services.schemas import (
     EditOut,
@@ -45,6 +46,7 @@ from services.schemas import (
     ReadyOut,
 )
 from services.session import NotReadyError, ServedModel
+from services.subject_routes import add_subjects
 from services.turns import BusyError
 from services.version import version
 
@@ -53,7 +55,7 @@ log = logging.getLogger("stylereel.http")
 SWEEP_SECONDS = 600.0
 INVERT_OPTIONS = ("face", "refine")
 IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed", "balance")
-VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", TASK)
+VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", "adapt", "keep_lips", SUBJECT, TASK)
 JobId = Annotated[str, Path(description="Id of the job.", max_length=64)]
 
 
@@ -88,6 +90,7 @@ def create_app(open_state: Callable[[], AbstractContextManager[State]], max_byte
     _add_images(app)
     add_restoring(app)
     _add_jobs(app)
+    add_subjects(app)
     app.add_middleware(Guard, max_bytes=max_bytes, measures=app.state.measures)
     return app
 
@@ -132,6 +135,7 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(BusyError, unavailable)
     app.add_exception_handler(NotReadyError, unavailable)
+    app.add_exception_handler(RegistryUnavailableError, unavailable)
     app.add_exception_handler(CancelledError, too_long)
     app.add_exception_handler(OSError, operating_system)
     app.add_exception_handler(SQLAlchemyError, operating_system)  # of the jobs' database
@@ -280,9 +284,12 @@ def _add_jobs(app: FastAPI) -> None:
         try:
             async with read_body(request, "video", VIDEO_OPTIONS) as body:
                 task = task_of(body)
+                subject = body.options.pop(SUBJECT, None)
                 if task is None:
                     _require_edits(body.edits)
                     session.models.edits.check(body.edits)
+                    if subject is not None:
+                        session = await in_thread(lambda: state.engine.adapted(subject))
                 else:
                     session = state.engine.restoring(task)
                 edit_options(body.options)
@@ -292,6 +299,7 @@ def _add_jobs(app: FastAPI) -> None:
                 "edits": [{"name": edit.name, "strength": edit.strength} for edit in body.edits],
                 "options": body.options,
                 "task": task,
+                "subject": subject,
             }
 
             job = await in_thread(lambda: JobOut.of(state.jobs.submit(upload, asked_for)))

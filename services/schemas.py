@@ -120,6 +120,14 @@ class JobOut(BaseModel):
         )
 
 
+class ForgottenOut(BaseModel):
+    """What was deleted of a person."""
+
+    versions: int = Field(description="Registered versions, with their files.")
+    adaptations: int = Field(description="Folders that were learned here.")
+    jobs: int = Field(description="Jobs that were edited with the person's adaptation.")
+
+
 class ErrorOut(BaseModel):
     """What is answered with every status from 400 on."""
 

@@ -148,9 +148,10 @@ def edit_crops(
     What was asked, ``requests``, says how the edit is pasted; ``applied`` is how the codes are moved where that is
     not the same (``balanced``).
     ``targets`` ``(N, 3, s, s)`` in [-1, 1] are the crops that the codes stand for. An edit may change the face
-    that is really there; one that moves the outline also where the moved one comes to lie. The reconstruction has
-    no say: where it is weak, its hair and ears are not where the person's are. A task's edit is the reconstruction
-    itself, and what its input has of it stands before; ``sides`` are those of the crops in the input, in pixels.
+    that is really there; one that moves the outline, or that a generator draws which learned this face, also where
+    the moved one comes to lie. The reconstruction has no say: where it is weak, its hair and ears lie beside the
+    person's. A task's edit is the reconstruction itself, and what its input has of it stands before; ``sides`` are
+    those of the crops in the input, in pixels.
     ``offsets`` ``(N, num_ws, w_dim)`` are how far the lips' keeping moves the edited codes.
     """
     moves = requests if applied is None else applied
@@ -167,7 +168,7 @@ def edit_crops(
                 after = models.edits.synthesize(models.generator, part, moves, options.seed, size, moved).clamp(
                     -1, 1
                 )
-                if head or paste == "replace":
+                if head or paste == "replace" or models.adapted:
                     region = torch.maximum(region, models.judges.region(after, head))
         # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.
         grown: Paste = paste if head else "difference"

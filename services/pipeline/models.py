@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ from modules.editing.stylespace import KIND as STYLESPACE_KIND
 from modules.editing.stylespace import joined, load_stylespace
 from modules.encoders.irse import load_encoder as load_published_encoder
 from modules.encoders.restoring import Task
+from modules.generators.adaptation import adapted, load_adaptation
 from modules.generators.protocol import Generator
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import (
@@ -35,7 +37,7 @@ from modules.perception.mesh import FaceMesh
 from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
 from services.attributes import AttributeJudge, load_attribute_judge
 from services.balancing import Balancing, balancing_of
-from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
+from services.model_names import ADAPTATION, DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.encoders import Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
 from services.pipeline.sidecar import file_sha256, plain
@@ -253,6 +255,24 @@ def load_bare_models(params: Params, generator: str | None = None) -> Models:
     smoothing = params.section("smoothing", SmoothingConfig)
     shots = params.section("shots", ShotConfig)
     return Models(made, None, EditSet(()), judges, config, smoothing, shots, device, {GENERATOR: made.sha256})
+
+
+def with_adaptation(models: Models, folder: Path, generator: Generator | None = None) -> Models:
+    """The same models with the generator adapted as a folder says; ``generator`` where that was done before.
+
+    Raises ``BadInputError`` for an adaptation of another base or one whose consent has run out.
+    """
+    adaptation = load_adaptation(folder, models.generator.sha256)
+    said = adaptation.config.get("subject")
+    until = str(said.get("expires", "")) if isinstance(said, dict) else ""
+    if until and date.fromisoformat(until) < datetime.now(UTC).date():
+        raise BadInputError(f"the consent for {folder.name} ran out on {until}; ask for it anew, or delete it")
+    return replace(
+        models,
+        generator=generator or adapted(models.generator, adaptation.difference),
+        versions={**models.versions, ADAPTATION: adaptation.sha256},
+        adapted=True,
+    )
 
 
 def fitting(shipped: Path, generator_sha256: str) -> Path | None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from datamodules.types import BadInputError
+from services.model_names import ADAPTATION, is_adaptation
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class GateConfig:
     """An evaluation on fewer frames is not believed."""
     min_clips: int
     """An evaluation on fewer clips is not believed."""
+    alone: bool = False
+    """Whether floors are all: what each version was measured on is its own, so that none compares to another's."""
 
     def __post_init__(self) -> None:
         if not self.floors:
@@ -95,9 +98,10 @@ class Gates:
 
     def of(self, name: str) -> GateConfig:
         """The gate of a registered model; raises ``BadInputError`` where params.yaml has none."""
-        if name not in self.models:
-            raise BadInputError(f"params.yaml has no gate.models.{name}; without a gate nothing is promoted")
-        return self.models[name]
+        gate = ADAPTATION if is_adaptation(name) else name
+        if gate not in self.models:
+            raise BadInputError(f"params.yaml has no gate.models.{gate}; without a gate nothing is promoted")
+        return self.models[gate]
 
 
 @dataclass(frozen=True)

@@ -157,14 +157,14 @@ class ModelRegistry(ModelStore):
         return event
 
     def status(self) -> list[ModelStatus]:
-        """One row per registry name, those without a version included."""
-        return [self._status(name) for name in NAMES]
+        """One row per registry name, those without a version included, and one per subject."""
+        return [self._status(name) for name in (*NAMES, *self.subjects())]
 
     def history(self, name: str | None = None) -> list[Event]:
         """Who became champion when and why, refusals included, the oldest first; of all models without a name."""
         events = [
             Event(**json.loads(text))
-            for each in ([name] if name else NAMES)
+            for each in ([name] if name else (*NAMES, *self.subjects()))
             for key, text in self._tags(each).items()
             if key.startswith(_HISTORY)
         ]
@@ -191,7 +191,7 @@ class ModelRegistry(ModelStore):
             return Verdict(
                 (Check(False, "it has no evaluation: run 'stylereel evaluate' and register it with that"),)
             )
-        if champion is None:
+        if champion is None or gate.alone:
             return judge(mine, None, gate)
         # A challenger below the floors needs no champion measured; judging costs nothing, measuring does.
         alone = judge(mine, None, gate)

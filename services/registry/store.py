@@ -19,10 +19,11 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from datamodules.types import BadInputError
 from modules.model_folder import CONFIG, ModelFolder, load_model, weights_sha256
-from services.model_names import NAMES
+from services.model_names import ADAPTATION, NAMES, is_adaptation
 from services.registry.connection import Connection, RegistryConfig
 from services.registry.errors import NoSuchVersionError, RegistryUnavailableError
 from services.registry.gate import Evaluation
@@ -149,6 +150,36 @@ class ModelStore:
                         return folder
             raise
         return self.download(known[0]) if known else None
+
+    def subjects(self) -> list[str]:
+        """The registered names of all subjects' adaptations."""
+        with self.connection.reach() as client:
+            found = client.search_registered_models(f"name LIKE '{ADAPTATION}-%'", max_results=1000)
+        return sorted(model.name for model in found)
+
+    def forget(self, name: str) -> int:
+        """Delete a registered model: versions, files of its runs, downloads; returns how many versions there were.
+
+        MLflow itself keeps a deleted version's files. Deleting what is not there is no error.
+        """
+        _check_name(name)
+        versions = self.versions(name)
+        with self.connection.reach() as client:
+            for version in versions:
+                found = client.get_model_version(name, version.version)
+                places = [str(found.source)]
+                if found.run_id:
+                    places.append(str(client.get_run(found.run_id).info.artifact_uri))
+                for place in places:
+                    get_artifact_repository(place).delete_artifacts()  # type: ignore[no-untyped-call]
+                if found.model_id:
+                    client.delete_logged_model(found.model_id)
+                if found.run_id:
+                    client.delete_run(found.run_id)
+            if client.search_registered_models(f"name = '{name}'", max_results=1):
+                client.delete_registered_model(name)
+        shutil.rmtree(self.cache / name, ignore_errors=True)
+        return len(versions)
 
     def evaluate(self, version: RegisteredVersion, evaluation: Evaluation) -> RegisteredVersion:
         """Keep an evaluation with a version, beside those on other data; returns the version with it."""
@@ -353,7 +384,7 @@ def _tag(client: MlflowClient, version: RegisteredVersion, key: str, value: str)
 
 
 def _check_name(name: str) -> None:
-    if name not in NAMES:
+    if name not in NAMES and not is_adaptation(name):
         raise BadInputError(f"no registered model is called {name!r}; there are {', '.join(NAMES)}")
 
 

@@ -26,6 +26,7 @@ SETTINGS = AdaptationSettings(
     checkpoint_every=5,
     measured=3,
     keep=2,
+    served=2,
     seed=1,
 )
 DYNAMICS = DynamicsConfig(2, 0.05, 4, 1, 1.0, 1.0, 0.01, 0.1, 64)

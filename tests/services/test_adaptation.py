@@ -15,9 +15,10 @@ from datamodules.types import BadInputError
 from modules.generators.adaptation import load_adaptation
 from modules.lit.video_adaptation import LitVideoAdaptation
 from modules.model_folder import load_model
-from services import adaptation
-from services.adaptation import AdaptationReport, Subject, adapt_clip, adapted_models, collect, with_adaptation
-from services.pipeline.models import Models
+from services import adapted_models as files
+from services.adaptation import AdaptationReport, Subject, adapt_clip, collect
+from services.adapted_models import adapted_models
+from services.pipeline.models import Models, with_adaptation
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import CancelledError, Progress
 from services.settings import load_params
@@ -172,7 +173,7 @@ def test_a_clip_is_learned_once_and_the_last_used_adaptations_stay(
         raise AssertionError("it was learned before")
 
     with monkeypatch.context() as patched:
-        patched.setattr(adaptation, "adapt_clip", again)
+        patched.setattr(files, "adapt_clip", again)
         assert adapted_models(clip, small_models, SHORT, params).versions == first.versions
     for end in (0.5, 0.4):
         adapted_models(clip, small_models, replace(SHORT, end=end), params)

@@ -57,6 +57,7 @@ MODELS = ["register", "promote", "rollback", "status", "history"]
 COMMANDS = [
     "edit",
     "adapt",
+    "forget",
     "invert",
     "edits",
     "colourise",

@@ -94,3 +94,30 @@ def test_videos_that_cannot_be_used(
     refused(client.post(f"/v1/jobs?{query}", content=content, headers={"Content-Type": "video/mp4"}), status)
     refused(client.post(f"/v1/jobs?{query}", files={"video": ("a.mp4", content)}), status)
     assert sorted(path.name for path in state.jobs.folder.iterdir()) == before
+
+
+def test_a_subject_without_an_adaptation_is_404_and_forgetting_it_is_no_error(
+    client: TestClient, state: State, clip: bytes
+) -> None:
+    before = set(state.jobs.folder.glob("*/request.json"))
+    refused(client.post("/v1/jobs?edit=age=5&subject=anna", content=clip), 404, "no adaptation of anna", "promote")
+    refused(client.post("/v1/jobs?edit=age=5&subject=An%20na", content=clip), 422, "small letters")
+    refused(client.post("/v1/jobs?task=colourise&subject=anna", content=clip), 422, "subject cannot be asked")
+    assert set(state.jobs.folder.glob("*/request.json")) == before
+    forgotten = client.delete("/v1/subjects/anna")
+    assert forgotten.status_code == 200
+    assert forgotten.json() == {"versions": 0, "adaptations": 0, "jobs": 0}
+    refused(client.delete("/v1/subjects/An%20na"), 422, "small letters")
+
+
+def test_forgetting_a_subject_deletes_the_jobs_that_asked_for_it(
+    client: TestClient, state: State, clip: bytes
+) -> None:
+    kept = client.post("/v1/jobs?edit=age=5", content=clip).json()["id"]
+    gone = client.post("/v1/jobs?edit=age=5", content=clip).json()["id"]
+    request = state.jobs.folder / gone / "request.json"
+    request.write_text(json.dumps(json.loads(request.read_text()) | {"subject": "anna"}))
+    assert client.delete("/v1/subjects/anna").json()["jobs"] == 1
+    assert client.get(f"/v1/jobs/{gone}").status_code == 404
+    assert client.get(f"/v1/jobs/{kept}").status_code == 200
+    assert not (state.jobs.folder / gone).exists()

@@ -57,11 +57,14 @@ class Regions:
         return torch.ones(len(images), 1, *images.shape[2:])
 
 
-@pytest.mark.parametrize(("request_", "looks", "head"), [(OLDER, 1, False), (TURN, 2, True)])
-def test_the_mask_follows_the_face_that_is_there(models, request_, looks, head) -> None:
-    """The input is always asked, the edited picture only where the outline moves, the reconstruction never."""
+@pytest.mark.parametrize(
+    ("request_", "adapted", "looks", "head"),
+    [(OLDER, False, 1, False), (TURN, False, 2, True), (OLDER, True, 2, False)],
+)
+def test_the_mask_follows_the_face_that_is_there(models, request_, adapted, looks, head) -> None:
+    """The input is always asked, the edited picture where its outline counts, the reconstruction never."""
     regions = Regions()
-    models = replace(models, judges=regions)
+    models = replace(models, judges=regions, adapted=adapted)
     target = torch.full((1, 3, 64, 64), 0.75)
     (crop,) = edit_crops(models.mean_codes(1), target, [request_], models, EditOptions(), 64)
     assert crop.mask.shape == (64, 64)

@@ -260,12 +260,14 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
 def test_the_adapted_generator_makes_the_faces(
     clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learned: list[str]
 ) -> None:
-    from services import adaptation
+    from services import adapted_models
 
     asked = []
     monkeypatch.setattr(services.media, "load_models", lambda *_: small_models)
-    monkeypatch.setattr(adaptation, "adapted_models", lambda source, models, *_: asked.append(source) or models)
-    monkeypatch.setattr(adaptation, "with_adaptation", lambda models, folder: asked.append(folder) or models)
+    monkeypatch.setattr(
+        adapted_models, "adapted_models", lambda source, models, *_: asked.append(source) or models
+    )
+    monkeypatch.setattr(services.media, "with_adaptation", lambda models, folder: asked.append(folder) or models)
     target = tmp_path / "out.mp4"
     section = ["--start", "0.5", "--end", "0.58", "-q"]
     assert run(["interpolate", str(clip), str(target), *section, *learned]) == 0

@@ -1,0 +1,32 @@
+"""``DELETE /v1/subjects/{subject}``: what a person's consent no longer covers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi import FastAPI, Request
+
+from services.handling import State, in_thread, state_of
+from services.schemas import ForgottenOut
+from services.subjects import Forgotten, jobs_of
+
+
+def add_subjects(app: FastAPI) -> None:
+    """The route."""
+
+    @app.delete("/v1/subjects/{subject}", tags=["subjects"])
+    async def forget(request: Request, subject: str) -> ForgottenOut:
+        """Delete a person's adaptations, registered or not, and the jobs that were edited with them."""
+        return ForgottenOut(**asdict(await in_thread(lambda: forgotten(subject, state_of(request)))))
+
+
+def forgotten(subject: str, state: State) -> Forgotten:
+    """Delete what a server keeps of a person, the registry's part first: without it nothing is deleted."""
+    versions, adaptations = state.engine.forget(subject)
+    jobs = jobs_of(subject, state.jobs.folder)
+    for job in jobs:
+        try:
+            state.jobs.delete(job)
+        except KeyError:  # gone since
+            continue
+    return Forgotten(versions, adaptations, len(jobs))

@@ -1,0 +1,112 @@
+"""What a job that learns a face and keeps lips leaves for when it is taken up again, and what it leaves behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapted_toys import small_models
+
+from datamodules.types import BadInputError
+from datamodules.video import probe
+from services.engine import Engine, edit_options, work_for
+from services.jobs import Jobs
+from services.pipeline.models import Models
+from services.pipeline.progress import CancelledError
+from services.settings import load_params
+from services.turns import Turns
+
+__all__ = ["small_models"]
+FEW = ["adaptation.iterations=6", "adaptation.frames=4", "adaptation.measured=1", "adaptation.checkpoint_every=2"]
+REQUEST = {
+    "edits": [{"name": "smile", "strength": 1.0}],
+    "options": {"adapt": "true", "keep_lips": "true", "start": "0.5", "end": "0.9"},
+}
+
+
+@pytest.fixture
+def engine(small_models: Models, tmp_path: Path) -> Iterator[Engine]:
+    params = load_params(overrides=FEW, environment={"STYLEREEL_STATE": str(tmp_path / "state")})
+    engine = Engine(params, Turns(), lambda _: small_models)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def stages_of(engine: Engine, clip: Path, target: Path, stop: Callable[[str, float], bool]) -> list[str]:
+    seen: list[tuple[str, float]] = [("", 0.0)]
+    engine.render(
+        clip, target, REQUEST, lambda stage, done: seen.append((stage, done)), lambda: stop(*seen[-1])
+    )  # fmt: skip
+    return list(dict.fromkeys(stage for stage, _ in seen))
+
+
+def test_a_job_that_is_taken_up_again_learns_no_face_twice(engine: Engine, clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "job" / "output.part.mp4"
+    target.parent.mkdir()
+    with pytest.raises(CancelledError):
+        stages_of(engine, clip, target, lambda stage, done: stage == "adapt" and done >= 0.6)
+    with pytest.raises(CancelledError):
+        stages_of(engine, clip, target, lambda stage, done: stage == "keep lips" and done >= 0.5)
+    assert not target.exists()
+    stages = stages_of(engine, clip, target, lambda stage, done: False)
+    assert "adapt" not in stages and "encode" not in stages and {"keep lips", "edit"} <= set(stages)
+    assert probe(target).frames == 12
+
+
+def test_other_models_begin_anew(small_models: Models, tmp_path: Path) -> None:
+    first = work_for(tmp_path / "work", small_models)
+    (first / "codes-0").write_bytes(b"codes")
+    assert work_for(tmp_path / "work", small_models) == first and (first / "codes-0").is_file()
+    other = replace(small_models, versions={**small_models.versions, "stylereel-frame-encoder": "2"})
+    assert work_for(tmp_path / "work", other) != first
+    assert not first.exists()
+
+
+def test_options_of_a_job_are_read() -> None:
+    options = edit_options({"adapt": "true", "keep_lips": "yes"})
+    assert options.adapt and options.keep_lips
+    with pytest.raises(BadInputError, match="adapt='perhaps'"):
+        edit_options({"adapt": "perhaps"})
+
+
+class Leaves:
+    """An editor that leaves something in the job's work folder."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def analyse(self, source: Path, request: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def check(self, request: dict[str, Any]) -> None:
+        pass
+
+    def render(self, source: Path, target: Path, request: dict[str, Any], *_: object) -> dict[str, Any]:
+        (target.parent / "work").mkdir(exist_ok=True)
+        (target.parent / "work" / "crops").write_bytes(b"a face")
+        if self.error:
+            raise self.error
+        target.write_bytes(source.read_bytes())
+        return {}
+
+
+@pytest.mark.parametrize("error", [None, BadInputError("no face"), RuntimeError("broken")])
+def test_nothing_of_the_face_is_left_when_a_job_is_over(tmp_path: Path, error: Exception | None) -> None:
+    jobs = Jobs(tmp_path / "jobs", Leaves(error), Turns(), keep_hours=1.0, poll_seconds=0.05)
+    try:
+        upload = jobs.place_for_upload()
+        upload.write_bytes(b"clip")
+        job = jobs.submit(upload, {"edits": []}).id
+        deadline = time.monotonic() + 120
+        while jobs.get(job).state not in ("succeeded", "failed"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        # The workflow's outcome is written after its last step.
+        assert not (jobs.folder / job / "work").exists()
+    finally:
+        jobs.close()

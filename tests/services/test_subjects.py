@@ -1,0 +1,174 @@
+"""A person's adaptations in the registry: promoted by what they measured, served on demand, deleted everywhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from adapted_toys import SETTINGS, small_models
+
+from datamodules.types import BadInputError
+from modules.generators.adaptation import load_adaptation
+from services.adaptation import Subject, adapt_clip
+from services.adapted_models import evaluation_of
+from services.cli import run
+from services.model_names import adaptation_of, is_adaptation, usual_name
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+from services.registry.connection import RegistryConfig
+from services.registry.errors import GateRefusedError, NoSuchVersionError, RegistryUnavailableError
+from services.registry.gate import GateConfig, Gates
+from services.registry.promote import ModelRegistry
+from services.served_adaptations import ServedAdaptations
+from services.session import Session
+from services.settings import load_params
+from services.subjects import forget_adaptations, jobs_of, subject_of
+
+__all__ = ["small_models"]
+GATE = GateConfig({"psnr_gain": 0.0}, {}, 1, 1, alone=True)
+NAME = "stylereel-adaptation-anna"
+
+
+def made(clip: Path, folder: Path, models: Models, subject: str, iterations: int = 3, expires: str = "") -> Path:
+    few = replace(SETTINGS, iterations=iterations, frames=2, measured=2)
+    options = EditOptions(start=0.2, end=0.4)
+    about = Subject(subject, "form 17", expires)
+    adapt_clip(clip, folder, models, options, few, folder.with_suffix(".work"), subject=about)
+    return folder
+
+
+def test_names_of_subjects() -> None:
+    assert adaptation_of("anna-2") == "stylereel-adaptation-anna-2" and is_adaptation(adaptation_of("anna-2"))
+    assert not is_adaptation("stylereel-adaptation") and not is_adaptation("stylereel-adaptation-Anna")
+    for wrong in ("Anna", "anna maria", "-anna", "", "a" * 41, "../x", "anna%"):
+        with pytest.raises(BadInputError, match="small letters, digits and dashes"):
+            adaptation_of(wrong)
+    assert usual_name({"kind": "adaptation", "subject": {"name": "anna"}}) == NAME
+    with pytest.raises(BadInputError, match="adapt with --subject"):
+        usual_name({"kind": "adaptation", "subject": {"name": ""}})
+
+
+def test_the_gate_reads_how_near_it_came_on_its_own_clip(
+    clip: Path, small_models: Models, tmp_path: Path, registry: ModelRegistry
+) -> None:
+    gates = load_params().section("gate", Gates)
+    assert gates.of(NAME).alone and gates.of(NAME).floors["psnr"] > 0
+    for number, gain in enumerate((3, 4)):
+        folder = made(clip, tmp_path / str(number), small_models, "anna", gain)
+        registry.register(folder, NAME, evaluation_of(folder), {"subject": "anna", "consent": "form 17"})
+        assert registry.promote(NAME, GATE).champion.version == str(number + 1)
+    status = {row.name: row for row in registry.status()}
+    assert (status[NAME].champion, status[NAME].previous) == ("2", "1")
+    assert registry.resolve(NAME).tags["consent"] == "form 17"
+    assert [event.version for event in registry.history() if event.name == NAME] == ["1", "2"]
+    folder = made(clip, tmp_path / "2", small_models, "anna", 5)
+    worse = replace(evaluation_of(folder), metrics={"psnr_gain": -1.0})
+    registry.register(folder, NAME, worse)
+    with pytest.raises(GateRefusedError, match="psnr_gain"):
+        registry.promote(NAME, GATE)
+
+
+def test_a_server_edits_with_the_champion_and_keeps_the_last_few(
+    clip: Path, small_models: Models, tmp_path: Path, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = ServedAdaptations(small_models, registry, keep=1)
+    session = Session(small_models, ())
+    with pytest.raises(BadInputError, match=f"no adaptation of anna: .*promote {NAME}") as missing:
+        served.session("anna", session)
+    assert missing.value.status == 404
+    for name in ("anna", "ben"):
+        folder = made(clip, tmp_path / name, small_models, name)
+        registry.register(folder, adaptation_of(name), evaluation_of(folder))
+        registry.promote(adaptation_of(name), GATE)
+    anna = served.session("anna", session)
+    assert anna.models.adapted and anna.header == f"{NAME}/1"
+    learned = load_adaptation(tmp_path / "anna", small_models.generator.sha256)
+    assert anna.models.versions["stylereel-adaptation"] == learned.sha256
+    assert served.session("anna", session).models.generator is anna.models.generator
+    ben = served.session("ben", session)
+    assert ben.models.generator is not anna.models.generator
+    assert served.session("anna", session).models.generator is not anna.models.generator  # it had made room
+    newer = made(clip, tmp_path / "newer", small_models, "anna", 4)
+    registry.register(newer, NAME, evaluation_of(newer))
+    registry.promote(NAME, GATE)
+    assert served.session("anna", session).header == f"{NAME}/2"
+
+    def down(*_: object) -> None:
+        raise RegistryUnavailableError("the registry does not answer")
+
+    monkeypatch.setattr(registry, "resolve", down)
+    assert served.session("anna", session).served[-1].source == "cache"
+    with pytest.raises(RegistryUnavailableError):
+        served.session("ben", session)
+
+
+def test_a_consent_that_runs_out_ends_what_is_served(
+    clip: Path, small_models: Models, tmp_path: Path, registry: ModelRegistry
+) -> None:
+    folder = made(clip, tmp_path / "anna", small_models, "anna", expires="2026-01-01")
+    registry.register(folder, NAME, evaluation_of(folder))
+    registry.promote(NAME, GATE)
+    with pytest.raises(BadInputError, match="ran out on 2026-01-01"):
+        ServedAdaptations(small_models, registry, 2).session("anna", Session(small_models, ()))
+
+
+def test_a_person_is_forgotten_everywhere_and_nobody_else(
+    clip: Path, small_models: Models, tmp_path: Path, registry: ModelRegistry
+) -> None:
+    state = tmp_path / "state"
+    for name in ("anna", "ben"):
+        folder = made(clip, state / "adaptations" / name, small_models, name)
+        registry.register(folder, adaptation_of(name), evaluation_of(folder))
+        registry.promote(adaptation_of(name), GATE)
+        registry.download(registry.resolve(adaptation_of(name)))
+    (state / "adaptations" / "unnamed").mkdir()
+    files = {path for path in tmp_path.rglob("weights.safetensors") if "adaptations" not in path.parts}
+    assert len(files) == 4  # of each, the registry's and the download
+    assert forget_adaptations("anna", registry, state) == (1, 1)
+    left = {path for path in tmp_path.rglob("weights.safetensors") if "adaptations" not in path.parts}
+    assert len(left) == 2 and left < files
+    assert {path.name for path in (state / "adaptations").iterdir()} == {"ben", "unnamed"}
+    with pytest.raises(NoSuchVersionError):
+        registry.resolve(NAME)
+    assert registry.resolve(adaptation_of("ben")).version == "1"
+    assert registry.subjects() == [adaptation_of("ben")]
+    assert not any("anna" in path.read_text(errors="ignore") for path in tmp_path.rglob("card.md"))
+    assert forget_adaptations("anna", registry, state) == (0, 0)
+    again = made(clip, tmp_path / "again", small_models, "anna")
+    assert registry.register(again, NAME, evaluation_of(again)).version == "1"
+
+
+def test_whose_a_folder_is_and_which_jobs_asked_for_it(tmp_path: Path) -> None:
+    assert subject_of(tmp_path) is None
+    for name, content in (("a", {"subject": "anna"}), ("b", {"subject": None}), ("c", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "request.json").write_text(json.dumps(content))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "request.json").write_text("torn")
+    assert jobs_of("anna", tmp_path) == ["a"]
+
+
+def test_the_shell_registers_promotes_and_forgets(
+    clip: Path, small_models: Models, tmp_path: Path, tracking_uri: str, registry_config: RegistryConfig,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("STYLEREEL_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("STYLEREEL_TRACKING_URI", tracking_uri)
+    folder = made(clip, tmp_path / "anna", small_models, "anna")
+    evaluation = tmp_path / "anna.evaluation.json"
+    good = replace(evaluation_of(folder), metrics={"psnr": 30.0, "psnr_gain": 9.0, "identity": 0.9}, frames=12)
+    evaluation.write_text(good.to_json())
+    assert run(["register", str(folder), "--evaluation", str(evaluation)]) == 0
+    assert run(["promote", NAME]) == 0
+    assert run(["status"]) == 0
+    assert NAME in capsys.readouterr().out
+    job = tmp_path / "state" / "jobs" / ("a" * 32)
+    job.mkdir(parents=True)
+    (job / "request.json").write_text(json.dumps({"subject": "anna"}))
+    assert run(["forget", "anna"]) == 0
+    assert "anna: 1 registered versions, 0 adaptations, 1 jobs deleted" in capsys.readouterr().out
+    assert not job.exists() and folder.exists()
+    assert run(["forget", "Anna"]) == 2
+    assert "small letters" in capsys.readouterr().err
