@@ -60,6 +60,11 @@ class ShotDetector:
         """Cuts so far; a suspect last frame counts."""
         return [*self._cuts, self._seen - 1] if self._suspect is not None else list(self._cuts)
 
+    @property
+    def suspects(self) -> bool:
+        """Whether the last frame looks like the first of a shot; the next one may show that it was a flash."""
+        return self._suspect is not None
+
     def _add(self, look: _Look) -> None:
         if self._suspect is not None and self._before is not None:
             # The frame before looked like a cut: was it one, or a flash?

@@ -99,15 +99,11 @@ class Tracker:
             t for t in self.shots[-1]
             if self.count - t.frames[-1] <= self.config.gap + 1 and t.successor is None
         ]  # fmt: skip
-        pairs = [
-            (track.boxes[-1].overlap(face.box), t, f)
-            for t, track in enumerate(live)
-            for f, face in enumerate(faces)
-        ]
         taken: dict[int, int] = {}
         ousted: dict[int, int] = {}
-        for overlap, t, f in sorted(pairs, reverse=True):
-            if overlap >= self.config.overlap and t not in taken.values() and f not in taken:
+        last = [t.boxes[-1] for t in live]
+        for t, f in overlapping(last, [face.box for face in faces], self.config.overlap):
+            if t not in taken.values() and f not in taken:
                 if live[t].persons and self._differ(live[t].persons[-1:], who[f]):
                     ousted.setdefault(t, f)
                 else:
@@ -203,6 +199,12 @@ class Tracker:
                 points[track.frames] = track.landmarks
                 score[track.frames] = track.scores
         return Landmarks(points, score)
+
+
+def overlapping(before: Sequence[FaceBox], now: Sequence[FaceBox], least: float) -> list[tuple[int, int]]:
+    """Indices of boxes before and now whose intersection over union is at least ``least``, largest first."""
+    pairs = [(one.overlap(other), b, n) for b, one in enumerate(before) for n, other in enumerate(now)]
+    return [(b, n) for overlap, b, n in sorted(pairs, reverse=True) if overlap >= least]
 
 
 def track(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.alignment import SmoothingConfig
+from datamodules.landmark_flow import LandmarkFlowConfig
 from datamodules.types import BadInputError, Frames
 from datamodules.video import ShotConfig
 from modules.editing.directions import Edit, EditSet, load_directions
@@ -55,7 +56,7 @@ SHIPPED_POSE_EDITOR = ROOT / "assets" / "pose-editor"
 Chosen = tuple[Path | None, Path | None, str | None]
 """Encoder folder, directions folder and generator, where the user names others than the shipped ones."""
 PARSED_SIDE = 256
-SECTIONS = ("detection", "parsing", "smoothing", "shots", "pipeline")
+SECTIONS = ("detection", "parsing", "smoothing", "landmark_flow", "shots", "pipeline")
 """Of ``params.yaml``: what an output depends on beside ``runtime``, see ``Models.numbers``."""
 
 
@@ -160,6 +161,7 @@ class Models:
     judges: Judges
     config: PipelineConfig
     smoothing: SmoothingConfig
+    landmark_flow: LandmarkFlowConfig
     shots: ShotConfig
     device: str
     """``cpu`` or ``cuda``."""
@@ -190,7 +192,8 @@ class Models:
 
     def numbers(self) -> dict[str, object]:
         """``SECTIONS`` of ``params.yaml``, ``runtime`` as it was resolved, how edits are set right; as JSON."""
-        read = (self.judges.detection, self.judges.parsing, self.smoothing, self.shots, self.config)
+        judges = (self.judges.detection, self.judges.parsing)
+        read = (*judges, self.smoothing, self.landmark_flow, self.shots, self.config)
         sections = {name: plain(section) for name, section in zip(SECTIONS, read, strict=True)}
         runtime = {"device": self.device, "precision": self.precision}
         return {"runtime": runtime, **sections, "balancing": plain(self.balancing)}
@@ -253,8 +256,10 @@ def load_bare_models(params: Params, generator: str | None = None) -> Models:
     parsing = params.section("parsing", ParsingConfig)
     judges = Judges(params.section("detection", DetectionConfig), config.refine.lpips_net, device, parsing)
     smoothing = params.section("smoothing", SmoothingConfig)
+    carried = params.section("landmark_flow", LandmarkFlowConfig)
     shots = params.section("shots", ShotConfig)
-    return Models(made, None, EditSet(()), judges, config, smoothing, shots, device, {GENERATOR: made.sha256})
+    versions = {GENERATOR: made.sha256}
+    return Models(made, None, EditSet(()), judges, config, smoothing, carried, shots, device, versions)
 
 
 def with_adaptation(models: Models, folder: Path, generator: Generator | None = None) -> Models:

@@ -18,6 +18,7 @@ from datamodules.types import Alignment, BadInputError, ClipInfo, FrameBatch
 from datamodules.video import ShotDetector, probe, read_frames
 from modules.perception.detection import FaceObservation
 from services.pipeline.canvas import read_by
+from services.pipeline.carried import CarriedLandmarks
 from services.pipeline.faces import Embedding, Presence, presence, track
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -89,7 +90,7 @@ def plan_clip(
     report: Report = silent,
     cancelled: Cancelled = never,
 ) -> ClipPlan:
-    """Find the faces of every frame, follow them, choose, and steady their crops.
+    """Find the faces of every frame, follow them, choose, and steady their landmarks and crops.
 
     Raises ``BadInputError`` for clips that cannot be read, and where no face is found to be edited.
     """
@@ -105,11 +106,16 @@ def plan_clip(
         partial(_embed, models), config.crop_size, models.smoothing, config.faces.same_person
     )  # fmt: skip
     numbers: list[int] = []
+    carried = CarriedLandmarks(models.landmark_flow, config.faces)
     for batch in taken_frames(source, models, options):
-        shots.feed(batch.frames)
         faces_of = models.judges.find(batch.frames)
-        persons += sampler.look(batch.frames, faces_of)
-        found += [[_without_mesh(face) for face in faces] for faces in faces_of]
+        who = sampler.look(batch.frames, faces_of)
+        for frame, faces, known in zip(batch.frames, faces_of, who, strict=True):
+            shots.feed(frame[None])
+            # Whether it is a cut is sure one frame later: what may be one ends what flow carries already.
+            blended = carried.follow(frame, faces, known, new_shot=shots.suspects)
+            found.append([_without_mesh(face) for face in blended])
+        persons += who
         numbers += [batch.first + every * k for k in range(len(batch.frames))]
         meter.advance(len(batch.frames))
     tracker = track(found, shots.cuts, config.faces, persons)

@@ -36,6 +36,16 @@ def test_motion_flashes_and_fades_are_no_cuts():
     assert [shot_cuts([clip], CONFIG) for clip in (fast, fade, flash)] == [[], [], []]
 
 
+def test_every_cut_and_every_flash_is_suspected_as_it_comes():
+    clip = np.concatenate([scene(2, 30), scene(3, 9)])
+    clip[12] = 250
+    detector, suspected = ShotDetector(CONFIG), []
+    for index, frame in enumerate(clip):
+        detector.feed(frame[None])
+        suspected += [index] if detector.suspects else []
+    assert suspected == [12, 30] and detector.cuts == [30]
+
+
 def test_a_cut_at_the_last_frame_counts():
     detector = ShotDetector(CONFIG)
     detector.feed(np.concatenate([scene(0, 5), scene(1, 1)]))

@@ -18,6 +18,7 @@ from pipeline_toys import ToyGenerator as PipelineGenerator
 from starlette.testclient import TestClient
 
 from datamodules.alignment import SmoothingConfig
+from datamodules.landmark_flow import LandmarkFlowConfig
 from datamodules.video import ShotConfig
 from modules.assets import asset_path
 from modules.editing.directions import Direction, EditSet
@@ -51,8 +52,9 @@ def load_toys(params: Params) -> Models:
     judges.finder = load_face_finder(detection)
     config = replace(params.section("pipeline", PipelineConfig), measure_every=10)
     smoothing, shots = params.section("smoothing", SmoothingConfig), params.section("shots", ShotConfig)
+    carried = params.section("landmark_flow", LandmarkFlowConfig)
     versions = {"stylereel-generator": ToyGenerator.sha256, DIRECTIONS: "c" * 64}
-    return Models(ToyGenerator(), None, directions(), judges, config, smoothing, shots, "cpu", versions)
+    return Models(ToyGenerator(), None, directions(), judges, config, smoothing, carried, shots, "cpu", versions)
 
 
 def short_clip(width: int, height: int, frames: int) -> bytes:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.alignment import SmoothingConfig
+from datamodules.landmark_flow import LandmarkFlowConfig
 from datamodules.video import ShotConfig
 from modules.assets import asset_path
 from modules.editing.directions import Direction, EditSet
@@ -105,7 +106,8 @@ def toy_models(finder) -> Models:
         [Direction("age", "years", push, -20, 30, "toy"), Direction("yaw", "degrees", turn, -15, 15, "toy")]
     )
     smoothing, shots = params.section("smoothing", SmoothingConfig), params.section("shots", ShotConfig)
-    return Models(ToyGenerator(), None, edits, judges, config, smoothing, shots, "cpu", {"toy": "1"})
+    carried = params.section("landmark_flow", LandmarkFlowConfig)
+    return Models(ToyGenerator(), None, edits, judges, config, smoothing, carried, shots, "cpu", {"toy": "1"})
 
 
 @pytest.fixture(scope="session")

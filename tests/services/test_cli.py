@@ -106,7 +106,16 @@ def test_the_sidecar_keeps_what_was_set(monkeypatch, toy_models, tmp_path, pictu
     params = json.loads((tmp_path / "out.png.json").read_text())["params"]
     assert params["detection"]["min_score"] == 0.55
     assert params["runtime"] == {"device": "cpu", "precision": "bfloat16"}
-    assert set(params) == {"runtime", "detection", "parsing", "smoothing", "shots", "pipeline", "balancing"}
+    assert set(params) == {
+        "runtime",
+        "detection",
+        "parsing",
+        "smoothing",
+        "landmark_flow",
+        "shots",
+        "pipeline",
+        "balancing",
+    }
 
 
 def test_no_strength_gives_the_image_back(shell, tmp_path, picture) -> None:

@@ -44,12 +44,18 @@ def test_what_is_shipped_is_left_out_for_another_generator(tmp_path: Path) -> No
 
 def test_the_numbers_say_what_was_asked_of_judges_and_device() -> None:
     params = load_params(
-        overrides=["detection.min_score=0.7", "parsing.bisenet_weights=x.pth", "shots.recent=9"],
+        overrides=[
+            "detection.min_score=0.7",
+            "parsing.bisenet_weights=x.pth",
+            "shots.recent=9",
+            "landmark_flow.weight=0.25",
+        ],
         environment={"STYLEREEL_PRECISION": "bfloat16", "STYLEREEL_DEVICE": "cpu"},
     )
     numbers: Any = load_models(params).numbers()
     assert numbers["detection"] == params.raw["detection"] and numbers["detection"]["min_score"] == 0.7
     assert numbers["parsing"] == {"net": "selfie", "bisenet_weights": "x.pth"}
+    assert numbers["landmark_flow"] == {**params.raw["landmark_flow"], "weight": 0.25}
     assert numbers["shots"]["recent"] == 9 and numbers["pipeline"]["crop_size"] == 256
     assert numbers["runtime"] == {"device": "cpu", "precision": "bfloat16"}
     plain = load_params(environment={"STYLEREEL_PRECISION": "float32", "STYLEREEL_DEVICE": "cpu"})
