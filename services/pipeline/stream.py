@@ -318,6 +318,8 @@ class Lane:
         """One line for each stretch of frames where the reconstruction is poor."""
         config = self.models.config.warnings
         advice = advice_of(self.models)
+        if not advice and not self.models.adapted:
+            advice = f"try --adapt, or --refine {config.try_refine}"
         return poor_reconstruction(self.identity, self.landmark_error, config, self.plan.numbers, advice)
 
     def _paste(self, into: NDArray[np.uint8], index: int, place: int, crop: EditedCrop) -> None:

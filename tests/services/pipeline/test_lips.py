@@ -117,3 +117,27 @@ def test_what_stands_before_the_expression_is_rendered_for_eq_3(
     (before_age,) = tracks(clip, small_models, tmp_path / "before", [SMILE, AGE])
     torch.testing.assert_close(alone.codes.read(0, 12), after_age.codes.read(0, 12))
     assert np.abs(after_age.offsets.read(0, 12) - before_age.offsets.read(0, 12)).max() > 1e-3
+
+
+class _Heatmaps:
+    """In the place of FAN, whose weights come by URL: 68 maps, each of another size."""
+
+    def heatmaps(self, images: torch.Tensor) -> torch.Tensor:
+        small = torch.nn.functional.adaptive_avg_pool2d(images.mean(1, keepdim=True), 8)
+        maps = small.repeat(1, 68, 1, 1) * torch.arange(68)[None, :, None, None]
+        self.seen = maps
+        return maps
+
+
+def test_fans_heatmaps_of_the_inner_lips_stand_in_eq_3_where_they_are_chosen(
+    small_models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fan = _Heatmaps()
+    monkeypatch.setattr(lips, "load_fan", lambda weights, device: fan)
+    config = replace(small_models.config.keep_lips, judge="fan")
+    models = replace(small_models, config=replace(small_models.config, keep_lips=config))
+    of_faces, _ = lips._judges(models)
+    images = torch.rand(2, 3, 64, 64)
+    found = of_faces(images)(images)
+    assert found.shape == (2, 8, 64)
+    torch.testing.assert_close(found, fan.seen[:, 60:68].flatten(2))
