@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from modules.losses.perceptual import load_lpips
-from modules.metrics.fidelity import Lpips, Psnr, Ssim, lpips_distance, psnr, ssim
+from modules.metrics.fidelity import Lpips, Psnr, Ssim, lpips_distance, ms_ssim, psnr, ssim
 
 
 def pair(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,6 +28,34 @@ def test_psnr_and_ssim_are_scikit_images():
             x, y, data_range=2, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
         assert ssim(a, b)[k].item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_ms_ssim_is_the_product_of_contrasts_over_five_scales():
+    """Wang, Simoncelli and Bovik (2003), eq. 7, in NumPy and SciPy."""
+    random = np.random.default_rng(3)
+    smooth = gaussian_filter(random.normal(0, 1, (1, 3, 192, 208)), (0, 0, 4, 4)) * 4
+    noisy = smooth + gaussian_filter(random.normal(0, 0.3, smooth.shape), (0, 0, 1, 1))
+    x, y = smooth.clip(-1, 1), noisy.clip(-1, 1)
+    found = ms_ssim(torch.tensor(x).float(), torch.tensor(y).float())
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        """Under the window of 11 px, where it lies inside."""
+        return gaussian_filter(values, (0, 0, 1.5, 1.5), truncate=3.34)[:, :, 5:-5, 5:-5]
+
+    c1, c2, product = (0.01 * 2) ** 2, (0.03 * 2) ** 2, 1.0
+    weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+    for scale, weight in enumerate(weights):
+        mx, my = mean(x), mean(y)
+        vx, vy, both = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+        contrast = (2 * both + c2) / (vx + vy + c2)
+        light = (2 * mx * my + c1) / (mx**2 + my**2 + c1)
+        last = scale == len(weights) - 1
+        product *= float((contrast * light if last else contrast).mean()) ** weight
+        if not last:
+            x, y = (v.reshape(1, 3, v.shape[2] // 2, 2, v.shape[3] // 2, 2).mean((3, 5)) for v in (x, y))
+    assert found.shape == (1,)
+    assert found.item() == pytest.approx(product, abs=2e-3)
+    assert ms_ssim(torch.tensor(smooth).float(), torch.tensor(smooth).float()).item() == pytest.approx(1, abs=1e-5)
 
 
 @settings(max_examples=20)
