@@ -153,8 +153,9 @@ def adapt_clip(
     )
     warnings = _fit(lit, collected, settings, models.device, work, report, cancelled)
     moved = cast(Generator, lit.generator.eval().requires_grad_(False).to(models.device))
-    before = _measured(start, collected, models, settings.measured)
-    after = _measured(moved, collected, models, settings.measured)
+    meter = Meter("measure", 2 * min(settings.measured, len(collected.codes)), report, cancelled)
+    before = _measured(start, collected, models, settings.measured, meter)
+    after = _measured(moved, collected, models, settings.measured, meter)
     steps = settings.iterations if lit.stopped_at is None else lit.stopped_at
     done = AdaptationReport(
         len(collected.codes), collected.size, steps, time.monotonic() - started, before, after, warnings
@@ -272,7 +273,9 @@ def _batches(collected: Collected, batch_size: int, settings: AdaptationSettings
     return left
 
 
-def _measured(generator: Generator, collected: Collected, models: Models, most: int) -> dict[str, float]:
+def _measured(
+    generator: Generator, collected: Collected, models: Models, most: int, meter: Meter
+) -> dict[str, float]:
     """Means over frames that are spread over the collected ones, at the size that crops are compared at."""
     side, count = models.config.crop_size, len(collected.codes)
     rows = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()
@@ -283,6 +286,7 @@ def _measured(generator: Generator, collected: Collected, models: Models, most: 
         with torch.no_grad():
             shown = generator.synthesize(ws, resolution=side).clamp(-1, 1)
         found.append(measure(to_tensor(np.asarray(crop, np.uint8)[None], models.device), shown, models))
+        meter.advance()
     return {name: round(float(np.mean([one[name] for one in found])), 4) for name in found[0]}
 
 

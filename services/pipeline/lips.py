@@ -88,15 +88,21 @@ def keep_lips(
             (track, edited, before, first in begins, (first, kept, last))
             for first, kept, last in windows(len(seen), sorted(begins), config)
         ]
-    meter = Meter("keep lips", sum(window[2] - window[0] for *_, window in jobs), report, cancelled)
+    batch = 1 if models.device == "cpu" else models.config.batch
+
+    def renderings(first: int, last: int) -> int:
+        return -(-(last - first) // batch) * config.iterations
+
+    meter = Meter("keep lips", sum(renderings(first, last) for *_, (first, _, last) in jobs), report, cancelled)
     for track, edited, before, begins_anew, (first, kept, last) in jobs:
-        if len(track.offsets) < kept:
-            track.offsets.cut(first)
-            ws = torch.from_numpy(track.codes.read(first, last)).to(models.device)
-            previous = None if begins_anew else torch.from_numpy(track.offsets.read(first - 1, first)[0]).to(ws)
-            found = _window(ws, previous, edited, before, models, options, lips, eyes, meter.check)
-            track.offsets.append(found[: kept - first].cpu().numpy())
-        meter.advance(last - first)
+        if len(track.offsets) >= kept:
+            meter.advance(renderings(first, last))
+            continue
+        track.offsets.cut(first)
+        ws = torch.from_numpy(track.codes.read(first, last)).to(models.device)
+        previous = None if begins_anew else torch.from_numpy(track.offsets.read(first - 1, first)[0]).to(ws)
+        found = _window(ws, previous, edited, before, models, options, lips, eyes, meter.advance, batch)
+        track.offsets.append(found[: kept - first].cpu().numpy())
     return tracks
 
 
@@ -110,6 +116,7 @@ def _window(
     lips: Callable[[Tensor], Lips],
     eyes: Eyes,
     check: Callable[[], None],
+    batch: int,
 ) -> Tensor:
     """The offsets of a few frames; see ``window_offsets``."""
     side = models.config.crop_size
@@ -134,7 +141,7 @@ def _window(
             config.dynamics[config.judge],
             previous,
             check,
-            1 if models.device == "cpu" else models.config.batch,
+            batch,
             _rows(models, config.dynamics[config.judge].resolution),
         )
 

@@ -58,7 +58,7 @@ def test_a_stopped_search_goes_on_and_ends_the_same(
     seen: list[Progress] = []
 
     def stop() -> bool:
-        return bool(seen) and seen[-1].stage == "keep lips" and seen[-1].done >= 8
+        return bool(seen) and seen[-1].stage == "keep lips" and seen[-1].done >= 12
 
     with pytest.raises(CancelledError):
         tracks(clip, small_models, tmp_path / "half", [SMILE], report=seen.append, cancelled=stop)
