@@ -40,6 +40,7 @@ from services.pipeline.options import EditOptions
 from services.pipeline.plan import FacePlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.sidecar import file_sha256
+from services.subjects import WHOSE
 from services.training import fit_steps
 
 log = logging.getLogger("stylereel.adaptation")
@@ -146,6 +147,8 @@ def adapt_clip(
     require_replaceable(folder)
     started = time.monotonic()
     work.mkdir(parents=True, exist_ok=True)
+    about = dataclasses.asdict(subject or Subject())
+    write_whole(work / WHOSE, json.dumps({"subject": about}))
     collected = collect(source, models, options, settings.frames, work, report, cancelled)
     start = adapted(models.generator, start_from.difference) if start_from else models.generator
     lit = LitVideoAdaptation(
@@ -161,7 +164,7 @@ def adapt_clip(
         len(collected.codes), collected.size, steps, time.monotonic() - started, before, after, warnings
     )
     extra = {
-        "subject": dataclasses.asdict(subject or Subject()),
+        "subject": about,
         "source": {"name": source.name, "sha256": file_sha256(source)},
         "models": models.versions,
         "start_from": start_from.sha256 if start_from else None,

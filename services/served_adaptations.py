@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 
 from datamodules.types import BadInputError
 from services.model_names import ADAPTATION, adaptation_of
@@ -20,7 +21,7 @@ class ServedAdaptations:
     def __init__(self, base: Models, store: ModelStore, keep: int) -> None:
         """``keep`` adapted generators stay in memory."""
         self._base, self.store, self._keep = base, store, keep
-        self._loaded: OrderedDict[str, Models] = OrderedDict()
+        self._loaded: OrderedDict[str, tuple[Models, Path]] = OrderedDict()
         self._lock = threading.Lock()
 
     def session(self, subject: str, session: Session) -> Session:
@@ -37,7 +38,8 @@ class ServedAdaptations:
                 last = next((key for key in reversed(self._loaded) if key.startswith(f"{name} ")), None)
                 if last is None:
                     raise
-                return self._adapted(session, name, last.split()[1], self._loaded[last], "cache")
+                found = self._read(last, self._loaded[last][1])
+                return self._adapted(session, name, last.split()[1], found, "cache")
         except NoSuchVersionError as error:
             raise BadInputError(
                 f"there is no adaptation of {subject}: 'stylereel adapt --subject {subject}' makes one, "
@@ -46,13 +48,17 @@ class ServedAdaptations:
             ) from error
         key = f"{name} {version.version} {version.sha256}"
         with self._lock:
-            known = self._loaded.pop(key, None)
-            # Read again each time: the day on which the consent ends may have come.
-            found = with_adaptation(self._base, self.store.download(version), known.generator if known else None)
-            self._loaded[key] = found
-            while len(self._loaded) > self._keep:
-                self._loaded.popitem(last=False)
+            found = self._read(key, self.store.download(version))
         return self._adapted(session, name, version.version, found, "registry")
+
+    def _read(self, key: str, folder: Path) -> Models:
+        """The adapted models; the folder is read each time, as the day on which the consent ends may have come."""
+        known = self._loaded.pop(key, None)
+        found = with_adaptation(self._base, folder, known[0].generator if known else None)
+        self._loaded[key] = found, folder
+        while len(self._loaded) > self._keep:
+            self._loaded.popitem(last=False)
+        return found
 
     def _adapted(self, session: Session, name: str, version: str, found: Models, source: str) -> Session:
         versions = {**session.models.versions, ADAPTATION: found.versions[ADAPTATION]}

@@ -14,6 +14,8 @@ from services.registry.store import ModelStore
 
 ADAPTATIONS = "adaptations"
 """Folder of ``runtime.state`` for what ``edit --adapt`` and ``adapt`` learn."""
+WHOSE = "subject.json"
+"""In a folder in which an adaptation is under way: the person whose frames lie there."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,13 @@ def forget_adaptations(subject: str, store: ModelStore, state: Path) -> tuple[in
 
 
 def subject_of(folder: Path) -> str | None:
-    """Whose adaptation a model folder holds; None where it is no adaptation, or does not say."""
+    """Whose adaptation a folder holds, finished or under way; None where it is none, or does not say."""
+    under_way = folder / WHOSE
     try:
-        config = json.loads((folder / CONFIG).read_text())
-        return str(config["subject"]["name"]) or None if config["kind"] == KIND else None
+        said = json.loads((under_way if under_way.is_file() else folder / CONFIG).read_text())
+        if not under_way.is_file() and said["kind"] != KIND:
+            return None
+        return str(said["subject"]["name"]) or None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -17,6 +17,7 @@ from services.cli import run
 from services.model_names import adaptation_of, is_adaptation, usual_name
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
+from services.pipeline.progress import CancelledError, Progress
 from services.registry.connection import RegistryConfig
 from services.registry.errors import GateRefusedError, NoSuchVersionError, RegistryUnavailableError
 from services.registry.gate import GateConfig, Gates
@@ -102,6 +103,12 @@ def test_a_server_edits_with_the_champion_and_keeps_the_last_few(
     assert served.session("anna", session).served[-1].source == "cache"
     with pytest.raises(RegistryUnavailableError):
         served.session("ben", session)
+    # The consent is looked at there too.
+    (config,) = registry.cache.glob(f"{NAME}/2-*/config.json")
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps(said | {"subject": {**said["subject"], "expires": "2026-01-01"}}))
+    with pytest.raises(BadInputError, match="ran out on 2026-01-01"):
+        served.session("anna", session)
 
 
 def test_a_consent_that_runs_out_ends_what_is_served(
@@ -138,6 +145,22 @@ def test_a_person_is_forgotten_everywhere_and_nobody_else(
     assert forget_adaptations("anna", registry, state) == (0, 0)
     again = made(clip, tmp_path / "again", small_models, "anna")
     assert registry.register(again, NAME, evaluation_of(again)).version == "1"
+
+
+def test_frames_of_an_adaptation_that_was_stopped_are_forgotten_too(
+    clip: Path, small_models: Models, tmp_path: Path, registry: ModelRegistry
+) -> None:
+    state = tmp_path / "state"
+    work = state / "adaptations" / "key.unfinished"
+    seen: list[Progress] = []
+    with pytest.raises(CancelledError):
+        adapt_clip(
+            clip, tmp_path / "anna", small_models, EditOptions(start=0.2, end=0.4), SETTINGS, work,
+            seen.append, lambda: bool(seen) and seen[-1].stage == "adapt", subject=Subject("anna"),
+        )  # fmt: skip
+    assert (work / "crops").stat().st_size > 0 and subject_of(work) == "anna"
+    assert forget_adaptations("anna", registry, state) == (0, 1)
+    assert not work.exists()
 
 
 def test_whose_a_folder_is_and_which_jobs_asked_for_it(tmp_path: Path) -> None:
