@@ -10,6 +10,7 @@ import typer
 
 from services.console import bars, seconds
 from services.settings import load_params
+from services.shell_options import EncoderFolder, End, GeneratorSource, Quiet, Set, Start
 
 
 def adapt(
@@ -27,20 +28,13 @@ def adapt(
     expires: Annotated[
         str, typer.Option(help="Day until which it holds, e.g. 2027-12-31; refused after it.")
     ] = "",
-    start: Annotated[str | None, typer.Option(help="Where to begin, e.g. 2s or 1:30.")] = None,
-    end: Annotated[str | None, typer.Option(help="Where to end.")] = None,
+    start: Start = None,
+    end: End = None,
     face: Annotated[str, typer.Option(help="largest, or a number that counts from the left, from 0.")] = "largest",
-    encoder: Annotated[
-        Path | None, typer.Option(help="frame, video, a model folder, or a pSp, e4e or ReStyle checkpoint.")
-    ] = None,
-    generator: Annotated[
-        str | None, typer.Option(help="A model folder (see 'stylereel import') or a checkpoint.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    encoder: EncoderFolder = None,
+    generator: GeneratorSource = None,
+    set_: Set = None,
+    quiet: Quiet = False,
 ) -> None:
     """Let the generator learn the face of a clip, for edits that are far nearer to the person.
 

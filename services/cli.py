@@ -23,6 +23,18 @@ from services.memory import keep_freed_memory
 from services.registry_commands import history, promote, register, rollback, status
 from services.restoring_command import colourise, enlarge
 from services.settings import load_params
+from services.shell_options import (
+    Adapt,
+    Adapted,
+    EncoderFolder,
+    End,
+    Face,
+    GeneratorSource,
+    Quiet,
+    Refine,
+    Set,
+    Start,
+)
 from services.subject_command import forget
 
 if TYPE_CHECKING:
@@ -61,31 +73,10 @@ for _command in (register, promote, rollback, status, history):
 
 DISK_FULL = "the disk is full: free some space and run it again; nothing half-written is left"
 
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml.")
-]
-Face = Annotated[str, typer.Option(help="largest, all, or a number that counts from the left, from 0.")]
-Refine = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Steps of optimisation per frame: slower, nearer to the person. Without: pipeline.follow.steps of "
-        "params.yaml for clips, none for images.",
-    ),
-]
-Start = Annotated[str | None, typer.Option(help="Where to begin, e.g. 2s or 1:30.")]
-End = Annotated[str | None, typer.Option(help="Where to end.")]
-EncoderFolder = Annotated[
-    Path | None, typer.Option(help="frame, video, a model folder, or a pSp, e4e or ReStyle checkpoint.")
-]
 EditsFolders = Annotated[
     list[Path] | None,
     typer.Option("--directions", help="Model folder of more edits, see 'stylereel import'; may be repeated."),
 ]
-GeneratorSource = Annotated[
-    str | None, typer.Option("--generator", help="A model folder (see 'stylereel import') or a checkpoint.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 @app.command()
@@ -119,12 +110,8 @@ def edit(
     keep_lips: Annotated[
         bool, typer.Option("--keep-lips", help="Let the lips go on speaking: 4 s a frame on a CPU.")
     ] = False,
-    adapt: Annotated[
-        bool, typer.Option("--adapt", help="Let the generator learn this clip's face first: minutes, far nearer.")
-    ] = False,
-    adapted: Annotated[
-        Path | None, typer.Option(help="An adaptation that 'stylereel adapt' made of this person.")
-    ] = None,
+    adapt: Adapt = False,
+    adapted: Adapted = None,
     encoder: EncoderFolder = None,
     directions: EditsFolders = None,
     generator: GeneratorSource = None,

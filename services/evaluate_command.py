@@ -9,6 +9,7 @@ import typer
 
 from services.console import bars
 from services.settings import load_params
+from services.shell_options import Quiet, Set
 
 
 def evaluate(
@@ -39,11 +40,8 @@ def evaluate(
             "params.yaml has it, and the state's metrics/ for anything else."
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    set_: Set = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure an encoder on persons that it was not trained on; a video encoder beside its frame encoder.
 

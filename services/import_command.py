@@ -10,6 +10,7 @@ import typer
 from datamodules.types import BadInputError
 from services.console import bars
 from services.settings import load_params
+from services.shell_options import Quiet, Set
 
 
 def import_(
@@ -39,11 +40,8 @@ def import_(
     generator: Annotated[
         str | None, typer.Option(help="Whose codes the edit moves: a model folder or a checkpoint.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    set_: Set = None,
+    quiet: Quiet = False,
 ) -> None:
     """Convert a published generator or edit to a model folder, without executing anything in it.
 

@@ -10,38 +10,34 @@ import typer
 
 from services.console import bars, seconds
 from services.settings import load_params
+from services.shell_options import (
+    Adapt,
+    Adapted,
+    EncoderFolder,
+    End,
+    Face,
+    GeneratorSource,
+    Quiet,
+    Refine,
+    Set,
+    Start,
+)
 
 
 def interpolate(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A video.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.")],
     factor: Annotated[int, typer.Option(help="How many times as many frames, 2 to 8.")] = 2,
-    start: Annotated[str | None, typer.Option(help="Where to begin, e.g. 2s or 1:30.")] = None,
-    end: Annotated[str | None, typer.Option(help="Where to end.")] = None,
-    face: Annotated[
-        str, typer.Option(help="largest, all, or a number that counts from the left, from 0.")
-    ] = "largest",
-    refine: Annotated[
-        int | None,
-        typer.Option(min=0, help="Steps of optimisation per frame; pipeline.follow.steps of params.yaml without."),
-    ] = None,
-    adapt: Annotated[
-        bool, typer.Option("--adapt", help="Let the generator learn this clip's face first: minutes, far nearer.")
-    ] = False,
-    adapted: Annotated[
-        Path | None, typer.Option(help="An adaptation that 'stylereel adapt' made of this person.")
-    ] = None,
-    encoder: Annotated[
-        Path | None, typer.Option(help="frame, video, a model folder, or a pSp, e4e or ReStyle checkpoint.")
-    ] = None,
-    generator: Annotated[
-        str | None, typer.Option(help="A model folder (see 'stylereel import') or a checkpoint.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    start: Start = None,
+    end: End = None,
+    face: Face = "largest",
+    refine: Refine = None,
+    adapt: Adapt = False,
+    adapted: Adapted = None,
+    encoder: EncoderFolder = None,
+    generator: GeneratorSource = None,
+    set_: Set = None,
+    quiet: Quiet = False,
 ) -> None:
     """Give a video more frames: the face between two is moved as the generator moves it between their codes.
 

@@ -10,20 +10,14 @@ import typer
 
 from services.console import bars, seconds
 from services.settings import load_params
+from services.shell_options import End, Face, Quiet, Set, Start
 
 if TYPE_CHECKING:
     from modules.encoders.restoring import Task
 
 Source = Annotated[Path, typer.Argument(metavar="IN", help="A video or an image.")]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.")]
-Start = Annotated[str | None, typer.Option(help="Where in a video to begin, e.g. 2s or 1:30.")]
-End = Annotated[str | None, typer.Option(help="Where in a video to end.")]
-Face = Annotated[str, typer.Option(help="largest, all, or a number that counts from the left, from 0.")]
 EncoderFolder = Annotated[Path | None, typer.Option(help="A model folder in the place of the shipped one.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 def colourise(

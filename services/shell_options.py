@@ -1,0 +1,34 @@
+"""Options that several commands of the shell share: one wording for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Face = Annotated[str, typer.Option(help="largest, all, or a number that counts from the left, from 0.")]
+Refine = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Steps of optimisation per frame: slower, nearer to the person. Without: pipeline.follow.steps of "
+        "params.yaml for clips, none for images.",
+    ),
+]
+Start = Annotated[str | None, typer.Option(help="Where in a video to begin, e.g. 2s or 1:30.")]
+End = Annotated[str | None, typer.Option(help="Where in a video to end.")]
+EncoderFolder = Annotated[
+    Path | None, typer.Option(help="frame, video, a model folder, or a pSp, e4e or ReStyle checkpoint.")
+]
+GeneratorSource = Annotated[
+    str | None, typer.Option("--generator", help="A model folder (see 'stylereel import') or a checkpoint.")
+]
+Adapt = Annotated[
+    bool, typer.Option("--adapt", help="Let the generator learn this clip's face first: minutes, far nearer.")
+]
+Adapted = Annotated[Path | None, typer.Option(help="An adaptation that 'stylereel adapt' made of this person.")]
