@@ -182,7 +182,10 @@ def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditO
     if models.task == "colourise":
         return "colours"
     if options.paste == "auto":
-        return "replace" if any(models.edits[r.name].replaces and r.strength for r in requests) else "difference"
+        # What a generator that learned this face draws is the person; a difference would let what was there, brows
+        # and teeth, shine through where the edit moved it.
+        moved = [r for r in requests if r.strength and (models.adapted or models.edits[r.name].replaces)]
+        return "replace" if moved else "difference"
     return options.paste
 
 

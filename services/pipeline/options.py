@@ -115,7 +115,7 @@ class EditOptions:
     """``difference`` adds what the edit changes to the frame, ``replace`` pastes the edited face itself.
 
     ``auto`` replaces where a pose is edited, as a difference would leave the outline where it was, beside the
-    turned one; it adds the difference for all else.
+    turned one, and where the generator learned the face; it adds the difference for all else.
     """
     region: Region = "auto"
     """What may change: the ``face``, the ``head`` with its hair; ``auto`` is the head for a pose or the hair."""

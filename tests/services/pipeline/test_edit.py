@@ -39,6 +39,14 @@ def test_a_turned_head_replaces_and_all_else_is_added(models, requests, paste, e
     assert way_to_paste(requests, models, EditOptions(paste=paste)) == expected
 
 
+def test_a_generator_that_learned_the_face_replaces_it(models) -> None:
+    adapted = replace(models, adapted=True)
+    assert way_to_paste([OLDER], adapted, EditOptions()) == "replace"
+    assert way_to_paste([OLDER], adapted, EditOptions(paste="difference")) == "difference"
+    assert way_to_paste([NOT_AT_ALL], adapted, EditOptions()) == "difference"
+    assert changes_nothing([NOT_AT_ALL], EditOptions())
+
+
 def test_no_strength_changes_nothing_unless_the_face_is_to_be_replaced() -> None:
     assert changes_nothing([NOT_AT_ALL], EditOptions())
     assert changes_nothing([], EditOptions(paste="difference"))
