@@ -31,12 +31,8 @@ class AgeOutput(NamedTuple):
     """``(N,)`` in [0, 1]."""
 
 
-class AgeNet(nn.Module):
-    """face-api's ``age_gender_model``: frozen, differentiable with respect to the images.
-
-    ``forward(images)`` takes FFHQ crops ``(N, 3, H, W)`` RGB in [-1, 1]; ``judge(faces)`` takes tight face crops.
-    Mean error 5.4 years on 1,700 UTKFace crops, evenly spread over the ages (it may have seen some).
-    """
+class FaceApiNet(nn.Module):
+    """One of face-api's nets: its weights by their published names, and what is taken off its images."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
@@ -45,6 +41,17 @@ class AgeNet(nn.Module):
             self.register_buffer(self.names[name], value)
         self.register_buffer("mean", torch.tensor(MEAN_RGB).view(1, 3, 1, 1))
         self.mean: Tensor
+
+    def _weight(self, name: str) -> Tensor:
+        return self.get_buffer(self.names[name])
+
+
+class AgeNet(FaceApiNet):
+    """face-api's ``age_gender_model``: frozen, differentiable with respect to the images.
+
+    ``forward(images)`` takes FFHQ crops ``(N, 3, H, W)`` RGB in [-1, 1]; ``judge(faces)`` takes tight face crops.
+    Mean error 5.4 years on 1,700 UTKFace crops, evenly spread over the ages (it may have seen some).
+    """
 
     def forward(self, images: Tensor) -> AgeOutput:
         """Ages of FFHQ crops; see the class."""
@@ -75,9 +82,6 @@ class AgeNet(nn.Module):
         age = pooled @ self._weight("fc/age/weights") + self._weight("fc/age/bias")
         gender = pooled @ self._weight("fc/gender/weights") + self._weight("fc/gender/bias")
         return AgeOutput(age[:, 0], torch.softmax(gender, 1)[:, 1])
-
-    def _weight(self, name: str) -> Tensor:
-        return self.get_buffer(self.names[name])
 
     def _convolve(self, x: Tensor, name: str, stride: int) -> Tensor:
         return F.conv2d(x, self._weight(f"{name}/filters"), self._weight(f"{name}/bias"), stride)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.perception.age import FACE_IN_FFHQ, MEAN_RGB, face_api_tensors
+from modules.perception.age import FACE_IN_FFHQ, FaceApiNet, face_api_tensors
 
 EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 """In the order of the net's outputs."""
@@ -14,20 +14,12 @@ _SIDE = 112
 _BLOCKS, _LAYERS = 4, 4
 
 
-class EmotionNet(nn.Module):
+class EmotionNet(FaceApiNet):
     """face-api's ``face_expression_model``: frozen, differentiable with respect to the images.
 
     ``forward(images)`` takes FFHQ crops ``(N, 3, H, W)`` RGB in [-1, 1] and gives logits ``(N, 7)`` of
     ``EMOTIONS``; their softmax is what face-api calls the scores.
     """
-
-    def __init__(self, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.names = {name: name.replace("/", "_") for name in weights}
-        for name, value in weights.items():
-            self.register_buffer(self.names[name], value)
-        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(1, 3, 1, 1))
-        self.mean: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of FFHQ crops; see the class."""
@@ -61,9 +53,6 @@ class EmotionNet(nn.Module):
             x, self._weight(f"{name}/depthwise_filter"), stride=stride, padding=padding, groups=x.shape[1]
         )
         return F.conv2d(x, self._weight(f"{name}/pointwise_filter"), self._weight(f"{name}/bias"))
-
-    def _weight(self, name: str) -> Tensor:
-        return self.get_buffer(self.names[name])
 
 
 def load_emotion_net(device: str | torch.device = "cpu") -> EmotionNet:

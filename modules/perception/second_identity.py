@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.perception.age import MEAN_RGB, face_api_tensors
+from modules.perception.age import FaceApiNet, face_api_tensors
 from modules.perception.landmarks import landmarks_68
 from modules.perception.mesh import FaceMesh, load_face_mesh
 from modules.perception.warp import similarity_grid
@@ -25,7 +25,7 @@ _BLOCKS = (
 )  # fmt: skip
 
 
-class SecondIdentityNet(nn.Module):
+class SecondIdentityNet(FaceApiNet):
     """dlib's face recognition ResNet, frozen: it judges only.
 
     ``forward`` takes FFHQ crops ``(N, 3, H, H)`` RGB in [-1, 1] and returns ``(N, 128)``; persons are told apart
@@ -34,16 +34,11 @@ class SecondIdentityNet(nn.Module):
     """
 
     def __init__(self, weights: dict[str, Tensor], mesh: FaceMesh) -> None:
-        super().__init__()
-        self.names = {name: name.replace("/", "_") for name in weights}
-        for name, value in weights.items():
-            self.register_buffer(self.names[name], value)
+        super().__init__(weights)
         self.mesh = mesh
         places = (torch.tensor(_CORNERS) + _PADDING) / (1 + 2 * _PADDING) * _SIDE
         self.register_buffer("reference", places)
-        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(1, 3, 1, 1))
         self.reference: Tensor
-        self.mean: Tensor
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -64,9 +59,6 @@ class SecondIdentityNet(nn.Module):
             y = self._convolve(y, f"{name}/conv2", 1, 1)
             x = F.relu(_padded(F.avg_pool2d(x, 2, 2), y) + _padded(y, F.avg_pool2d(x, 2, 2)) if halves else x + y)
         return x.mean((2, 3)) @ self._weight("fc")
-
-    def _weight(self, name: str) -> Tensor:
-        return self.get_buffer(self.names[name])
 
     def _convolve(self, x: Tensor, name: str, stride: int, padding: int) -> Tensor:
         y = F.conv2d(x, self._weight(f"{name}/conv/filters"), self._weight(f"{name}/conv/bias"), stride, padding)
