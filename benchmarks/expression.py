@@ -3,8 +3,9 @@
 python benchmarks/expression.py CLIP [CLIP ...] [--edit smile=1] [--label happy] [--end 1s]
 
 Each clip is learned first (kept in ``runtime.state``), then edited; 4 s a frame on two cores. The lips' error is
-eq. 3 against the unedited rendering and against the clip's own frame; the label is face-api's; the eyes' LPIPS is
-that to the plain edit, over that between unedited and plain edit.
+eq. 3 against the unedited rendering and against the clip's own frame, and its noise that of the unedited rendering
+moved by one pixel, down and to the right; the label is face-api's; the eyes' LPIPS is that to the plain edit, over
+that between unedited and plain edit.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datamodules.alignment import crop_frame
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest, parse_edit
-from modules.editing.expression_dynamics import Eyes, lip_distance
+from modules.editing.expression_dynamics import Eyes, Mouth, point_distance
 from modules.losses.perceptual import load_lpips
 from modules.perception.emotion import EMOTIONS, load_emotion_net
-from modules.perception.landmarks import eye_distance, lip_gaps
+from modules.perception.landmarks import eye_distance
 from services.adapted_models import adapted_models
 from services.console import seconds
 from services.pipeline.balance import balanced_in_clip
-from services.pipeline.lips import keep_lips
+from services.pipeline.lips import by_mesh, keep_lips
 from services.pipeline.models import Models, load_models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip, taken_frames
 from services.settings import Params, load_params
 
 COLUMNS = (
+    "noise",
     "lips, plain",
     "lips, kept",
     "fall",
@@ -104,11 +106,21 @@ def measured(
         still = torch.zeros_like(offsets)
         before, plain, kept = show((), still), show(applied[0], still), show(applied[0], offsets)
         unit = eye_distance(models.judges.mesh(before).points).mean()
-        of_frame, unedited, edited, followed = (
-            lip_gaps(models.judges.mesh(images).points) / unit for images in (originals, before, plain, kept)
+
+        def mouth(images: Tensor) -> Mouth:
+            return by_mesh(models.judges.mesh, images, unit)
+
+        of_frame, unedited, edited, followed = (mouth(images) for images in (originals, before, plain, kept))
+        lips = [float(point_distance(one.lips, unedited.lips).mean()) for one in (edited, followed)]
+        of_clip = [float(point_distance(one.lips, of_frame.lips).mean()) for one in (edited, followed)]
+        noise = float(
+            np.mean(
+                [
+                    float(point_distance(mouth(torch.roll(before, 1, side)).lips, unedited.lips).mean())
+                    for side in (2, 3)
+                ]
+            )
         )
-        lips = [float(lip_distance(one, unedited).mean()) for one in (edited, followed)]
-        of_clip = [float(lip_distance(one, of_frame).mean()) for one in (edited, followed)]
         scores = [
             float(emotion(images).softmax(1)[:, EMOTIONS.index(label)].mean()) for images in (before, plain, kept)
         ]
@@ -116,7 +128,7 @@ def measured(
         apart = [float(eyes(images, wanted).mean()) for images in (before, kept)]
     gain = (scores[2] - scores[0]) / (scores[1] - scores[0])
     fall, fall_of_clip = 1 - lips[1] / lips[0], 1 - of_clip[1] / of_clip[0]
-    return len(ws), [*lips, fall, fall_of_clip, *scores, gain, apart[1] / apart[0]]
+    return len(ws), [noise, *lips, fall, fall_of_clip, *scores, gain, apart[1] / apart[0]]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from modules.lit.video_adaptation import LitVideoAdaptation, VideoAdaptationTrai
 from modules.losses.perceptual import load_lpips
 from modules.model_folder import require_replaceable
 from services.adaptation_card import adaptation_card
+from services.evaluation_frames import spread
 from services.model_names import adaptation_of
 from services.pipeline.composite import resized_transform
 from services.pipeline.edit import crop_synthesis_size
@@ -37,7 +38,7 @@ from services.pipeline.follow import Follower
 from services.pipeline.invert import measure
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.plan import FacePlan, plan_clip, taken_frames
+from services.pipeline.plan import plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.sidecar import file_sha256
 from services.subjects import WHOSE
@@ -203,7 +204,8 @@ def collect(
     found = _files(work, models, size)
     for rows in (found.codes, found.crops):
         rows.path.unlink(missing_ok=True)
-    chosen = _spread(face, most)
+    shown = np.flatnonzero(alignment.valid)
+    chosen = {int(shown[place]) for place in spread(len(shown), most)}
     follower = Follower(face, plan.cuts, models, steps=0)
     meter = Meter("encode", len(plan.numbers), report, cancelled)
     place = 0
@@ -281,9 +283,8 @@ def _measured(
 ) -> dict[str, float]:
     """Means over frames that are spread over the collected ones, at the size that crops are compared at."""
     side, count = models.config.crop_size, len(collected.codes)
-    rows = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()
     found: list[dict[str, NDArray[np.float64]]] = []
-    for row in rows:
+    for row in spread(count, most):
         crop = cv2.resize(collected.crops.read(row, row + 1)[0], (side, side), interpolation=cv2.INTER_AREA)
         ws = torch.from_numpy(collected.codes.read(row, row + 1)).to(models.device)
         with torch.no_grad():
@@ -309,9 +310,3 @@ def _files(work: Path, models: Models, size: int) -> Collected:
         Rows(work / "crops", (size, size, 3), np.uint8),
         size,
     )
-
-
-def _spread(face: FacePlan, most: int) -> frozenset[int]:
-    seen = np.flatnonzero(face.alignment.valid)
-    places = np.linspace(0, len(seen) - 1, min(most, len(seen))).round().astype(int)
-    return frozenset(int(seen[place]) for place in places)

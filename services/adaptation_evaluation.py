@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from datamodules.coded_frames import CodedFrames
 from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
+from datamodules.types import Frames
 from modules.editing.directions import Edit, EditSet
 from modules.generators.adaptation import copy_of
 from modules.generators.protocol import Generator
@@ -35,6 +37,10 @@ METRICS = ("lpips", "mse", "psnr", "ms_ssim", "identity")
 """The columns of Table 1; ``mse`` is of values in [0, 1]."""
 ENOUGH = 28.0
 """dB to which the steps are counted."""
+CONTINUED = (0, 10, 100)
+"""Steps on a person's second clip; the paper's are 10."""
+CONTINUED_MEASURED = 10
+"""Frames of it that are measured."""
 
 
 @dataclass(frozen=True)
@@ -62,47 +68,27 @@ def table_of_clip(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """The rows of one clip's consecutive frames, its own likeness from frame to frame, and slopes of edits."""
-    net = load_lpips(settings.lpips_net, models.device)
-    with torch.no_grad():
-        ws = torch.cat([invert_crops(part[None], models, 0, CodesState())[0] for part in frames.pixels])
+    ws = codes_of(frames.pixels, models)
     refined, _ = invert_crops(frames.pixels, models, models.config.follow.steps or 3, CodesState())
     chosen = spread(len(frames), table.measured)
     crops = to_tensor(frames.pixels, models.device)
 
     def row(generator: Generator, codes: Tensor) -> dict[str, float]:
-        with torch.no_grad():
-            shown = torch.cat(
-                [generator.synthesize(one, resolution=SIDE) for one in torch.split(codes[chosen], 1)]
-            )
-        return measured(shown.float().clamp(-1, 1), crops[chosen], models)
+        return measured(rendered(generator, codes[chosen]), crops[chosen], models)
 
     rows = {"encoder": row(models.generator, ws), "encoder + refinement": row(models.generator, refined)}
     tell(f"{frames.clips[0]}: encoder {rows['encoder']['psnr']:.2f} dB")
     enough: int | None = None
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        codes, pixels = (
-            Rows(folder / "codes", ws.shape[1:], np.float32),
-            Rows(folder / "crops", (SIDE, SIDE, 3), np.uint8),
-        )
-        codes.append(ws.float().cpu().numpy())
-        pixels.append(frames.pixels)
-        lit = LitVideoAdaptation(models.generator, settings.training, net, settings.seed)
 
-        def look(step: int) -> None:
-            nonlocal enough
-            if step in table.iterations:
-                rows[f"adapted, {step} iterations"] = row(lit.adapted, ws)
-                tell(f"{frames.clips[0]}: {step} iterations {rows[f'adapted, {step} iterations']['psnr']:.2f} dB")
-            if enough is None and step % table.counted_every == 0 and row(lit.adapted, ws)["psnr"] >= ENOUGH:
-                enough = step
+    def look(step: int, generator: Generator) -> None:
+        nonlocal enough
+        if step in table.iterations:
+            rows[f"adapted, {step} iterations"] = row(generator, ws)
+            tell(f"{frames.clips[0]}: {step} iterations {rows[f'adapted, {step} iterations']['psnr']:.2f} dB")
+        if enough is None and step % table.counted_every == 0 and row(generator, ws)["psnr"] >= ENOUGH:
+            enough = step
 
-        last = table.iterations[-1]
-        fit_steps(
-            lit, last, lambda first: CodedFrames(codes, pixels, settings.batch_size, last, settings.seed, first),
-            last, folder / "run", accelerator="gpu" if models.device == "cuda" else "cpu", after_step=look,
-        )  # fmt: skip
-        adapted = copy_of(lit.adapted)
+    adapted = learned(frames.pixels, ws, models, settings, table.iterations[-1], look=look)
     with torch.no_grad():
         embedded = torch.cat([models.judges.identity.embed(one) for one in torch.split(crops, 8)])
     few = spread(len(frames), table.edited)
@@ -118,6 +104,82 @@ def table_of_clip(
             for name, generator in (("base", models.generator), ("adapted", adapted))
         },
     }
+
+
+def codes_of(pixels: Frames, models: Models) -> Tensor:
+    """What the encoder says of each of ``(N, 256, 256, 3)`` crops by itself, ``(N, num_ws, w_dim)``."""
+    with torch.no_grad():
+        return torch.cat([invert_crops(one[None], models, 0, CodesState())[0] for one in pixels])
+
+
+def rendered(generator: Generator, ws: Tensor) -> Tensor:
+    """``(N, 3, 256, 256)`` in [-1, 1] of N codes, one at a time."""
+    with torch.no_grad():
+        shown = [generator.synthesize(one, resolution=SIDE) for one in torch.split(ws, 1)]
+    return torch.cat(shown).float().clamp(-1, 1)
+
+
+def learned(
+    pixels: Frames,
+    ws: Tensor,
+    models: Models,
+    settings: AdaptationSettings,
+    iterations: int,
+    start: Generator | None = None,
+    look: Callable[[int, Generator], None] = lambda step, generator: None,
+) -> Generator:
+    """The generator adapted to N crops at their codes for so many steps, from ``start`` or the base.
+
+    ``look`` is shown the step and the generator after each.
+    """
+    if not iterations:
+        return start or models.generator
+    net = load_lpips(settings.lpips_net, models.device)
+    lit = LitVideoAdaptation(models.generator, settings.training, net, settings.seed, start)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        codes, crops = (
+            Rows(folder / "codes", ws.shape[1:], np.float32),
+            Rows(folder / "crops", pixels.shape[1:], np.uint8),
+        )
+        codes.append(ws.float().cpu().numpy())
+        crops.append(pixels)
+        fit_steps(
+            lit, iterations,
+            lambda first: CodedFrames(codes, crops, settings.batch_size, iterations, settings.seed, first),
+            iterations, folder / "run", accelerator="gpu" if models.device == "cuda" else "cpu",
+            after_step=lambda step: look(step, lit.adapted),
+        )  # fmt: skip
+    return copy_of(lit.adapted)
+
+
+def continual(
+    first: HeldOutFrames, second: HeldOutFrames, models: Models, settings: AdaptationSettings, earlier: int
+) -> dict[str, dict[str, float]]:
+    """The second clip of a person under generators that know the first one, or not, by how they were made (4.3).
+
+    ``earlier`` is how many steps the first clip was learned for. Frames that are measured are among those learned.
+    """
+    start = learned(first.pixels, codes_of(first.pixels, models), models, settings, earlier)
+    ws, chosen = codes_of(second.pixels, models), spread(len(second), CONTINUED_MEASURED)
+    crops = to_tensor(second.pixels[chosen], models.device)
+    rows = {}
+    for name, begin in (("the base", None), ("the first clip", start)):
+        for steps in CONTINUED:
+            made = learned(second.pixels, ws, models, settings, steps, begin)
+            rows[f"{steps} from {name}"] = measured(rendered(made, ws[chosen]), crops, models)
+    return rows
+
+
+def table_lines(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Table 1's columns, a line for each row."""
+    lines = ["| | LPIPS ↓ | MSE × 10⁻⁴ ↓ | PSNR, dB ↑ | MS-SSIM ↑ | identity ↑ |", "|---|--:|--:|--:|--:|--:|"]
+    for name, of in rows.items():
+        lines.append(
+            f"| {name} | {of['lpips']:.3f} | {1e4 * of['mse']:.1f} | {of['psnr']:.2f} "
+            f"| {of['ms_ssim']:.3f} | {of['identity']:.3f} |"
+        )
+    return lines
 
 
 def measured(shown: Tensor, crops: Tensor, models: Models) -> dict[str, float]:
@@ -141,12 +203,8 @@ def slopes(
 ) -> dict[str, float]:
     """How much of what is asked of each edit is got on a generator, mean over the codes."""
 
-    def render(codes: Tensor) -> Tensor:
-        shown = [generator.synthesize(one.to(models.device), resolution=SIDE) for one in torch.split(codes, 1)]
-        return torch.cat(shown).float().clamp(-1, 1)
-
     known: EditSet[Edit] = models.edits
-    readings = measure_edits(ws, known, edits, render, judge, models.judges.identity.embed)
+    readings = measure_edits(ws, known, edits, partial(rendered, generator), judge, models.judges.identity.embed)
     return {name: float(slopes_between(readings, name, [name])[0]) for name in edits}
 
 
@@ -166,14 +224,11 @@ def as_markdown(clips: Sequence[Mapping[str, Any]], units: Mapping[str, float]) 
 
     ``units`` is what one unit of each edit comes to in the judge's numbers.
     """
-    head = "| | LPIPS ↓ | MSE × 10⁻⁴ ↓ | PSNR, dB ↑ | MS-SSIM ↑ | identity ↑ |"
-    lines = [head, "|---|--:|--:|--:|--:|--:|"]
-    for name in clips[0]["rows"]:
-        mean = {metric: float(np.mean([clip["rows"][name][metric] for clip in clips])) for metric in METRICS}
-        lines.append(
-            f"| {name} | {mean['lpips']:.3f} | {1e4 * mean['mse']:.1f} | {mean['psnr']:.2f} "
-            f"| {mean['ms_ssim']:.3f} | {mean['identity']:.3f} |"
-        )
+    mean = {
+        name: {metric: float(np.mean([clip["rows"][name][metric] for clip in clips])) for metric in METRICS}
+        for name in clips[0]["rows"]
+    }
+    lines = table_lines(mean)
     lines += ["", "| clip | encoder, dB | adapted, dB | steps to 28 dB | identity | from frame to frame |"]
     lines += ["|---|--:|--:|--:|--:|--:|"]
     for clip in clips:

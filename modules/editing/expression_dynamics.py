@@ -1,6 +1,8 @@
 """Expression dynamics (StylePortraitVideo, section 3.3): edited codes moved until the lips follow the original.
 
-The networks are handed in: ``lips`` says what is compared of the inner lips, ``Eyes`` what the eyes should stay.
+The networks are handed in: ``mouth`` says what is compared of the mouth, ``Eyes`` what the eyes should stay. What
+the paper does not have: the mouth's corners stay as the edit left them, as they are what a smile is known by and
+eq. 3 does not look at them.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +19,19 @@ from modules.losses.perceptual import Features, PerceptualLoss
 
 Render = Callable[[slice, Tensor], Tensor]
 """``render(frames, offsets)``: those n edited frames with ``(n, num_ws, w_dim)`` on top, ``(n, 3, r, r)``."""
-Lips = Callable[[Tensor], Tensor]
-"""``(N, 3, r, r)`` in [-1, 1] to what is compared of the inner lips, ``(N, K, D)``: gaps, or heatmaps."""
+
+
+class Mouth(NamedTuple):
+    """What is compared of N mouths."""
+
+    lips: Tensor
+    """``(N, K, D)`` of the inner lips, which do what they did: gaps, or heatmaps."""
+    corners: Tensor
+    """``(N, C, 2)``, which stay as edited; C is 0 where the judge does not tell them."""
+
+
+MouthJudge = Callable[[Tensor], Mouth]
+"""What is compared of ``(N, 3, r, r)`` in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,10 @@ class DynamicsConfig:
     """Frames that a window shares with the next one, which goes on from them: so that windows do not show."""
     lip_weight: float
     """Of eq. 3."""
+    lip_tolerance: float
+    """What eq. 3 does not see of each distance, in the judge's unit: its noise. The paper has none."""
+    corner_weight: float
+    """Of how far the corners of the mouth are from where the edit left them; the paper has none."""
     eye_weight: float
     """Of eq. 4."""
     reg_weight: float
@@ -69,11 +87,16 @@ class Eyes:
         return images[:, :, top:bottom, left:right]
 
 
-def lip_distance(lips: Tensor, wanted: Tensor) -> Tensor:
-    """Eq. 3 per image, ``(N,)``: the norms of the K points' differences, summed; both are ``(N, K, D)``."""
-    if lips.shape != wanted.shape or lips.ndim != 3:
-        raise ValueError(f"lips must be (N, K, D) of one shape, got {tuple(lips.shape)} and {tuple(wanted.shape)}")
-    distance: Tensor = torch.linalg.vector_norm(lips - wanted, dim=2).sum(1)
+def point_distance(points: Tensor, wanted: Tensor, tolerance: float = 0.0) -> Tensor:
+    """Eq. 3 per image, ``(N,)``: the norms of the K points' differences, summed; both are ``(N, K, D)``.
+
+    ``tolerance`` is taken off each norm, and what lies within is 0.
+    """
+    if points.shape != wanted.shape or points.ndim != 3:
+        raise ValueError(
+            f"points must be (N, K, D) of one shape, got {tuple(points.shape)} and {tuple(wanted.shape)}"
+        )
+    distance: Tensor = (torch.linalg.vector_norm(points - wanted, dim=2) - tolerance).clamp_min(0).sum(1)
     return distance
 
 
@@ -81,7 +104,7 @@ def window_offsets(
     start: Tensor,
     render: Render,
     wanted: Tensor,
-    lips: Lips,
+    mouth: MouthJudge,
     eyes: Eyes,
     config: DynamicsConfig,
     before: Tensor | None = None,
@@ -91,7 +114,7 @@ def window_offsets(
 ) -> Tensor:
     """Minimise eq. 7 over the offsets of T consecutive frames, from ``start`` ``(T, num_ws, w_dim)``.
 
-    ``wanted`` ``(T, K, D)`` is what ``lips`` says of the frames before the expression was edited. ``before``
+    ``wanted`` ``(T, K, D)`` is what ``mouth`` says of the lips before the expression was edited. ``before``
     ``(num_ws, w_dim)`` is the offset of the frame before the first, which stays. ``batch`` frames are rendered
     with gradients at a time, so that the memory does not grow with T; ``check`` is called before and may raise.
     ``rows`` ``(num_ws,)`` is 1 for rows that may move and 0 for those that may not.
@@ -100,17 +123,22 @@ def window_offsets(
         raise ValueError(f"{len(wanted)} lips need as many offsets (T, num_ws, w_dim), got {tuple(start.shape)}")
     parts = [slice(first, min(first + batch, len(start))) for first in range(0, len(start), batch)]
     with torch.no_grad():
-        plain = [eyes.features(render(part, torch.zeros_like(start[part]))) for part in parts]
+        edited = (render(part, torch.zeros_like(start[part])) for part in parts)
+        plain = [(eyes.features(images), mouth(images).corners) for images in edited]
     offsets = start.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([offsets], lr=config.learning_rate)
     for _ in range(config.iterations):
         optimizer.zero_grad()
-        for part, eyes_of_part in zip(parts, plain, strict=True):
+        for part, (eyes_of_part, corners) in zip(parts, plain, strict=True):
             check()
             with torch.enable_grad():
                 shown = render(part, offsets[part])
-                lip, eye = lip_distance(lips(shown), wanted[part]).sum(), eyes(shown, eyes_of_part).sum()
-                torch.autograd.backward(config.lip_weight * lip + config.eye_weight * eye)
+                seen, eye = mouth(shown), eyes(shown, eyes_of_part).sum()
+                lip = point_distance(seen.lips, wanted[part], config.lip_tolerance).sum()
+                corner = point_distance(seen.corners, corners).sum()
+                torch.autograd.backward(
+                    config.lip_weight * lip + config.eye_weight * eye + config.corner_weight * corner
+                )
         with torch.enable_grad():
             calm = config.reg_weight * regularity(offsets) + config.temp_weight * unsteadiness(offsets, before)
             torch.autograd.backward(calm)

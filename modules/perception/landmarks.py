@@ -62,6 +62,14 @@ def lip_gaps(points: Tensor) -> Tensor:
     return gaps
 
 
+def mouth_corners(points: Tensor) -> Tensor:
+    """``(N, 2, 2)`` pixels: from the middle between the eyes to the right and the left corner of the mouth."""
+    _check(points)
+    eyes = points[:, [corner for pair in _EYE_WIDTHS for corner in pair], :2].mean(1, keepdim=True)
+    corners: Tensor = points[:, list(_MOUTH_CORNERS), :2] - eyes
+    return corners
+
+
 def eye_distance(points: Tensor) -> Tensor:
     """``(N,)`` distance between the middles of the eyes, in space, in pixels."""
     _check(points)

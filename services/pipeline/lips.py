@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from torch import Tensor
 from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from modules.editing.directions import EditRequest
-from modules.editing.expression_dynamics import Eyes, Lips, window_offsets, windows
+from modules.editing.expression_dynamics import Eyes, Mouth, MouthJudge, window_offsets, windows
 from modules.losses.perceptual import load_lpips
-from modules.perception.fan import load_fan
-from modules.perception.landmarks import eye_distance, lip_gaps
+from modules.perception.fan import FaceAlignmentNet, load_fan
+from modules.perception.landmarks import eye_distance, lip_gaps, mouth_corners
+from modules.perception.mesh import FaceMesh
 from services.pipeline.balance import Requests, balanced_in_clip
 from services.pipeline.follow import Follower
 from services.pipeline.models import Models
@@ -78,7 +80,7 @@ def keep_lips(
     # What stands before the expression is set right on the face by itself.
     standing = balanced_in_clip(source, plan, earlier, models, options, check) if earlier else [()] * len(tracks)
     config = models.config.keep_lips.dynamics[models.config.keep_lips.judge]
-    lips, eyes = _judges(models)
+    mouth_of, eyes = _judges(models)
     jobs = []
     for face, track, edited, before in zip(plan.faces, tracks, applied, standing, strict=True):
         seen = np.flatnonzero(face.alignment.valid)
@@ -101,7 +103,7 @@ def keep_lips(
         track.offsets.cut(first)
         ws = torch.from_numpy(track.codes.read(first, last)).to(models.device)
         previous = None if begins_anew else torch.from_numpy(track.offsets.read(first - 1, first)[0]).to(ws)
-        found = _window(ws, previous, edited, before, models, options, lips, eyes, meter.advance, batch)
+        found = _window(ws, previous, edited, before, models, options, mouth_of, eyes, meter.advance, batch)
         track.offsets.append(found[: kept - first].cpu().numpy())
     return tracks
 
@@ -113,7 +115,7 @@ def _window(
     before: Requests,
     models: Models,
     options: EditOptions,
-    lips: Callable[[Tensor], Lips],
+    mouth_of: Callable[[Tensor], MouthJudge],
     eyes: Eyes,
     check: Callable[[], None],
     batch: int,
@@ -128,15 +130,15 @@ def _window(
     with torch.inference_mode(False):
         with torch.no_grad():
             unedited = torch.cat([shown(one, before, None) for one in torch.split(ws, 1)])
-            seen = lips(unedited)
-            wanted = seen(unedited)
+            mouth = mouth_of(unedited)
+            wanted = mouth(unedited).lips
         start = torch.zeros_like(ws) if previous is None else previous.expand_as(ws)
         config = models.config.keep_lips
         return window_offsets(
             start,
             lambda frames, offsets: shown(ws[frames], edited, offsets),
             wanted,
-            seen,
+            mouth,
             eyes,
             config.dynamics[config.judge],
             previous,
@@ -155,20 +157,29 @@ def _rows(models: Models, resolution: int) -> Tensor:
     return rows
 
 
-def _judges(models: Models) -> tuple[Callable[[Tensor], Lips], Eyes]:
-    """What says where the lips are, for the faces in given pictures, and what the eyes are."""
+def _judges(models: Models) -> tuple[Callable[[Tensor], MouthJudge], Eyes]:
+    """What says where lips and corners are, for the faces in given pictures, and what the eyes are."""
     config = models.config.keep_lips
     eyes = Eyes(load_lpips(config.lpips_net, models.device), config.eye_box)
     if config.judge == "fan":
         fan = load_fan(Path(config.fan_weights) if config.fan_weights else None, models.device)
-        return lambda _: lambda images: fan.heatmaps(images)[:, _INNER_LIPS].flatten(2), eyes
+        return lambda _: partial(_by_heatmaps, fan), eyes
     mesh = models.judges.mesh
 
-    def of_faces(faces: Tensor) -> Lips:
-        unit = eye_distance(mesh(faces).points).mean()
-        return lambda images: lip_gaps(mesh(images).points) / unit
+    def of_faces(faces: Tensor) -> MouthJudge:
+        return partial(by_mesh, mesh, unit=eye_distance(mesh(faces).points).mean())
 
     return of_faces, eyes
+
+
+def by_mesh(mesh: FaceMesh, images: Tensor, unit: Tensor) -> Mouth:
+    """Gaps between the inner lips and the mouth's corners, in units of so many pixels, of ``(N, 3, r, r)``."""
+    points = mesh(images).points
+    return Mouth(lip_gaps(points) / unit, mouth_corners(points) / unit)
+
+
+def _by_heatmaps(fan: FaceAlignmentNet, images: Tensor) -> Mouth:
+    return Mouth(fan.heatmaps(images)[:, _INNER_LIPS].flatten(2), images.new_zeros(len(images), 0, 2))
 
 
 def _encode(

@@ -29,7 +29,7 @@ SETTINGS = AdaptationSettings(
     served=2,
     seed=1,
 )
-DYNAMICS = DynamicsConfig(2, 0.05, 4, 1, 1.0, 1.0, 0.01, 0.1, 64)
+DYNAMICS = DynamicsConfig(2, 0.05, 4, 1, 1.0, 0.0, 1.0, 1.0, 0.01, 0.1, 64)
 
 
 class WholePictures:

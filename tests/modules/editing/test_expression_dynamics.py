@@ -14,7 +14,8 @@ from torch import Tensor
 from modules.editing.expression_dynamics import (
     DynamicsConfig,
     Eyes,
-    lip_distance,
+    Mouth,
+    point_distance,
     regularity,
     unsteadiness,
     window_offsets,
@@ -23,10 +24,11 @@ from modules.editing.expression_dynamics import (
 from modules.losses.perceptual import PerceptualLoss, load_lpips
 
 ROWS, WIDTH, SIDE = 3, 4, 96
-CONFIG = DynamicsConfig(150, 0.05, 6, 2, 1.0, 0.0, 0.0, 0.0, 1024)
+CONFIG = DynamicsConfig(150, 0.05, 6, 2, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1024)
 random = torch.Generator().manual_seed(3)
 BASIS = torch.randn(ROWS * WIDTH, 3 * SIDE * SIDE, generator=random) * 0.05
 LIPS = torch.randn(3 * SIDE * SIDE, 6, generator=random) * 0.02
+CORNERS = torch.randn(3 * SIDE * SIDE, 4, generator=random) * 0.02
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,10 @@ def lips(images: Tensor) -> Tensor:
     return (images.flatten(1) @ LIPS).view(-1, 3, 2)
 
 
+def mouth(images: Tensor) -> Mouth:
+    return Mouth(lips(images), (images.flatten(1) @ CORNERS).view(-1, 2, 2))
+
+
 def edited(frames: int = 5) -> Tensor:
     return torch.randn(frames, ROWS, WIDTH, generator=torch.Generator().manual_seed(frames))
 
@@ -55,13 +61,13 @@ def offsets(config: DynamicsConfig, eyes: Eyes, wanted: Tensor, ws: Tensor, **mo
     def render(frames: slice, moved: Tensor) -> Tensor:
         return show(ws[frames] + moved)
 
-    return window_offsets(torch.zeros_like(ws), render, wanted, lips, eyes, config, **more)  # type: ignore[arg-type]
+    return window_offsets(torch.zeros_like(ws), render, wanted, mouth, eyes, config, **more)  # type: ignore[arg-type]
 
 
 def test_lips_come_to_where_they_were(eyes: Eyes) -> None:
     ws, wanted = edited(), lips(show(edited() * 0.5))
-    before = lip_distance(lips(show(ws)), wanted).mean()
-    after = lip_distance(lips(show(ws + offsets(CONFIG, eyes, wanted, ws))), wanted).mean()
+    before = point_distance(lips(show(ws)), wanted).mean()
+    after = point_distance(lips(show(ws + offsets(CONFIG, eyes, wanted, ws))), wanted).mean()
     assert after < 0.1 * before
 
 
@@ -78,8 +84,12 @@ def test_each_term_holds_what_it_is_for(eyes: Eyes) -> None:
     small = offsets(replace(CONFIG, reg_weight=0.3), eyes, wanted, ws)
     calm = offsets(replace(CONFIG, temp_weight=1.0), eyes, wanted, ws)
     seen = offsets(replace(CONFIG, eye_weight=30.0), eyes, wanted, ws)
+    drawn = offsets(replace(CONFIG, corner_weight=1.0), eyes, wanted, ws)
     assert regularity(small) < 0.9 * regularity(free)
     assert unsteadiness(calm) < 0.8 * unsteadiness(free)
+    corners = mouth(show(ws)).corners
+    moved, held = (point_distance(mouth(show(ws + one)).corners, corners).mean() for one in (free, drawn))
+    assert held < 0.3 * moved
     plain = eyes.features(show(ws))
     assert eyes(show(ws + seen), plain).mean() < 0.7 * eyes(show(ws + free), plain).mean()
 
@@ -100,12 +110,21 @@ def test_equations_3_5_and_6_are_norms_as_printed() -> None:
         sum(math.dist(a, b) for a, b in zip(x, y, strict=True))
         for x, y in zip(one.tolist(), other.tolist(), strict=True)
     ]
-    assert lip_distance(one, other).tolist() == pytest.approx(by_hand, rel=1e-5)
+    assert point_distance(one, other).tolist() == pytest.approx(by_hand, rel=1e-5)
     flat = edited(4).flatten(1)
     assert float(regularity(edited(4))) == pytest.approx(sum(math.hypot(*row) for row in flat.tolist()), rel=1e-5)
     steps = [math.dist(a, b) for a, b in zip(flat.tolist(), flat[1:].tolist(), strict=False)]
     assert float(unsteadiness(edited(4))) == pytest.approx(sum(steps), rel=1e-5)
     assert float(unsteadiness(edited(4)[1:], edited(4)[0])) == pytest.approx(sum(steps), rel=1e-5)
+
+
+def test_what_is_within_the_tolerance_is_no_distance_and_gives_no_gradient() -> None:
+    wanted = torch.zeros(1, 3, 2)
+    points = torch.tensor([[[0.3, 0.4], [0.06, 0.08], [0.0, 0.0]]], requires_grad=True)
+    distance = point_distance(points, wanted, 0.2)
+    assert distance.tolist() == pytest.approx([0.3])
+    distance.sum().backward()
+    assert points.grad is not None and points.grad[0, 1:].abs().max() == 0 and points.grad[0, 0].norm() > 0.9
 
 
 def test_where_nothing_is_moved_the_gradients_are_numbers() -> None:
@@ -142,6 +161,6 @@ def test_shapes_that_do_not_fit_are_refused(eyes: Eyes) -> None:
     with pytest.raises(ValueError, match="need as many offsets"):
         offsets(CONFIG, eyes, torch.zeros(2, 3, 2), edited(3))
     with pytest.raises(ValueError, match="of one shape"):
-        lip_distance(torch.zeros(2, 3, 2), torch.zeros(2, 3, 1))
+        point_distance(torch.zeros(2, 3, 2), torch.zeros(2, 3, 1))
     with pytest.raises(ValueError, match="overlap must lie in"):
         replace(CONFIG, overlap=6)

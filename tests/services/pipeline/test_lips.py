@@ -139,5 +139,5 @@ def test_fans_heatmaps_of_the_inner_lips_stand_in_eq_3_where_they_are_chosen(
     of_faces, _ = lips._judges(models)
     images = torch.rand(2, 3, 64, 64)
     found = of_faces(images)(images)
-    assert found.shape == (2, 8, 64)
-    torch.testing.assert_close(found, fan.seen[:, 60:68].flatten(2))
+    assert found.lips.shape == (2, 8, 64) and found.corners.shape == (2, 0, 2)
+    torch.testing.assert_close(found.lips, fan.seen[:, 60:68].flatten(2))
