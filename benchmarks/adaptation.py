@@ -1,6 +1,6 @@
 """Table 1 of StylePortraitVideo on persons not trained on: encoder, refinement, adaptation; and edits after it.
 
-python benchmarks/adaptation.py [--iterations 100 1000] [--frames 60]
+python benchmarks/adaptation.py [--iterations 100 1000] [--frames 60] [--clips NAME...]
 
 One clip of each test person; 9 minutes each on two cores with 1,000 iterations. Finished clips are kept in
 ``runtime.state``, and the command goes on where it was stopped.
@@ -34,13 +34,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--frames", type=int, default=60, help="Consecutive frames of each clip.")
+    parser.add_argument("--clips", nargs="+", help="Only these, by name.")
     arguments = parser.parse_args()
     params = load_params()
     models = load_models(params)
     settings = params.section("adaptation", AdaptationSettings)
     table = TableSettings(tuple(sorted(arguments.iterations)), 10, 25, EDITS, 6)
     stretches = consecutive_frames(read_prepared(CLIPS), arguments.frames, 20)
-    first_of = {stretch.people[0]: stretch for stretch in reversed(stretches)}
+    first_of = {
+        stretch.people[0]: stretch
+        for stretch in reversed(stretches)
+        if not arguments.clips or stretch.clips[0] in arguments.clips
+    }
+    if not first_of:
+        parser.error(f"there are {', '.join(stretch.clips[0] for stretch in stretches)}")
     about = json.dumps(
         [stretches[0].data_hash, models.versions, dataclasses.asdict(settings), dataclasses.asdict(table)]
     )

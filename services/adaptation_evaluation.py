@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
 from datamodules.types import Frames
-from modules.editing.directions import Edit, EditSet
+from modules.editing.directions import Edit, EditRequest, EditSet
 from modules.generators.adaptation import copy_of
 from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation
@@ -29,14 +29,18 @@ from modules.metrics.fidelity import lpips_distance, ms_ssim, psnr
 from services.adaptation import AdaptationSettings
 from services.evaluation_edits import ImageJudge, measure_edits, slopes_between
 from services.evaluation_frames import SIDE, HeldOutFrames, spread
+from services.pipeline.balance import balanced
 from services.pipeline.invert import CodesState, invert_crops
 from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
 from services.training import fit_steps
 
 METRICS = ("lpips", "mse", "psnr", "ms_ssim", "identity")
 """The columns of Table 1; ``mse`` is of values in [0, 1]."""
 ENOUGH = 28.0
 """dB to which the steps are counted."""
+AS_SERVED = ", set right"
+"""Ends the names of slopes of edits that were set right on the face first."""
 CONTINUED = (0, 10, 100)
 """Steps on a person's second clip; the paper's are 10."""
 CONTINUED_MEASURED = 10
@@ -92,6 +96,7 @@ def table_of_clip(
     with torch.no_grad():
         embedded = torch.cat([models.judges.identity.embed(one) for one in torch.split(crops, 8)])
     few = spread(len(frames), table.edited)
+    tried = [row for row in range(len(frames)) if row not in few] or few
     return {
         "clip": frames.clips[0],
         "person": frames.people[0],
@@ -100,8 +105,9 @@ def table_of_clip(
         "steps_to_enough": enough,
         "frame_to_frame": float((embedded[1:] * embedded[:-1]).sum(1).mean()),
         "slopes": {
-            name: slopes(generator, ws[few], models, table.edits, judge)
+            f"{name}{served}": slopes(replace(models, generator=generator), ws[few], table.edits, judge, looked_at)
             for name, generator in (("base", models.generator), ("adapted", adapted))
+            for served, looked_at in (("", None), (AS_SERVED, ws[tried]))
         },
     }
 
@@ -195,16 +201,27 @@ def measured(shown: Tensor, crops: Tensor, models: Models) -> dict[str, float]:
 
 
 def slopes(
-    generator: Generator,
-    ws: Tensor,
     models: Models,
+    ws: Tensor,
     edits: Mapping[str, Sequence[float]],
     judge: ImageJudge,
+    looked_at: Tensor | None = None,
 ) -> dict[str, float]:
-    """How much of what is asked of each edit is got on a generator, mean over the codes."""
+    """How much of what is asked of each edit is got on the models' generator, mean over the codes.
 
+    With ``looked_at`` edits are set right on those codes of the same face first, as the pipeline does.
+    """
     known: EditSet[Edit] = models.edits
-    readings = measure_edits(ws, known, edits, partial(rendered, generator), judge, models.judges.identity.embed)
+
+    def move(codes: Tensor, request: EditRequest) -> Tensor:
+        asked: Sequence[EditRequest] = [request]
+        if looked_at is not None:
+            asked = balanced(looked_at, asked, models, EditOptions())
+        return known.apply(codes, asked)
+
+    readings = measure_edits(
+        ws, known, edits, partial(rendered, models.generator), judge, models.judges.identity.embed, move=move
+    )
     return {name: float(slopes_between(readings, name, [name])[0]) for name in edits}
 
 
@@ -238,10 +255,15 @@ def as_markdown(clips: Sequence[Mapping[str, Any]], units: Mapping[str, float]) 
             f"| {clip['clip']} | {first['psnr']:.2f} | {last['psnr']:.2f} | {steps} "
             f"| {last['identity']:.3f} | {clip['frame_to_frame']:.3f} |"
         )
-    lines += ["", "| edit | slope on the base | on the adapted | share |", "|---|--:|--:|--:|"]
+    lines += ["", "| edit | slope on the base | on the adapted | share | set right: base | adapted | share |"]
+    lines += ["|---|--:|--:|--:|--:|--:|--:|"]
     for name, unit in units.items():
-        base, adapted = (
-            float(np.mean([clip["slopes"][which][name] for clip in clips])) / unit for which in ("base", "adapted")
-        )
-        lines.append(f"| {name} | {base:.2f} | {adapted:.2f} | {adapted / base:.2f} |")
+        cells = []
+        for served in ("", AS_SERVED):
+            base, adapted = (
+                float(np.mean([clip["slopes"][which + served][name] for clip in clips])) / unit
+                for which in ("base", "adapted")
+            )
+            cells += [f"{base:.2f}", f"{adapted:.2f}", f"{adapted / base:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines

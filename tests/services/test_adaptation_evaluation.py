@@ -28,6 +28,7 @@ from services.adaptation_evaluation import (
     slopes,
     table_of_clip,
 )
+from services.direction_settings import DirectionSettings
 from services.evaluation_frames import SIDE, HeldOutFrames
 from services.pipeline.models import Models, load_models
 from services.pipeline.options import EditOptions
@@ -102,8 +103,12 @@ def test_a_clip_gives_its_rows_and_slopes(
     assert found["rows"]["adapted, 2 iterations"]["psnr"] > found["rows"]["encoder"]["psnr"]
     assert 0.5 < found["frame_to_frame"] <= 1 and found["steps_to_enough"] is None
     ws = codes_of(frames.pixels[:1], models)
-    assert found["slopes"]["base"] == slopes(models.generator, ws, models, EDITS, models.judges.attributes)
+    assert found["slopes"]["base"] == slopes(models, ws, EDITS, models.judges.attributes)
     assert found["slopes"]["base"]["smile"] > 0 and len(said) == 3
+    # Edits that are set right on the face get nearer to what was asked.
+    unit = load_params().section("directions", DirectionSettings).edits["smile"].per_unit
+    plain, served = (found["slopes"][name]["smile"] / unit for name in ("base", "base, set right"))
+    assert abs(served - 1) < abs(plain - 1)
     lines = as_markdown([found, found], {"smile": found["slopes"]["base"]["smile"]})
     assert any(line.startswith("| smile | 1.00 |") for line in lines)
     assert any("not reached" in line for line in lines)
