@@ -1,6 +1,6 @@
 """Expression dynamics on real clips: lips, label and eyes of the plain edit and of the one whose lips are kept.
 
-python benchmarks/expression.py CLIP [CLIP ...] [--edit smile=1] [--label happy] [--end 1s]
+python benchmarks/expression.py CLIP [CLIP ...] [--edit smile=1] [--label happy] [--end 1s] [--set KEY=VALUE]
 
 Each clip is learned first (kept in ``runtime.state``), then edited; 4 s a frame on two cores. The lips' error is
 eq. 3 against the unedited rendering and against the clip's own frame, and its noise that of the unedited rendering
@@ -60,8 +60,9 @@ def main() -> None:
     parser.add_argument("--start")
     parser.add_argument("--end", default="1s")
     parser.add_argument("--iterations", type=int, default=100, help="Of the adaptation.")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    params = load_params(overrides=[f"adaptation.iterations={arguments.iterations}"])
+    params = load_params(overrides=[*arguments.overrides, f"adaptation.iterations={arguments.iterations}"])
     base = load_models(params)
     options = EditOptions(start=seconds(arguments.start), end=seconds(arguments.end), keep_lips=True)
     print(f"| {arguments.edit}, {arguments.label} | frames | {' | '.join(COLUMNS)} |")
