@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapted_toys import small_models
+from adapted_toys import STITCHING, small_models
 from torch import Tensor
 
+import services.media
 from datamodules.stitched_frames import StitchedFrames, StitchedRows
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
-from modules.editing.stitching import StitchingTraining, border_of, inside_of, masked_rms
+from modules.editing.stitching import border_of, inside_of, masked_rms
 from modules.lit.stitching import LitStitching
+from services.cli import run
 from services.pipeline.models import Models
-from services.pipeline.options import EditOptions, StitchingConfig
+from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip
 from services.pipeline.progress import CancelledError, Progress
+from services.pipeline.sidecar import plain
 from services.pipeline.stitch import Stitching, collected, is_stitched, stitched
 from services.pipeline.stream import edit_video
 from services.pipeline.track import encoded_tracks
@@ -28,16 +31,6 @@ from services.pipeline.track import encoded_tracks
 __all__ = ["small_models"]
 SHORT = EditOptions(start=0.5, end=0.9, paste="replace", stitch=True)
 SMILE = [EditRequest("smile", 1.0)]
-FEW = StitchingConfig(12, 2, 6, StitchingTraining(0.01, 1.0, 3.0, 1.0, 3.0), "alex", 5, 1)
-
-
-def with_config(models: Models, config: StitchingConfig) -> Models:
-    return replace(models, config=replace(models.config, stitching=config))
-
-
-@pytest.fixture
-def models(small_models: Models) -> Models:
-    return with_config(small_models, FEW)
 
 
 def stitch(clip: Path, models: Models, work: Path, **more: object) -> tuple[Models, Stitching, tuple[str, ...]]:
@@ -60,9 +53,10 @@ def shown_by(models: Models, ws: Tensor) -> Tensor:
 
 
 def test_the_border_comes_nearer_to_the_frame_than_the_inside_moves(
-    clip: Path, models: Models, tmp_path: Path
+    clip: Path, small_models: Models, tmp_path: Path
 ) -> None:
-    long = with_config(models, replace(FEW, iterations=60))
+    config = replace(small_models.config, stitching=replace(STITCHING, iterations=60))
+    long = replace(small_models, config=config)
     tuned, done, said = stitch(clip, long, tmp_path)
     assert done == Stitching(6, 64, 60) and said == ()
     batch = StitchedFrames(rows_of(clip, long, tmp_path), 6, 1, 0).batch(0)
@@ -75,14 +69,14 @@ def test_the_border_comes_nearer_to_the_frame_than_the_inside_moves(
     assert moved < 0.5 * float(masked_rms(batch["images"], batch["edited"], inside).mean())
     # What was collected is what the untuned generator shows, and it is untouched.
     with torch.no_grad():
-        plain = models.edits.synthesize(models.generator, batch["ws"], SMILE, 0, 64).clamp(-1, 1)
+        plain = small_models.edits.synthesize(small_models.generator, batch["ws"], SMILE, 0, 64).clamp(-1, 1)
     assert float((plain - batch["edited"]).abs().max()) <= 1 / 127.5
 
 
 def test_a_stopped_tuning_goes_on_and_ends_as_an_undisturbed_one(
-    clip: Path, models: Models, tmp_path: Path
+    clip: Path, small_models: Models, tmp_path: Path
 ) -> None:
-    whole, _, _ = stitch(clip, models, tmp_path / "whole")
+    whole, _, _ = stitch(clip, small_models, tmp_path / "whole")
     for stage, at in (("collect", 2), ("stitch", 7)):
         seen: list[Progress] = []
 
@@ -90,18 +84,18 @@ def test_a_stopped_tuning_goes_on_and_ends_as_an_undisturbed_one(
             return bool(seen) and seen[-1].stage == stage and seen[-1].done >= at
 
         with pytest.raises(CancelledError):
-            stitch(clip, models, tmp_path / "half", report=seen.append, cancelled=stop)
+            stitch(clip, small_models, tmp_path / "half", report=seen.append, cancelled=stop)
     stages: list[Progress] = []
-    half, _, _ = stitch(clip, models, tmp_path / "half", report=stages.append)
+    half, _, _ = stitch(clip, small_models, tmp_path / "half", report=stages.append)
     assert {one.stage for one in stages} == {"stitch"}
     assert next(one.done for one in stages if one.done) == 6  # the fifth step is the last that was kept
-    ws = models.mean_codes(1)
+    ws = small_models.mean_codes(1)
     apart = float((shown_by(whole, ws) - shown_by(half, ws)).square().mean())
     assert 10 * np.log10(4 / (apart + 1e-20)) >= 50
 
 
 def test_memory_that_is_short_and_losses_that_are_no_numbers_are_said(
-    clip: Path, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terms = LitStitching.terms
 
@@ -113,24 +107,24 @@ def test_memory_that_is_short_and_losses_that_are_no_numbers_are_said(
         return {name: (weight, bad * value) for name, (weight, value) in found.items()}
 
     monkeypatch.setattr(LitStitching, "terms", breaks)
-    tuned, done, said = stitch(clip, models, tmp_path)
+    tuned, done, said = stitch(clip, small_models, tmp_path)
     assert said[0] == "out of memory: went on with 1 frames per step"
     assert "no number after 8 of 12 steps" in said[1] and "pipeline.stitching.training" in said[1]
-    assert done.iterations == 8 and torch.isfinite(shown_by(tuned, models.mean_codes(1))).all()
+    assert done.iterations == 8 and torch.isfinite(shown_by(tuned, small_models.mean_codes(1))).all()
 
 
 def test_the_edited_clip_shows_the_stitched_face_under_the_same_mask(
-    clip: Path, models: Models, tmp_path: Path
+    clip: Path, small_models: Models, tmp_path: Path
 ) -> None:
     seen: dict[str, list[np.ndarray]] = {"stitched": [], "plain": []}
     work, stages = tmp_path / "work", set[str]()
     report = edit_video(
-        clip, tmp_path / "stitched.mp4", SMILE, models, SHORT, work=work,
+        clip, tmp_path / "stitched.mp4", SMILE, small_models, SHORT, work=work,
         report=lambda progress: stages.add(progress.stage),
         observe=lambda number, before, after: seen["stitched"].append((after != before).any(2)),
     )  # fmt: skip
     plain = edit_video(
-        clip, tmp_path / "plain.mp4", SMILE, models, replace(SHORT, stitch=False),
+        clip, tmp_path / "plain.mp4", SMILE, small_models, replace(SHORT, stitch=False),
         observe=lambda number, before, after: seen["plain"].append((after != before).any(2)),
     )  # fmt: skip
     assert {"encode", "collect", "stitch", "edit"} <= stages
@@ -142,26 +136,56 @@ def test_the_edited_clip_shows_the_stitched_face_under_the_same_mask(
     assert not list(tmp_path.glob(".*work*"))
 
 
-def test_lips_are_kept_and_the_face_stitched_in_one_go(clip: Path, models: Models, tmp_path: Path) -> None:
+def test_lips_are_kept_and_the_face_stitched_in_one_go(clip: Path, small_models: Models, tmp_path: Path) -> None:
     work = tmp_path / "work"
     both = replace(SHORT, keep_lips=True)
-    report = edit_video(clip, tmp_path / "both.mp4", SMILE, models, both, work=work)
+    report = edit_video(clip, tmp_path / "both.mp4", SMILE, small_models, both, work=work)
     assert report.stitching is not None
     offsets = np.fromfile(work / "offsets-0", np.float32)
     kept = np.fromfile(work / "stitch" / "offsets", np.float32).reshape(6, -1)
     assert np.abs(kept).max() > 0 and {*kept[:, 0].tolist()} <= {*offsets.tolist()}
 
 
-def test_a_stitching_that_cannot_be_is_refused_in_one_line(clip: Path, models: Models, tmp_path: Path) -> None:
+def test_a_stitching_that_cannot_be_is_refused_in_one_line(
+    clip: Path, small_models: Models, tmp_path: Path
+) -> None:
     with pytest.raises(BadInputError, match="stitching is of one face"):
         EditOptions(face="all", stitch=True)
     with pytest.raises(BadInputError, match="a difference has no border to meet"):
         EditOptions(paste="difference", stitch=True)
     auto = replace(SHORT, paste="auto")
     with pytest.raises(BadInputError, match="let the generator learn the face"):
-        edit_video(clip, tmp_path / "out.mp4", SMILE, models, auto)
+        edit_video(clip, tmp_path / "out.mp4", SMILE, small_models, auto)
     assert not list(tmp_path.iterdir())
-    assert is_stitched(SMILE, replace(models, adapted=True), auto)
-    assert is_stitched(SMILE, models, replace(auto, adapt=True))
-    assert not is_stitched([EditRequest("smile", 0.0)], models, auto)  # nothing is pasted
-    assert not is_stitched(SMILE, models, replace(SHORT, stitch=False))
+    assert is_stitched(SMILE, replace(small_models, adapted=True), auto)
+    assert is_stitched(SMILE, small_models, replace(auto, adapt=True))
+    assert not is_stitched([EditRequest("smile", 0.0)], small_models, auto)  # nothing is pasted
+    assert not is_stitched(SMILE, small_models, replace(SHORT, stitch=False))
+
+
+def test_the_shell_stitches_and_the_sidecar_says_how(
+    clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.media, "load_models", lambda *_: small_models)
+    target = tmp_path / "out.mp4"
+    section = ["--start", "0.5s", "--end", "0.9s", "--paste", "replace", "--no-balance", "-q"]
+    assert run(["edit", str(clip), str(target), "-e", "smile=1", "--stitch", *section]) == 0
+    said = json.loads((tmp_path / "out.mp4.json").read_text())
+    assert said["options"]["stitch"] is True
+    assert said["params"]["pipeline"]["stitching"] == plain(STITCHING)
+    assert said["report"]["stitching"] == {"frames": 6, "size": 64, "iterations": 12}
+
+
+def test_the_shell_says_what_stitching_needs(
+    clip: Path,
+    small_models: Models,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(services.media, "load_models", lambda *_: small_models)
+    for more, words in (([], "let the generator learn the face"), (["--face", "all"], "stitching is of one face")):
+        assert run(["edit", str(clip), str(tmp_path / "out.mp4"), "-e", "smile=1", "--stitch", *more]) == 2
+        error = capsys.readouterr().err
+        assert words in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
