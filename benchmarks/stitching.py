@@ -57,10 +57,12 @@ def main() -> None:
     parser.add_argument("--start")
     parser.add_argument("--end", default="0.6s")
     parser.add_argument("--adaptation", type=int, default=100, help="Iterations of the adaptation.")
+    parser.add_argument("--side", type=int, default=256, help="Of the synthesised face, in pixels.")
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()
-    params = load_params(overrides=[f"adaptation.iterations={arguments.adaptation}"])
+    asked = [f"adaptation.iterations={arguments.adaptation}", f"pipeline.sizes=[{arguments.side}]"]
+    params = load_params(overrides=asked)
     base = load_models(params)
     # Put in later: a face that was learned under other numbers of the stitching is the same.
     stitching = load_params(overrides=arguments.set).section("pipeline", PipelineConfig).stitching

@@ -7,9 +7,9 @@ from modules.editing.stitching import border_of, inside_of, masked_rms
 
 
 def test_what_mixes_is_border_and_what_stands_alone_is_inside() -> None:
-    mask = torch.tensor([0.0, 0.5, 0.75, 0.9, 1.0]).view(1, 1, 1, 5)
-    assert border_of(mask).flatten().tolist() == pytest.approx([0, 1, 0.75, 0.36, 0])
-    assert inside_of(mask).flatten().tolist() == pytest.approx([0, 0, 0, 0.54, 1])
+    mask = torch.tensor([0.0, 0.08, 0.45, 0.625, 0.73, 0.85, 1.0]).view(1, 1, 1, 7)
+    assert border_of(mask).flatten().tolist() == pytest.approx([0, 0, 1, 0.75, 0.36, 0, 0], abs=1e-6)
+    assert inside_of(mask).flatten().tolist() == pytest.approx([0, 0, 0, 0, 0.54, 1, 1], abs=1e-6)
 
 
 def test_places_count_as_much_as_they_weigh() -> None:
