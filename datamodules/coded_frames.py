@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from datamodules.rows import Rows
+from datamodules.rows import Kind, Rows
 from datamodules.shards import to_tensor
 
 
@@ -41,12 +42,21 @@ class CodedFrames(IterableDataset[dict[str, Tensor]]):
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of one step."""
-        rows = [self._frame(step * self.batch_size + place) for place in range(self.batch_size)]
+        frames = self.frames_of(step)
         return {
-            "ws": torch.from_numpy(np.concatenate([self.codes.read(row, row + 1) for row in rows])),
-            "images": to_tensor(np.concatenate([self.crops.read(row, row + 1) for row in rows])),
+            "ws": torch.from_numpy(picked(self.codes, frames)),
+            "images": to_tensor(picked(self.crops, frames)),
         }
+
+    def frames_of(self, step: int) -> list[int]:
+        """Which frames the batch of one step is made of."""
+        return [self._frame(step * self.batch_size + place) for place in range(self.batch_size)]
 
     def _frame(self, place: int) -> int:
         turn, within = divmod(place, len(self.codes))
         return int(np.random.default_rng((self.seed, turn)).permutation(len(self.codes))[within])
+
+
+def picked(rows: Rows[Kind], places: Sequence[int]) -> NDArray[Kind]:
+    """The rows of those places, in that order, read one by one."""
+    return np.concatenate([rows.read(place, place + 1) for place in places])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -42,9 +41,7 @@ from services.pipeline.plan import plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.sidecar import file_sha256
 from services.subjects import WHOSE
-from services.training import fit_steps
-
-log = logging.getLogger("stylereel.adaptation")
+from services.tuning import tune
 
 COLLECTED = "collected.json"
 """Says that codes and crops of a work folder are whole, and what they are."""
@@ -155,7 +152,16 @@ def adapt_clip(
     lit = LitVideoAdaptation(
         models.generator, settings.training, load_lpips(settings.lpips_net, models.device), settings.seed, start
     )
-    warnings = _fit(lit, collected, settings, models.device, work, report, cancelled)
+    warnings = tune(
+        lit,
+        _batches(collected, settings),
+        settings,
+        collected.size,
+        models.device,
+        work / "run",
+        Meter("adapt", settings.iterations, report, cancelled),
+        "adaptation.training.learning_rate",
+    )
     moved = cast(Generator, lit.generator.eval().requires_grad_(False).to(models.device))
     meter = Meter("measure", 2 * min(settings.measured, len(collected.codes)), report, cancelled)
     before = _measured(start, collected, models, settings.measured, meter)
@@ -224,55 +230,8 @@ def collect(
     return found
 
 
-def _fit(
-    lit: LitVideoAdaptation,
-    collected: Collected,
-    settings: AdaptationSettings,
-    device: str,
-    work: Path,
-    report: Report,
-    cancelled: Cancelled,
-) -> tuple[str, ...]:
-    """Train; returns what is to be said of it."""
-    meter = Meter("adapt", settings.iterations, report, cancelled)
-
-    def tell(step: int) -> None:
-        meter.advance(step - meter.done)
-
-    batch_size, said = settings.batch_size, list[str]()
-    while True:
-        try:
-            fit_steps(
-                lit,
-                settings.iterations,
-                _batches(collected, batch_size, settings),
-                settings.checkpoint_every,
-                work / "run",
-                accelerator="gpu" if device == "cuda" else "cpu",
-                after_step=tell,
-            )
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            if batch_size == 1:
-                raise BadInputError(
-                    f"the memory does not hold one frame of {collected.size} px with gradients; "
-                    "leave the larger of pipeline.sizes out",
-                    507,
-                ) from error
-            batch_size //= 2
-            said.append(f"out of memory: went on with {batch_size} frames per step")
-            log.warning("adaptation: %s", said[-1])
-            continue
-        break
-    if lit.stopped_at is not None:
-        said.append(
-            f"the loss was no number after {lit.stopped_at} of {settings.iterations} steps; what was learned "
-            "until then is kept; a smaller adaptation.training.learning_rate may go on"
-        )
-    return tuple(said)
-
-
-def _batches(collected: Collected, batch_size: int, settings: AdaptationSettings) -> Callable[[int], CodedFrames]:
-    def left(first: int) -> CodedFrames:
+def _batches(collected: Collected, settings: AdaptationSettings) -> Callable[[int, int], CodedFrames]:
+    def left(batch_size: int, first: int) -> CodedFrames:
         return CodedFrames(collected.codes, collected.crops, batch_size, settings.iterations, settings.seed, first)
 
     return left

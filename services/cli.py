@@ -110,6 +110,12 @@ def edit(
     keep_lips: Annotated[
         bool, typer.Option("--keep-lips", help="Let the lips go on speaking: 4 s a frame on a CPU.")
     ] = False,
+    stitch: Annotated[
+        bool,
+        typer.Option(
+            "--stitch", help="Tune the generator until the pasted face's border is the frame's: minutes."
+        ),
+    ] = False,
     adapt: Adapt = False,
     adapted: Adapted = None,
     encoder: EncoderFolder = None,
@@ -132,6 +138,8 @@ def edit(
 
         stylereel edit clip.mp4 happy.mp4 --edit smile=1 --adapt --keep-lips
 
+        stylereel edit clip.mp4 turned.mp4 --edit yaw=12 --adapt --stitch
+
     Where the reconstruction is poor a warning says so; --adapt then helps, or --refine 50.
     """
     from modules.editing.directions import parse_edit
@@ -139,7 +147,8 @@ def edit(
 
     requests = [parse_edit(text) for text in edits or []]
     chosen_options = {"paste": paste, "region": region, "preview": preview, "seed": seed, "balance": balance}
-    options = _options(face, refine, start, end, adapt=adapt, keep_lips=keep_lips, **chosen_options)
+    slow = {"adapt": adapt, "keep_lips": keep_lips, "stitch": stitch}
+    options = _options(face, refine, start, end, **slow, **chosen_options)
     params = load_params(overrides=set_ or [])
     with bars(quiet) as report:
         chosen = (encoder, None, generator)

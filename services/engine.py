@@ -36,6 +36,7 @@ from services.pipeline.plan import check_clip
 from services.pipeline.progress import Progress
 from services.pipeline.restore import restore_video, restoring_options
 from services.pipeline.sidecar import plain
+from services.pipeline.stitch import is_stitched
 from services.pipeline.stream import clip_writer, edit_video
 from services.registry.connection import RegistryConfig
 from services.registry.store import CHAMPION, ModelStore
@@ -148,13 +149,15 @@ class Engine:
         edits, options, task = _asked(request)
         subject = request.get("subject")
         if task is None:
-            self.session().models.edits.check(edits)
+            models = self.session().models
+            models.edits.check(edits)
             if subject is not None and options.adapt:
                 raise BadInputError(
                     "adapt learns the face of this clip, subject takes what was learned: ask for one"
                 )
             if subject is not None:
-                self.adapted(subject)
+                models = self.adapted(subject).models
+            is_stitched(edits, models, options)
         else:
             self.restoring(task)
 
@@ -293,6 +296,7 @@ def edit_options(given: Mapping[str, str]) -> EditOptions:
         "preview": read_flag,
         "adapt": read_flag,
         "keep_lips": read_flag,
+        "stitch": read_flag,
         "balance": read_flag,
         "paste": _one_of("auto", "difference", "replace"),
         "region": _one_of("auto", "face", "head"),

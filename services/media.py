@@ -42,6 +42,7 @@ from services.pipeline.progress import Meter, Report, never
 from services.pipeline.restore import restore_image, restore_video
 from services.pipeline.restorers import load_restoring_models
 from services.pipeline.sidecar import plain, write_sidecar
+from services.pipeline.stitch import is_stitched
 from services.pipeline.stream import check_output, edit_video, invert_video
 from services.settings import Params
 
@@ -78,6 +79,7 @@ def edit_file(
     models.edits.check(requests)
     if adaptation is not None:
         models = with_adaptation(models, adaptation)
+    is_stitched(requests, models, options)  # said before a face is learned, which takes minutes
     result: object = {}
     warnings: tuple[str, ...] = ()
     if source.suffix.lower() in CODES:
@@ -297,8 +299,11 @@ def _check_still(source: Path, options: EditOptions) -> None:
         or options.preview
         or options.adapt
         or options.keep_lips
+        or options.stitch
     ):
-        raise BadInputError(f"{source.name} is no video; start, end, preview, adapt and keep-lips are for videos")
+        raise BadInputError(
+            f"{source.name} is no video; start, end, preview, adapt, keep-lips and stitch are for videos"
+        )
 
 
 def _check_codes(source: Path, options: EditOptions) -> None:

@@ -11,7 +11,7 @@ from services.schemas import MAX_EDITS, EditIn
 CODES = "codes"
 TASK = "task"
 SUBJECT = "subject"
-FLAGS = (CODES, "preview", "balance", "adapt", "keep_lips")
+FLAGS = (CODES, "preview", "balance", "adapt", "keep_lips", "stitch")
 OPTIONS = {
     "face": "largest, or a number counted from the left from 0; what is edited or restored may be all.",
     "refine": "Steps of optimisation per frame, a whole number from 0.",
@@ -24,6 +24,7 @@ OPTIONS = {
     "preview": "true for a fast look: fewer frames, a small synthesis, no refinement.",
     "adapt": "true to let the generator learn the face of the clip first: minutes, and far nearer to the person.",
     "keep_lips": "true to let the lips go on speaking under the edit: seconds per frame.",
+    "stitch": "true to tune the generator until a face that replaces the frame's meets the frames around it.",
     SUBJECT: "Whose registered adaptation the generator is to have, e.g. anna.",
     CODES: "true for the codes themselves in the answer.",
     TASK: f"{' or '.join(TASKS)}, in the place of edits; face, start and end go with it.",

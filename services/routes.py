@@ -55,7 +55,7 @@ log = logging.getLogger("stylereel.http")
 SWEEP_SECONDS = 600.0
 INVERT_OPTIONS = ("face", "refine")
 IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed", "balance")
-VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", "adapt", "keep_lips", SUBJECT, TASK)
+VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", "adapt", "keep_lips", "stitch", SUBJECT, TASK)
 JobId = Annotated[str, Path(description="Id of the job.", max_length=64)]
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
-import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.generators.adaptation import adaptable, copy_of, difference_of
 from modules.generators.protocol import Generator
 from modules.lit.frame_encoder import rms_distance
+from modules.lit.tuned_generator import LitTunedGenerator
 from modules.losses.perceptual import PerceptualLoss
 
 
@@ -43,12 +42,8 @@ class VideoAdaptationTraining:
     """What keeps it editable beside."""
 
 
-class LitVideoAdaptation(L.LightningModule):
-    """The adapted generator in training; batches are those of ``CodedFrames``.
-
-    A loss or gradient that is not finite ends the training with the last weights that gave finite ones, and
-    ``stopped_at`` is then the step.
-    """
+class LitVideoAdaptation(LitTunedGenerator):
+    """The adapted generator in training; batches are those of ``CodedFrames``."""
 
     def __init__(
         self,
@@ -62,24 +57,14 @@ class LitVideoAdaptation(L.LightningModule):
 
         ``seed`` is of the codes that locality looks at.
         """
-        super().__init__()
+        super().__init__(base, training.learning_rate, perceptual, start)
         self.training_plan, self.seed = training, seed
-        self.stopped_at: int | None = None
-        self._frozen = (base, perceptual)  # in a tuple: no part of the checkpoints
-        generator = copy_of(start or base)
-        self.generator = cast(nn.Module, generator)
-        for parameter in adaptable(generator).values():
-            parameter.requires_grad_(True)
-        self._good = {name: value.detach().clone() for name, value in adaptable(generator).items()}
 
-    @property
-    def adapted(self) -> Generator:
-        """The generator that learns."""
-        return cast(Generator, self.generator)
-
-    def difference(self) -> dict[str, Tensor]:
-        """How far each parameter moved from the base, float32 on the CPU."""
-        return difference_of(self.adapted, self._frozen[0])
+    def terms(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
+        """Eq. 1, and locality where it has a weight."""
+        plan = self.training_plan
+        weights = {"lpips": plan.lpips_weight, "l2": plan.l2_weight, "locality": plan.locality.weight}
+        return {name: (weights[name], value) for name, value in self.losses(batch["ws"], batch["images"]).items()}
 
     def losses(self, ws: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Unweighted mean of each term of eq. 1, and of locality where it has a weight."""
@@ -92,45 +77,6 @@ class LitVideoAdaptation(L.LightningModule):
             apart = self._distances(self.adapted.synthesize(near, resolution=images.shape[-1]), wanted)
             found["locality"] = apart["lpips"] + apart["l2"]
         return found
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
-        """The weighted sum of the terms; None, which Lightning skips, where it is not finite."""
-        plan = self.training_plan
-        with torch.autocast(batch["ws"].device.type, enabled=False):
-            found = self.losses(batch["ws"], batch["images"])
-        weights = {"lpips": plan.lpips_weight, "l2": plan.l2_weight, "locality": plan.locality.weight}
-        total = torch.stack([weights[name] * value for name, value in found.items()]).sum()
-        if not torch.isfinite(total):
-            self._stop()
-            return None
-        with torch.no_grad():
-            for name, parameter in adaptable(self.adapted).items():
-                self._good[name] = self._good[name].to(parameter).copy_(parameter)
-        self.log_dict({f"train/{name}": value for name, value in found.items()}, batch_size=len(batch["ws"]))
-        self.log("train/total", total, prog_bar=True, batch_size=len(batch["ws"]))
-        return total
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """A gradient that is not finite moves nothing."""
-        parameters = adaptable(self.adapted).values()
-        if not all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None):
-            optimizer.zero_grad()
-            self._stop()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, the rate constant as in the paper."""
-        rate, sizes = self.training_plan.learning_rate, adaptable(self._frozen[0])
-        return torch.optim.Adam(
-            {"params": [value], "lr": rate * float(sizes[name].detach().square().mean().sqrt())}
-            for name, value in adaptable(self.adapted).items()
-        )
-
-    def _stop(self) -> None:
-        self.stopped_at = self.global_step
-        with torch.no_grad():
-            for name, parameter in adaptable(self.adapted).items():
-                parameter.copy_(self._good[name])
-        self.trainer.should_stop = True
 
     def _distances(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
         perceptual = self._frozen[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from datamodules.alignment import crop_frame, crop_scale
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
+from modules.generators.protocol import Generator
 from services.pipeline.balance import balanced
 from services.pipeline.canvas import kept_of, on_canvas
 from services.pipeline.composite import (
@@ -165,16 +167,29 @@ def edit_crops(
             region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
             if not same:
                 moved = None if offsets is None else offsets[at * step : (at + 1) * step]
-                after = models.edits.synthesize(models.generator, part, moves, options.seed, size, moved).clamp(
-                    -1, 1
-                )
+                draw = partial(_edited, part, moves, models, options, size, moved)
+                after = draw(models.generator)
                 if head or paste == "replace" or models.adapted:
                     region = torch.maximum(region, models.judges.region(after, head))
+                # The mask stays the one that the stitching was tuned with.
+                after = after if models.stitched is None else draw(models.stitched)
         # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.
         grown: Paste = paste if head else "difference"
         regions = region[:, 0].float().cpu().numpy()
         for one, other, mask in zip(to_arrays(before), to_arrays(after), regions, strict=True):
             yield EditedCrop(one, other, feathered_mask(mask, models.config.composite, grown))
+
+
+def _edited(
+    ws: Tensor,
+    moves: Sequence[EditRequest],
+    models: Models,
+    options: EditOptions,
+    size: int,
+    moved: Tensor | None,
+    generator: Generator,
+) -> Tensor:
+    return models.edits.synthesize(generator, ws, moves, options.seed, size, moved).clamp(-1, 1)
 
 
 def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Paste:

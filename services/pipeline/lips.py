@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -13,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.disk import write_whole
-from datamodules.rows import Rows
 from modules.editing.directions import EditRequest
 from modules.editing.expression_dynamics import Eyes, Mouth, MouthJudge, window_offsets, windows
 from modules.losses.perceptual import load_lpips
@@ -22,26 +18,16 @@ from modules.perception.fan import FaceAlignmentNet, load_fan
 from modules.perception.landmarks import eye_distance, lip_gaps, mouth_corners
 from modules.perception.mesh import FaceMesh
 from services.pipeline.balance import Requests, balanced_in_clip
-from services.pipeline.follow import Follower
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.plan import ClipPlan, taken_frames
+from services.pipeline.plan import ClipPlan
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.track import Track, encoded_tracks
 
 EXPRESSIONS = ("smile", "mouth_open", "eyes_open", "surprise", "anger")
 """Edits of the expression by name, beside those that begin with ``expression.``."""
 _INNER_LIPS = slice(60, 68)
 """Of the usual 68 points."""
-
-
-@dataclass(frozen=True)
-class Track:
-    """What is known of one face in all frames that show it, in order."""
-
-    codes: Rows[np.float32]
-    """``(N, num_ws, w_dim)``."""
-    offsets: Rows[np.float32]
-    """The same: how far the edited codes are to be moved."""
 
 
 def before_expression(requests: Sequence[EditRequest]) -> Requests:
@@ -74,7 +60,7 @@ def keep_lips(
     ``applied`` is how each face is edited. Everything lies in files of ``work``: called again with it, the work
     goes on where it was stopped. Memory does not grow with the clip.
     """
-    tracks = _encode(source, plan, models, options, work, report, cancelled)
+    tracks = encoded_tracks(source, plan, models, options, work, report, cancelled)
     earlier = before_expression(requests)
     check = Meter("keep lips", 0, report, cancelled).check
     # What stands before the expression is set right on the face by itself.
@@ -180,40 +166,3 @@ def by_mesh(mesh: FaceMesh, images: Tensor, unit: Tensor) -> Mouth:
 
 def _by_heatmaps(fan: FaceAlignmentNet, images: Tensor) -> Mouth:
     return Mouth(fan.heatmaps(images)[:, _INNER_LIPS].flatten(2), images.new_zeros(len(images), 0, 2))
-
-
-def _encode(
-    source: Path,
-    plan: ClipPlan,
-    models: Models,
-    options: EditOptions,
-    work: Path,
-    report: Report,
-    cancelled: Cancelled,
-) -> list[Track]:
-    """The codes of all faces in files; those that an earlier call left whole are taken as they are."""
-    work.mkdir(parents=True, exist_ok=True)
-    shape = models.generator.num_ws, models.generator.w_dim
-    tracks = [
-        Track(Rows(work / f"codes-{n}", shape, np.float32), Rows(work / f"offsets-{n}", shape, np.float32))
-        for n in range(len(plan.faces))
-    ]
-    whole = work / "encoded.json"
-    if whole.is_file():
-        return tracks
-    for track in tracks:
-        track.codes.path.unlink(missing_ok=True)
-        track.offsets.path.unlink(missing_ok=True)
-    steps = options.steps(models.config.follow, models.adapted)
-    followers = [Follower(face, plan.cuts, models, steps) for face in plan.faces]
-    meter = Meter("encode", len(plan.numbers), report, cancelled)
-    place = 0
-    for batch in taken_frames(source, models, options):
-        for follower, track in zip(followers, tracks, strict=True):
-            for stretch in follower.stretches(batch.frames, place, meter.check):
-                if stretch.seen is not None:
-                    track.codes.append(stretch.seen.ws.float().cpu().numpy())
-        place += len(batch.frames)
-        meter.advance(len(batch.frames))
-    write_whole(whole, json.dumps({"rows": [len(track.codes) for track in tracks]}))
-    return tracks

@@ -173,6 +173,8 @@ class Models:
     """How edits are set right on the face at hand; None leaves them as they are."""
     adapted: bool = False
     """Whether the generator has learned the face at hand: the encoder's codes are then taken as they are."""
+    stitched: Generator | None = None
+    """What draws the edited face, where it was tuned to meet the frames around; None is ``generator``."""
     task: Task | None = None
     """What ``encoder`` restores, where it is one that does; nothing is edited then, what is lacking is added."""
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from datamodules.types import BadInputError
 from modules.editing.expression_dynamics import DynamicsConfig
+from modules.editing.stitching import StitchingTraining
 from services.pipeline.composite import CompositeConfig
 from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
@@ -79,6 +80,8 @@ class PipelineConfig:
     """What a fast look leaves out."""
     keep_lips: KeepLipsConfig
     """How edited lips are led back to what they did."""
+    stitching: StitchingConfig
+    """How edited faces are led to meet the frames around them."""
     warnings: WarningsConfig
     """When a reconstruction counts as poor."""
 
@@ -97,6 +100,26 @@ class KeepLipsConfig:
     """Left, top, right and bottom of the eyes' mask, as shares of the crop's side."""
     lpips_net: Literal["vgg", "alex"]
     """Backbone of eq. 4."""
+
+
+@dataclass(frozen=True)
+class StitchingConfig:
+    """Stitching tuning (Tzaban et al. 2022), one for all frames of a clip."""
+
+    iterations: int
+    """Steps of Adam."""
+    batch_size: int
+    """Frames per step; halved, and said so, where the memory does not hold them."""
+    frames: int
+    """Frames of the clip that are looked at, at most, spread over it."""
+    training: StitchingTraining
+    """Losses and learning rate."""
+    lpips_net: Literal["vgg", "alex"]
+    """Backbone of LPIPS; a step with vgg takes twice as long."""
+    checkpoint_every: int
+    """Steps between checkpoints, which a killed job goes on from."""
+    seed: int
+    """Of the order of the frames."""
 
 
 MOST_STEPS = 10_000
@@ -131,6 +154,8 @@ class EditOptions:
     """Move the edited codes until the lips do what they did before the expression was edited; slow on a CPU."""
     adapt: bool = False
     """Let the generator learn the face of this clip first: takes minutes, and comes far nearer to the person."""
+    stitch: bool = False
+    """Tune the generator until the replaced face meets the frames around it; a step for each of the iterations."""
     seed: int = 0
     """Which of many outcomes, where an edit has many: the same seed gives the same one on every frame and clip."""
 
@@ -140,6 +165,12 @@ class EditOptions:
             raise BadInputError(f"refine must be 0 to {MOST_STEPS} steps per frame, got {str(self.refine)[:20]}")
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"seed must be a whole number from 0, got {self.seed}")
+        if self.stitch and self.face == "all":
+            raise BadInputError("stitching is of one face; choose 'largest' or a number from the left, from 0")
+        if self.stitch and self.paste == "difference":
+            raise BadInputError(
+                "stitching is for a face that replaces the frame's; a difference has no border to meet"
+            )
         if self.start is not None and not self.start >= 0:
             raise BadInputError(f"start must be 0 s or later, got {self.start:g}")
         if self.end is not None and not self.end > (self.start or 0):

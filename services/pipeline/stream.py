@@ -36,11 +36,13 @@ from services.pipeline.edit import (
 from services.pipeline.faces import FaceState
 from services.pipeline.follow import Follower
 from services.pipeline.invert import advice_of, measure, poor_reconstruction
-from services.pipeline.lips import Track, keep_lips
+from services.pipeline.lips import keep_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.stitch import Stitching, is_stitched, stitched
+from services.pipeline.track import Track, encoded_tracks
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class VideoReport:
     faces: tuple[FaceReport, ...]
     warnings: tuple[str, ...]
     """One line each: where bits are lost, persons change places, or a reconstruction is poor."""
+    stitching: Stitching | None = None
+    """What was tuned to the border of the face; None where that was not asked for."""
 
 
 def edit_video(
@@ -110,6 +114,7 @@ def edit_video(
     """
     started = time.monotonic()
     models.edits.check(requests)
+    stitch = is_stitched(requests, models, options)
     writer = check_output(source, target, models, options)
     plan = plan_clip(source, models, options, report, cancelled)
     meter = Meter(models.task or "edit", len(plan.numbers), report, cancelled)
@@ -118,6 +123,14 @@ def edit_video(
         tracks: Sequence[Track | None] = [None] * len(plan.faces)
         if options.keep_lips and any(request.strength for request in requests):
             tracks = keep_lips(source, plan, requests, applied, models, options, place_of_work, report, cancelled)
+        elif stitch:
+            tracks = encoded_tracks(source, plan, models, options, place_of_work, report, cancelled)
+        tuning, said = None, tuple[str, ...]()
+        if stitch and (track := tracks[0]) is not None:
+            folder = place_of_work / "stitch"
+            models, tuning, said = stitched(
+                source, plan, requests, applied[0], track, models, options, folder, report, cancelled
+            )
         lanes = [
             Lane(face, plan, requests, models, options, applied=moves, track=track)
             for face, moves, track in zip(plan.faces, applied, tracks, strict=True)
@@ -134,7 +147,8 @@ def edit_video(
             place += len(edited)
             meter.advance(len(edited))
     done = _report(plan, lanes, started)
-    return replace(done, warnings=(*lost_bits(plan.info, models.config.video), *done.warnings))
+    warnings = (*lost_bits(plan.info, models.config.video), *said, *done.warnings)
+    return replace(done, warnings=warnings, stitching=tuning)
 
 
 @contextmanager
@@ -288,9 +302,7 @@ class Lane:
             self.measure_shown(start, seen.crops, np.stack(shown))
 
     def _offsets(self, row: int, count: int) -> Tensor | None:
-        if self.track is None:
-            return None
-        return torch.from_numpy(self.track.offsets.read(row, row + count)).to(self.models.device)
+        return None if self.track is None else self.track.offsets_of(row, count, self.models.device)
 
     def report(self) -> FaceReport:
         """What happened in each frame."""

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from modules.editing.directions import Direction, EditSet
 from modules.editing.expression_dynamics import DynamicsConfig
+from modules.editing.stitching import StitchingTraining
 from modules.generators.load import load_generator
 from modules.lit.video_adaptation import LocalityConfig, VideoAdaptationTraining
 from services.adaptation import AdaptationSettings
 from services.pipeline.models import Models
+from services.pipeline.options import StitchingConfig
 
 SIDE = 64
 SETTINGS = AdaptationSettings(
@@ -29,6 +31,7 @@ SETTINGS = AdaptationSettings(
     served=2,
     seed=1,
 )
+STITCHING = StitchingConfig(12, 2, 6, StitchingTraining(0.01, 1.0, 3.0, 1.0, 3.0), "alex", 5, 1)
 DYNAMICS = DynamicsConfig(2, 0.05, 4, 1, 1.0, 0.0, 1.0, 1.0, 0.01, 0.1, 64)
 
 
@@ -64,6 +67,6 @@ def small_models(toy_models: Models) -> Models:
         generator=generator,
         encoder=WholePictures(*shape),
         edits=edits,
-        config=replace(config, crop_size=SIDE, sizes=(SIDE,), keep_lips=lips),
+        config=replace(config, crop_size=SIDE, sizes=(SIDE,), keep_lips=lips, stitching=STITCHING),
         versions={"stylereel-generator": generator.sha256},
     )

@@ -329,9 +329,9 @@ def test_adapting_to_what_cannot_be_learned_from(tmp_path, picture, clip, capsys
 
 
 def test_an_image_has_no_lips_to_keep_and_nothing_to_adapt_to(shell, tmp_path, picture, capsys) -> None:
-    for option in ("--adapt", "--keep-lips"):
+    for option in ("--adapt", "--keep-lips", "--stitch"):
         assert shell(["edit", str(picture), str(tmp_path / "out.png"), "-e", "age=5", option]) == 2
-        assert "adapt and keep-lips are for videos" in capsys.readouterr().err
+        assert "adapt, keep-lips and stitch are for videos" in capsys.readouterr().err
 
 
 def test_an_adaptation_is_learned_or_given(shell, tmp_path, clip, capsys) -> None:

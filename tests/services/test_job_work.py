@@ -1,4 +1,4 @@
-"""What a job that learns a face and keeps lips leaves for when it is taken up again, and what it leaves behind."""
+"""What a job that learns a face, keeps lips or stitches leaves for its next start, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -37,10 +37,16 @@ def engine(small_models: Models, tmp_path: Path) -> Iterator[Engine]:
     engine.stop()
 
 
-def stages_of(engine: Engine, clip: Path, target: Path, stop: Callable[[str, float], bool]) -> list[str]:
+def stages_of(
+    engine: Engine,
+    clip: Path,
+    target: Path,
+    stop: Callable[[str, float], bool],
+    request: dict[str, Any] = REQUEST,
+) -> list[str]:
     seen: list[tuple[str, float]] = [("", 0.0)]
     engine.render(
-        clip, target, REQUEST, lambda stage, done: seen.append((stage, done)), lambda: stop(*seen[-1])
+        clip, target, request, lambda stage, done: seen.append((stage, done)), lambda: stop(*seen[-1])
     )  # fmt: skip
     return list(dict.fromkeys(stage for stage, _ in seen))
 
@@ -58,6 +64,31 @@ def test_a_job_that_is_taken_up_again_learns_no_face_twice(engine: Engine, clip:
     assert probe(target).frames == 12
 
 
+def test_a_job_that_is_taken_up_again_goes_on_stitching(engine: Engine, clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "job" / "output.part.mp4"
+    target.parent.mkdir()
+    request = {**REQUEST, "options": {"adapt": "true", "stitch": "true", "start": "0.5", "end": "0.9"}}
+    with pytest.raises(CancelledError):
+        stages_of(engine, clip, target, lambda stage, done: stage == "stitch" and done >= 0.5, request)
+    assert not target.exists()
+    stages = stages_of(engine, clip, target, lambda stage, done: False, request)
+    assert not {"adapt", "encode", "collect"} & set(stages) and {"stitch", "edit"} <= set(stages)
+    assert probe(target).frames == 12
+
+
+def test_a_job_that_cannot_be_stitched_is_refused_at_once(engine: Engine) -> None:
+    edits = [{"name": "smile", "strength": 1.0}]
+    deadline = time.monotonic() + 120
+    while engine._serving is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with pytest.raises(BadInputError, match="let the generator learn the face"):
+        engine.check({"edits": edits, "options": {"stitch": "true"}})
+    with pytest.raises(BadInputError, match="stitching is of one face"):
+        engine.check({"edits": edits, "options": {"stitch": "true", "face": "all"}})
+    engine.check({"edits": edits, "options": {"stitch": "true", "adapt": "true"}})
+
+
 def test_other_models_begin_anew(small_models: Models, tmp_path: Path) -> None:
     first = work_for(tmp_path / "work", small_models)
     (first / "codes-0").write_bytes(b"codes")
@@ -68,8 +99,8 @@ def test_other_models_begin_anew(small_models: Models, tmp_path: Path) -> None:
 
 
 def test_options_of_a_job_are_read() -> None:
-    options = edit_options({"adapt": "true", "keep_lips": "yes"})
-    assert options.adapt and options.keep_lips
+    options = edit_options({"adapt": "true", "keep_lips": "yes", "stitch": "yes"})
+    assert options.adapt and options.keep_lips and options.stitch
     with pytest.raises(BadInputError, match="adapt='perhaps'"):
         edit_options({"adapt": "perhaps"})
 

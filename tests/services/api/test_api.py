@@ -60,7 +60,7 @@ def test_openapi_and_bentos_page(client: TestClient) -> None:
     }
     assert flags == {
         ("/v1/invert", "codes"), ("/v1/edit", "balance"), ("/v1/jobs", "preview"), ("/v1/jobs", "balance"),
-        ("/v1/jobs", "adapt"), ("/v1/jobs", "keep_lips"),
+        ("/v1/jobs", "adapt"), ("/v1/jobs", "keep_lips"), ("/v1/jobs", "stitch"),
     }  # fmt: skip
     assert "/v1/invert" in client.get("/docs.json").json()["paths"]
     assert client.get("/").status_code == 200
@@ -205,7 +205,7 @@ def test_forms_that_cannot_be_read(client: TestClient, face: bytes) -> None:
         ("/v1/edit?edit=age=20&start=1", ["'start'"]),
         (
             "/v1/jobs?edit=age=20&begin=1",
-            ["'begin'", "start, end, preview, adapt, keep_lips, subject, task, edit"],
+            ["'begin'", "start, end, preview, adapt, keep_lips, stitch, subject, task, edit"],
         ),
         ("/v1/invert?edit=age=20", ["'edit'", "there are face, refine, codes"]),
         ("/v1/invert?codes=perhaps", ["codes='perhaps'"]),

@@ -12,12 +12,13 @@ from adapted_toys import DYNAMICS, small_models
 
 from modules.editing.directions import EditRequest
 from services.pipeline import lips
-from services.pipeline.lips import Track, before_expression, keep_lips
+from services.pipeline.lips import before_expression, keep_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip
 from services.pipeline.progress import CancelledError, Progress
 from services.pipeline.stream import edit_video
+from services.pipeline.track import Track
 
 __all__ = ["small_models"]
 SHORT = EditOptions(start=0.5, end=0.9, keep_lips=True)

@@ -1,0 +1,90 @@
+"""A generator whose weights are tuned while the codes stay, and which keeps its last good ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import cast
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from modules.generators.adaptation import adaptable, copy_of, difference_of
+from modules.generators.protocol import Generator
+from modules.losses.perceptual import PerceptualLoss
+
+
+class LitTunedGenerator(L.LightningModule, ABC):
+    """The generator in training; what it is to show is for the classes that derive from it.
+
+    A loss or gradient that is not finite ends the training with the last weights that gave finite ones, and
+    ``stopped_at`` is then the step.
+    """
+
+    def __init__(
+        self, base: Generator, learning_rate: float, perceptual: PerceptualLoss, start: Generator | None = None
+    ) -> None:
+        """``base`` stays as it is; ``start`` has its parameters, and is gone on from where it is given.
+
+        ``learning_rate`` is Adam's, in units of each parameter's own size (root mean square).
+        """
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.stopped_at: int | None = None
+        self._frozen = (base, perceptual)  # in a tuple: no part of the checkpoints
+        generator = copy_of(start or base)
+        self.generator = cast(nn.Module, generator)
+        for parameter in adaptable(generator).values():
+            parameter.requires_grad_(True)
+        self._good = {name: value.detach().clone() for name, value in adaptable(generator).items()}
+
+    @property
+    def adapted(self) -> Generator:
+        """The generator that learns."""
+        return cast(Generator, self.generator)
+
+    @abstractmethod
+    def terms(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
+        """Weight and unweighted mean of each term of the loss, by name."""
+
+    def difference(self) -> dict[str, Tensor]:
+        """How far each parameter moved from the base, float32 on the CPU."""
+        return difference_of(self.adapted, self._frozen[0])
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
+        """The weighted sum of the terms; None, which Lightning skips, where it is not finite."""
+        with torch.autocast(batch["ws"].device.type, enabled=False):
+            found = self.terms(batch)
+        total = torch.stack([weight * value for weight, value in found.values()]).sum()
+        if not torch.isfinite(total):
+            self._stop()
+            return None
+        with torch.no_grad():
+            for name, parameter in adaptable(self.adapted).items():
+                self._good[name] = self._good[name].to(parameter).copy_(parameter)
+        self.log_dict({f"train/{name}": value for name, (_, value) in found.items()}, batch_size=len(batch["ws"]))
+        self.log("train/total", total, prog_bar=True, batch_size=len(batch["ws"]))
+        return total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A gradient that is not finite moves nothing."""
+        parameters = adaptable(self.adapted).values()
+        if not all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None):
+            optimizer.zero_grad()
+            self._stop()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, the rate constant as in the paper."""
+        sizes = adaptable(self._frozen[0])
+        return torch.optim.Adam(
+            {"params": [value], "lr": self.learning_rate * float(sizes[name].detach().square().mean().sqrt())}
+            for name, value in adaptable(self.adapted).items()
+        )
+
+    def _stop(self) -> None:
+        self.stopped_at = self.global_step
+        with torch.no_grad():
+            for name, parameter in adaptable(self.adapted).items():
+                parameter.copy_(self._good[name])
+        self.trainer.should_stop = True

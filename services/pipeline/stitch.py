@@ -1,0 +1,159 @@
+"""A clip's edited face led to meet the frames around it (Tzaban et al. 2022): one tuning for all of its frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from datamodules.alignment import crop_frame
+from datamodules.disk import write_whole
+from datamodules.rows import Rows
+from datamodules.shards import to_tensor
+from datamodules.stitched_frames import StitchedFrames, StitchedRows
+from datamodules.types import BadInputError
+from modules.editing.directions import EditRequest
+from modules.generators.protocol import Generator
+from modules.losses.perceptual import load_lpips
+from services.evaluation_frames import spread
+from services.pipeline.composite import resized_transform
+from services.pipeline.edit import changes_nothing, crop_synthesis_size, edit_crops, to_pixels, way_to_paste
+from services.pipeline.follow import Follower
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+from services.pipeline.plan import ClipPlan, taken_frames
+from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.track import Track
+
+COLLECTED = "collected.json"
+"""Says that the files of a work folder are whole, and what they are."""
+
+
+@dataclass(frozen=True)
+class Stitching:
+    """What a stitching came to."""
+
+    frames: int
+    """Frames looked at."""
+    size: int
+    """Their side in pixels."""
+    iterations: int
+    """Steps that were made."""
+
+
+def is_stitched(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:
+    """Whether the face is stitched; raises ``BadInputError`` where that is asked for and cannot be."""
+    if not options.stitch or changes_nothing(requests, options):
+        return False
+    learned = replace(models, adapted=models.adapted or options.adapt)
+    if way_to_paste(requests, learned, options) != "replace":
+        raise BadInputError(
+            "stitching is for a face that replaces the frame's, and this edit adds a difference: "
+            "let the generator learn the face (adapt), or paste by replace"
+        )
+    return True
+
+
+def stitched(
+    source: Path,
+    plan: ClipPlan,
+    requests: Sequence[EditRequest],
+    applied: Sequence[EditRequest],
+    track: Track,
+    models: Models,
+    options: EditOptions,
+    work: Path,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> tuple[Models, Stitching, tuple[str, ...]]:
+    """The models with a generator that draws the plan's one face, edited, so that its border is the frame's.
+
+    ``applied`` is how that face is edited, ``track`` its codes and offsets. Frames and checkpoints lie in
+    ``work``: called again with it, the tuning goes on where it was stopped. Memory does not grow with the clip.
+    Returns what it came to and warnings, one line each, too.
+    """
+    # They bring Lightning, which takes seconds.
+    from modules.lit.stitching import LitStitching
+    from services.tuning import tune
+
+    config = models.config.stitching
+    rows, size = collected(source, plan, requests, applied, track, models, options, work, report, cancelled)
+
+    def draw(generator: Generator, ws: torch.Tensor, offsets: torch.Tensor, side: int) -> torch.Tensor:
+        return models.edits.synthesize(generator, ws, applied, options.seed, side, offsets)
+
+    lit = LitStitching(models.generator, config.training, load_lpips(config.lpips_net, models.device), draw)
+    said = tune(
+        lit,
+        lambda batch_size, first: StitchedFrames(rows, batch_size, config.iterations, config.seed, first),
+        config,
+        size,
+        models.device,
+        work / "run",
+        Meter("stitch", config.iterations, report, cancelled),
+        "pipeline.stitching.training.learning_rate",
+    )
+    tuned = cast(Generator, lit.generator.eval().requires_grad_(False).to(models.device))
+    steps = config.iterations if lit.stopped_at is None else lit.stopped_at
+    return replace(models, stitched=tuned), Stitching(len(rows.codes), size, steps), said
+
+
+def collected(
+    source: Path,
+    plan: ClipPlan,
+    requests: Sequence[EditRequest],
+    applied: Sequence[EditRequest],
+    track: Track,
+    models: Models,
+    options: EditOptions,
+    work: Path,
+    report: Report = silent,
+    cancelled: Cancelled = never,
+) -> tuple[StitchedRows, int]:
+    """Frames, edited faces and masks at the size they are pasted from; what an earlier call left whole stays."""
+    work.mkdir(parents=True, exist_ok=True)
+    face = plan.faces[0]
+    alignment = face.alignment
+    size = crop_synthesis_size(alignment.crop_to_frame[alignment.valid], alignment.size, models, options)
+    shape = models.generator.num_ws, models.generator.w_dim
+    rows = StitchedRows(
+        Rows(work / "codes", shape, np.float32),
+        Rows(work / "offsets", shape, np.float32),
+        Rows(work / "crops", (size, size, 3), np.uint8),
+        Rows(work / "edited", (size, size, 3), np.uint8),
+        Rows(work / "masks", (size, size), np.uint8),
+    )
+    whole = work / COLLECTED
+    if whole.is_file():
+        return rows, size
+    for some in rows.all():
+        some.path.unlink(missing_ok=True)
+    seen = np.flatnonzero(alignment.valid)
+    chosen = frozenset(int(seen[place]) for place in spread(len(seen), models.config.stitching.frames))
+    follower = Follower(face, plan.cuts, models, 0, track.codes)
+    meter = Meter("collect", len(chosen), report, cancelled)
+    place = 0
+    for batch in taken_frames(source, models, options):
+        for stretch in follower.stretches(batch.frames, place, meter.check):
+            if stretch.seen is None:
+                continue
+            for index in sorted(chosen & set(range(stretch.start, stretch.stop))):
+                at, row = index - stretch.start, stretch.seen.row + index - stretch.start
+                ws, moved = stretch.seen.ws[at : at + 1], track.offsets_of(row, 1, models.device)
+                target = to_tensor(stretch.seen.crops[at : at + 1], models.device)
+                (crop,) = edit_crops(ws, target, requests, models, options, size, applied, offsets=moved)
+                matrix = resized_transform(alignment.crop_to_frame[index], alignment.size, size)
+                rows.codes.append(ws.float().cpu().numpy())
+                rows.offsets.append((torch.zeros_like(ws) if moved is None else moved).float().cpu().numpy())
+                rows.crops.append(crop_frame(batch.frames[index - place], matrix, size)[None])
+                rows.edited.append(to_pixels(crop.edit)[None])
+                rows.masks.append(np.rint(crop.mask * 255).astype(np.uint8)[None])
+                meter.advance()
+        place += len(batch.frames)
+    write_whole(whole, json.dumps({"size": size, "frames": len(rows.codes)}))
+    return rows, size

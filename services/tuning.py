@@ -1,0 +1,86 @@
+"""A generator tuned on frames of a clip: resumed where it was stopped, with fewer frames a step if it must be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from datamodules.coded_frames import CodedFrames
+from datamodules.types import BadInputError
+from modules.lit.tuned_generator import LitTunedGenerator
+from services.pipeline.progress import Meter
+from services.training import fit_steps
+
+log = logging.getLogger("stylereel.tuning")
+
+
+class Steps(Protocol):
+    """What the settings of a tuning say of its steps."""
+
+    @property
+    def iterations(self) -> int:
+        """How many."""
+
+    @property
+    def batch_size(self) -> int:
+        """Frames in each."""
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between checkpoints."""
+
+
+def tune(
+    lit: LitTunedGenerator,
+    batches: Callable[[int, int], CodedFrames],
+    steps: Steps,
+    size: int,
+    device: str,
+    run: Path,
+    meter: Meter,
+    rate: str,
+) -> tuple[str, ...]:
+    """Train in the folder ``run``; returns what is to be said of it, one line each.
+
+    ``batches`` takes how many frames a step has and the first step that is left. ``size`` is the side of the
+    frames in pixels, ``rate`` the key of the learning rate in ``params.yaml``. Raises ``BadInputError`` (507)
+    where the memory does not hold one frame.
+    """
+
+    def tell(step: int) -> None:
+        meter.advance(step - meter.done)
+
+    batch_size, said = steps.batch_size, list[str]()
+    while True:
+        try:
+            fit_steps(
+                lit,
+                steps.iterations,
+                lambda first, count=batch_size: batches(count, first),  # type: ignore[misc]
+                steps.checkpoint_every,
+                run,
+                accelerator="gpu" if device == "cuda" else "cpu",
+                after_step=tell,
+            )
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if batch_size == 1:
+                raise BadInputError(
+                    f"the memory does not hold one frame of {size} px with gradients; "
+                    "leave the larger of pipeline.sizes out",
+                    507,
+                ) from error
+            batch_size //= 2
+            said.append(f"out of memory: went on with {batch_size} frames per step")
+            log.warning("%s: %s", meter.stage, said[-1])
+            continue
+        break
+    if lit.stopped_at is not None:
+        said.append(
+            f"the loss was no number after {lit.stopped_at} of {steps.iterations} steps; what was learned "
+            f"until then is kept; a smaller {rate} may go on"
+        )
+    return tuple(said)
