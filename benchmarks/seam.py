@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--start")
     parser.add_argument("--end", default="1s")
     parser.add_argument("--iterations", type=int, default=60, help="Of the adaptation; 0 for none.")
+    parser.add_argument("--refine", type=int, help="Steps per frame, as of 'stylereel edit'.")
     parser.add_argument("--adapted", type=Path, help="An adaptation of 'stylereel adapt' in its place.")
     parser.add_argument("--set", action="append", default=[], help="A number of params.yaml.")
     parser.add_argument("--sheet", type=Path, help="A folder for pictures: the frame, without, with.")
@@ -58,7 +59,8 @@ def main() -> None:
     learned = [f"adaptation.iterations={given.iterations}"] if given.iterations else []
     params = load_params(overrides=[*learned, *given.set])
     base = load_models(params)
-    options = EditOptions(start=seconds(given.start), end=seconds(given.end), paste="replace")
+    section = seconds(given.start), seconds(given.end)
+    options = EditOptions(refine=given.refine, paste="replace", start=section[0], end=section[1])
     request = parse_edit(given.edit)
     print(f"| {given.edit} | frames | {' | '.join(COLUMNS)} |\n|---|--:|{'--:|' * len(COLUMNS)}")
     for clip in given.clips:
