@@ -4,8 +4,8 @@ python benchmarks/compositing.py [--clip FILE] [--frames 20 60] [--rounds 3]
 
 The clip (single_face.mp4 of the assets) is enlarged to 4K, its sides repeated where it is narrower: the frames are
 no camera's, their number of pixels is. Faces are found in the clip as it is; what is pasted is the face's own crop
-with its colours moved, as rendering is no part of this. "Decode, paste, encode" is a process of its own for each
-number of frames, so its peak is that of these three alone.
+with its colours moved, as rendering is no part of this. "Decode, paste", and the same with the encoder, are
+processes of their own for each number of frames, so their peaks are of these alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -134,17 +135,19 @@ def cloned(frame: Image, crop: Crop) -> Image:
     return np.asarray(cv2.seamlessClone(colours, frame, inside, middle, cv2.NORMAL_CLONE))
 
 
-def paste_clip(clip: Path, kept: Path, seam: SeamConfig, count: int, chunk: int) -> dict[str, Any]:
-    """Decode, paste and encode ``count`` frames; frames per CPU second and this process's peak memory in MiB."""
+def paste_clip(clip: Path, kept: Path, seam: SeamConfig, count: int, chunk: int, encode: bool) -> dict[str, Any]:
+    """Decode, paste and, where asked, encode ``count`` frames: frames per CPU second, and the peak memory in MiB."""
     corrector, meter, crops, done = SeamCorrector(seam), SeamMeter(seam), load_crops(kept), 0
     began = time.process_time()
-    with VideoWriter(clip.with_suffix(".out.mp4"), probe(clip), codec="h264", crf=18) as writer:
+    target = VideoWriter(clip.with_suffix(".out.mp4"), probe(clip), codec="h264", crf=18)
+    with target if encode else nullcontext() as writer:
         for batch in read_frames(clip, chunk):
             left = min(len(batch.frames), count - done)
             frames = batch.frames[:left].copy()
             for index in range(len(frames)):
                 frames[index] = replaced(frames[index], crops[(done + index) % KEPT], corrector, meter)
-            writer.write(FrameBatch(frames, batch.pts[:left], batch.first))
+            if writer is not None:
+                writer.write(FrameBatch(frames, batch.pts[:left], batch.first))
             done += left
             if done == count:
                 break
@@ -158,12 +161,13 @@ def main() -> None:
     parser.add_argument("--clip", type=Path, help="A clip that shows a face; single_face.mp4 without.")
     parser.add_argument("--frames", type=int, nargs=2, default=(20, 60))
     parser.add_argument("--rounds", type=int, default=3, help="Each way pastes so many times four frames.")
+    parser.add_argument("--no-encoder", action="store_true", help="Leave out the encoder, which takes longest.")
     parser.add_argument("--paste", nargs=3, help="Used by this script itself: one run in its own process.")
     given = parser.parse_args()
     if given.paste:
         clip, kept, numbers = given.paste
-        seam, count, chunk = json.loads(numbers)
-        print(json.dumps(paste_clip(Path(clip), Path(kept), SeamConfig(**seam), count, chunk)))
+        seam, *rest = json.loads(numbers)
+        print(json.dumps(paste_clip(Path(clip), Path(kept), SeamConfig(**seam), *rest)))
         return
     from modules.assets import asset_path
 
@@ -193,15 +197,14 @@ def main() -> None:
         print("pasting alone, CPU seconds a frame, the best round, against the face replaced")
         for name, took in spent.items() if given.rounds else ():
             print(f"  {name:38s} {took:7.3f} s  {1 / took:6.1f} frames/s  {took / ours:5.1f} ×")
-        print("decode, paste with colours corrected, encode (h264, crf 18), CPU time", flush=True)
-        for count in given.frames:
-            numbers = json.dumps([dataclasses.asdict(seam), count, CHUNK])
-            run = [sys.executable, __file__, "--paste", str(clip), str(kept), numbers]
-            done = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
-            print(
-                f"  {done['frames']:4d} frames  {done['fps']:6.2f} frames/s  peak {done['peak']:7.1f} MiB",
-                flush=True,
-            )
+        for encode in (False,) if given.no_encoder else (False, True):
+            print(f"decode, paste with colours corrected{', encode (h264, crf 18)' if encode else ''}, CPU time")
+            for count in given.frames:
+                numbers = json.dumps([dataclasses.asdict(seam), count, CHUNK, encode])
+                run = [sys.executable, __file__, "--paste", str(clip), str(kept), numbers]
+                done = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+                speed, peak = f"{done['fps']:6.2f} frames/s", f"peak {done['peak']:7.1f} MiB"
+                print(f"  {done['frames']:4d} frames  {speed}  {peak}", flush=True)
 
 
 if __name__ == "__main__":
