@@ -8,6 +8,7 @@ StylePortraitVideo does. Whichever it is, every pixel where the mask is zero kee
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Image = NDArray[np.uint8]
 Paste = Literal["difference", "colours", "replace"]
+STRIP = 32
+"""Rows that are blended at once."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +116,44 @@ def composite(
         raise ValueError(f"weight must be in [0, 1], got {weight}")
     result = frame.copy()
     height, width = frame.shape[:2]
-    edit = np.clip(edit, -1.0, 1.0)
-    source = (edit + 1.0) if paste == "replace" else edit - np.clip(reconstruction, -1.0, 1.0)
-    patch = to_frame(np.dstack([source * 127.5, mask]).astype(np.float32), crop_to_frame, height, width)
-    alpha = weight * np.clip(patch.values[..., 3:], 0.0, 1.0)
-    below = frame[patch.rows, patch.columns].astype(np.float32)
-    if paste == "replace":
-        above = below + alpha * (patch.values[..., :3] - below)
-    else:
-        change = alpha * patch.values[..., :3]
-        above = below + (change * _room(below, change) if paste == "colours" else change)
-    result[patch.rows, patch.columns] = np.clip(np.rint(above), 0, 255).astype(np.uint8)
+    source = np.empty((size, size, 4), np.float32)
+    source[..., 3] = mask
+    colours = source[..., :3]
+    np.clip(edit, -1.0, 1.0, out=colours)
+    colours += 1.0 if paste == "replace" else -np.clip(reconstruction, -1.0, 1.0)
+    colours *= 127.5
+    patch = to_frame(source, crop_to_frame, height, width)
+    for rows in _strips(patch.values[..., 3]):
+        values, onto = patch.values[rows], result[patch.rows, patch.columns][rows]
+        onto[:] = _blended(onto, values[..., :3], weight * np.clip(values[..., 3:], 0.0, 1.0), paste)
     return result
+
+
+def _blended(below: Image, values: Floats, alpha: Floats, paste: Paste) -> Image:
+    """Colours ``(h, w, 3)`` with values pasted over them as far as ``alpha`` ``(h, w, 1)`` says."""
+    ground = below.astype(np.float32)
+    if paste == "replace":
+        change = values - ground
+        change *= alpha
+    else:
+        change = alpha * values
+        if paste == "colours":
+            change *= _room(ground, change)
+    change += ground
+    return np.clip(np.rint(change, out=change), 0, 255, out=change).astype(np.uint8)
+
+
+def _strips(mask: Floats) -> Iterator[tuple[slice, slice]]:
+    """Rows by few of what is not zero in ``(h, w)``, without the columns beside it.
+
+    A frame of 4K is then blended where the face is, in the processor's cache.
+    """
+    rows, columns = (np.flatnonzero(mask.max(axis=axis, initial=0.0) > 0) for axis in (1, 0))
+    if not len(rows):
+        return
+    wide = slice(int(columns[0]), int(columns[-1]) + 1)
+    for top in range(int(rows[0]), int(rows[-1]) + 1, STRIP):
+        yield slice(top, min(top + STRIP, int(rows[-1]) + 1)), wide
 
 
 def _room(below: Floats, change: Floats) -> Floats:

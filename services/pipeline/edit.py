@@ -31,6 +31,7 @@ from services.pipeline.invert import Inversion, invert_faces
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.seam import SeamCorrector, corrected
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,11 @@ class EditedCrop:
     reconstruction: Floats
     """``(S, S, 3)`` in [-1, 1]."""
     edit: Floats
-    """``(S, S, 3)`` in [-1, 1]."""
+    """``(S, S, 3)`` in [-1, 1]; a little beyond where colours were corrected."""
     mask: Floats
     """``(S, S)`` in [0, 1], feathered."""
+    taken: Floats | None = None
+    """``(s, s, 3)`` in levels of 255: what was taken from the edit's colours; None where a change is pasted."""
 
 
 def changes_nothing(requests: Sequence[EditRequest], options: EditOptions) -> bool:
@@ -144,6 +147,7 @@ def edit_crops(
     applied: Sequence[EditRequest] | None = None,
     sides: Sequence[float] = (),
     offsets: Tensor | None = None,
+    corrector: SeamCorrector | None = None,
 ) -> Iterator[EditedCrop]:
     """Synthesise codes ``(N, num_ws, w_dim)`` before and after the edits, with the masks; one by one in order.
 
@@ -155,8 +159,11 @@ def edit_crops(
     person's. A task's edit is the reconstruction itself, and what its input has of it stands before; ``sides`` are
     those of the crops in the input, in pixels.
     ``offsets`` ``(N, num_ws, w_dim)`` are how far the lips' keeping moves the edited codes.
+    An edit that is pasted whole has the drift of its colours at the seam taken out, by a ``corrector`` that
+    remembers the frames before; without one the N are frames of one shot.
     """
     moves = requests if applied is None else applied
+    corrector = corrector or SeamCorrector(models.config.seam)
     step = 1 if models.device == "cpu" else models.config.batch
     same = all(request.strength == 0 for request in requests)
     head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
@@ -176,8 +183,17 @@ def edit_crops(
         # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.
         grown: Paste = paste if head else "difference"
         regions = region[:, 0].float().cpu().numpy()
-        for one, other, mask in zip(to_arrays(before), to_arrays(after), regions, strict=True):
-            yield EditedCrop(one, other, feathered_mask(mask, models.config.composite, grown))
+        crops = zip(to_arrays(before), to_arrays(after), to_arrays(seen), regions, strict=True)
+        for one, other, there, area in crops:
+            mask = feathered_mask(area, models.config.composite, grown)
+            if paste != "replace":
+                yield EditedCrop(one, other, mask)
+                continue
+            # Hair that is to be another colour, or elsewhere, is no drift: only what the generator misses is. A
+            # face that was stitched meets the frame at its border, hair and all.
+            shown = one if head and models.stitched is None else other
+            taken = corrector.correction(shown, there, mask)
+            yield EditedCrop(one, corrected(other, taken), mask, taken)
 
 
 def _edited(

@@ -12,6 +12,7 @@ from services.pipeline.composite import CompositeConfig
 from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
 from services.pipeline.refine import FollowConfig, RefineConfig
+from services.pipeline.seam import SeamConfig
 
 Region = Literal["auto", "face", "head"]
 
@@ -74,6 +75,8 @@ class PipelineConfig:
     """How those of a clip's frames are, one after another."""
     composite: CompositeConfig
     """How the mask is made."""
+    seam: SeamConfig
+    """How the drift of colours is removed where the face itself is pasted."""
     video: VideoConfig
     """How results are encoded."""
     preview: PreviewConfig

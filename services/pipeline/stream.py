@@ -41,6 +41,7 @@ from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.seam import SeamCorrector, SeamMeter, SeamReport
 from services.pipeline.stitch import Stitching, is_stitched, stitched
 from services.pipeline.track import Track, encoded_tracks
 
@@ -73,6 +74,8 @@ class FaceReport:
     """Side at which the face was synthesised, in pixels."""
     strengths: dict[str, float]
     """What the face was edited by, by edit: what was asked, set right on the face."""
+    seam: SeamReport | None
+    """Drift of colours where the face itself is pasted; None where a change is added."""
     frames: tuple[FrameReport, ...]
 
 
@@ -266,6 +269,7 @@ class Lane:
         self.identity = np.full(len(plan.numbers), np.nan)
         self.landmark_error = np.full(len(plan.numbers), np.nan)
         self._last: EditedCrop | None = None
+        self._seam, self._corrector = SeamMeter(models.config.seam), SeamCorrector(models.config.seam)
         self.applied = requests if applied is None else applied
 
     def paint(
@@ -280,6 +284,7 @@ class Lane:
             start, seen = stretch.start, stretch.seen
             if stretch.begins_shot:
                 self._last = None
+                self._corrector.restart()
             if seen is None:
                 for index in range(start, stretch.stop):
                     if self._last is not None:
@@ -292,8 +297,9 @@ class Lane:
             sides = (crop_scale(self.face.alignment.crop_to_frame[start : stretch.stop]) * size).tolist()
             offsets = self._offsets(seen.row, len(seen.ws))
             edited = edit_crops(
-                seen.ws, targets, self.requests, self.models, self.options, self.size, self.applied, sides, offsets
-            )
+                seen.ws, targets, self.requests, self.models, self.options, self.size, self.applied, sides,
+                offsets, self._corrector,
+            )  # fmt: skip
             for index, crop in enumerate(edited, start):
                 check()
                 shown.append(cv2.resize(crop.reconstruction, (size, size), interpolation=cv2.INTER_AREA))
@@ -311,6 +317,7 @@ class Lane:
             alignment.size,
             self.size,
             strengths(self.applied),
+            self._seam.report(),
             tuple(
                 FrameReport(
                     number,
@@ -341,9 +348,11 @@ class Lane:
         alignment = self.face.alignment
         matrix = on_canvas(self.models.task, alignment.crop_to_frame[index])
         matrix = resized_transform(matrix, alignment.size, self.size)
-        into[index - place] = composite(
-            into[index - place], crop.reconstruction, crop.edit, crop.mask, matrix, weight, self.way
-        )
+        below = into[index - place]
+        above = composite(below, crop.reconstruction, crop.edit, crop.mask, matrix, weight, self.way)
+        if crop.taken is not None and weight == 1:
+            self._seam.add(below, above, crop.taken, crop.mask, matrix)
+        into[index - place] = above
 
     def measure_shown(self, start: int, crops: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
         """Note how near the renderings ``shown`` ``(n, s, s, 3)`` in [-1, 1] come to the crops of n frames.

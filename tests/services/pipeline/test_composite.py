@@ -52,6 +52,21 @@ def test_pixels_outside_the_mask_keep_their_bits(seed, matrix, paste) -> None:
 
 
 @settings(max_examples=60)
+@given(seeds, transforms, st.floats(0, 1), st.sampled_from(["difference", "replace"]))
+def test_it_is_the_formula_over_the_whole_frame_bit_for_bit(seed, matrix, weight, paste) -> None:
+    frame, reconstruction, edit, mask = material(seed)
+    edit, reconstruction = np.clip(edit, -1, 1), np.clip(reconstruction, -1, 1)
+    source = (edit + 1) if paste == "replace" else edit - reconstruction
+    patch = to_frame(np.dstack([source * 127.5, mask]), matrix, *frame.shape[:2])
+    below = frame[patch.rows, patch.columns].astype(np.float32)
+    alpha = weight * np.clip(patch.values[..., 3:], 0, 1)
+    above = below + alpha * (patch.values[..., :3] - (below if paste == "replace" else 0))
+    expected = frame.copy()
+    expected[patch.rows, patch.columns] = np.clip(np.rint(above), 0, 255)
+    np.testing.assert_array_equal(composite(frame, reconstruction, edit, mask, matrix, weight, paste), expected)
+
+
+@settings(max_examples=60)
 @given(seeds, transforms)
 def test_no_change_returns_the_frame(seed, matrix) -> None:
     frame, reconstruction, edit, mask = material(seed)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,3 +81,29 @@ def test_the_mask_follows_the_face_that_is_there(models, request_, adapted, look
     assert regions.asked[0] == (pytest.approx(0.75), head)
     if looks == 2:
         assert regions.asked[1][0] == pytest.approx(float(crop.edit.mean()), abs=1e-3)
+
+
+def test_only_what_is_pasted_whole_has_its_colours_corrected(models) -> None:
+    """What an edit makes of the head's hair is no drift: there the unedited picture is compared."""
+    models = replace(models, judges=Disc())
+    target = torch.full((1, 3, 64, 64), 0.1)
+
+    def crop(request: EditRequest, **options):
+        return next(edit_crops(models.mean_codes(1), target, [request], models, EditOptions(**options), 64))
+
+    added, whole, turned = crop(OLDER), crop(OLDER, paste="replace"), crop(TURN)
+    assert added.taken is None
+    assert whole.taken is not None and np.abs(whole.taken).max() > 1
+    np.testing.assert_array_equal(whole.reconstruction, added.reconstruction)
+    assert (whole.edit != added.edit).any()
+    # The mean code's picture is grey all over, 0.1 below the target.
+    assert turned.taken is not None
+    np.testing.assert_allclose(turned.taken, -12.75, atol=0.05)
+
+
+class Disc:
+    """Judges whose region is a disc."""
+
+    def region(self, images: torch.Tensor, head: bool) -> torch.Tensor:
+        at = torch.linspace(-1, 1, images.shape[-1])
+        return (at[:, None] ** 2 + at[None] ** 2 < 0.4).float().expand(len(images), 1, -1, -1)

@@ -73,6 +73,16 @@ def test_replace_pastes_even_without_an_edit(tmp_path, toy_models, clip) -> None
     assert all((before != after).any() for before, after in seen.values())
 
 
+def test_the_seam_of_a_replaced_face_is_reported(tmp_path, toy_models, clip) -> None:
+    report, _ = edited(clip, tmp_path / "out.mp4", toy_models, AGE, replace(SHORT, paste="replace"))
+    seam = report.faces[0].seam
+    assert seam is not None and seam.frames == report.frames
+    assert 0 < seam.alike <= 1
+    assert seam.after.alike.rms < seam.before.alike.rms
+    added, _ = edited(clip, tmp_path / "out.mp4", toy_models, AGE)
+    assert added.faces[0].seam is None
+
+
 def test_turning_may_change_more_than_the_face(tmp_path, toy_models, clip) -> None:
     def changed(requests, options=SHORT) -> int:
         _, seen = edited(clip, tmp_path / "out.mp4", toy_models, requests, options)
