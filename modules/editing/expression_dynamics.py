@@ -48,8 +48,6 @@ class DynamicsConfig:
     """Frames that a window shares with the next one, which goes on from them: so that windows do not show."""
     lip_weight: float
     """Of eq. 3."""
-    lip_tolerance: float
-    """What eq. 3 does not see of each distance, in the judge's unit: its noise. The paper has none."""
     corner_weight: float
     """Of how far the corners of the mouth are from where the edit left them; the paper has none."""
     eye_weight: float
@@ -87,16 +85,13 @@ class Eyes:
         return images[:, :, top:bottom, left:right]
 
 
-def point_distance(points: Tensor, wanted: Tensor, tolerance: float = 0.0) -> Tensor:
-    """Eq. 3 per image, ``(N,)``: the norms of the K points' differences, summed; both are ``(N, K, D)``.
-
-    ``tolerance`` is taken off each norm, and what lies within is 0.
-    """
+def point_distance(points: Tensor, wanted: Tensor) -> Tensor:
+    """Eq. 3 per image, ``(N,)``: the norms of the K points' differences, summed; both are ``(N, K, D)``."""
     if points.shape != wanted.shape or points.ndim != 3:
         raise ValueError(
             f"points must be (N, K, D) of one shape, got {tuple(points.shape)} and {tuple(wanted.shape)}"
         )
-    distance: Tensor = (torch.linalg.vector_norm(points - wanted, dim=2) - tolerance).clamp_min(0).sum(1)
+    distance: Tensor = torch.linalg.vector_norm(points - wanted, dim=2).sum(1)
     return distance
 
 
@@ -134,7 +129,7 @@ def window_offsets(
             with torch.enable_grad():
                 shown = render(part, offsets[part])
                 seen, eye = mouth(shown), eyes(shown, eyes_of_part).sum()
-                lip = point_distance(seen.lips, wanted[part], config.lip_tolerance).sum()
+                lip = point_distance(seen.lips, wanted[part]).sum()
                 corner = point_distance(seen.corners, corners).sum()
                 torch.autograd.backward(
                     config.lip_weight * lip + config.eye_weight * eye + config.corner_weight * corner
