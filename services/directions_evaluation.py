@@ -102,14 +102,14 @@ def evaluation_of(
 
     How far the slopes of age and yaw are from 1; the least likeness, each edit's at the smallest strength measured
     that is not below its usual one; the largest share of its own usual strength by which an edit moves what
-    another edit is for. ``frames`` counts those whose face was seen under every edit.
+    another edit is for and what it is to keep. ``frames`` counts those whose face was seen under every edit.
     """
     model, edits = load_model(folder), summary["edits"]
     others = [
         abs(effect)
-        for name in settings.edits
+        for name, edit in settings.edits.items()
         for other, effect in edits[name]["cross_effects"].items()
-        if other != name
+        if other in edit.keeps
     ]
     metrics = {
         "age_slope_error": abs(edits["age"]["slope"] - 1),

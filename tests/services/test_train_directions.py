@@ -31,6 +31,8 @@ def edits(tools: Instruments) -> EditSet:
 def test_what_the_issue_asks_for_is_offered_within_its_range(edits: EditSet) -> None:
     bounds = {d.name: (d.lower, d.upper) for d in edits.describe()}
     assert {"age", "yaw", "pitch", "smile", "mouth_open", "eyes_open", "gender"} <= set(bounds)
+    assert list(bounds)[-2:] == ["surprise", "anger"]
+    assert all(bounds[name][1] >= 1 for name in ("surprise", "anger"))
     assert bounds["age"][0] <= -20 and bounds["age"][1] >= 30
     assert bounds["yaw"][0] <= -15 and bounds["yaw"][1] >= 15
     assert edits["age"].unit == "years" and edits["yaw"].unit == "degrees"
