@@ -21,7 +21,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datamodules.images import write_image
 from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.perception.emotion import EMOTIONS
 from modules.perception.landmarks import brows_up, eyes_open, mouth_open, smile
@@ -31,6 +30,7 @@ from services.directions import FOLDER
 from services.encoded_codes import encoded_frames
 from services.evaluation_frames import spread
 from services.instruments import Instruments, load_instruments
+from services.media import write_image
 from services.places import CLIPS, FRAME_ENCODER
 from services.settings import load_params
 from services.sheets import Row, draw_sheet, to_picture

@@ -150,7 +150,7 @@ def _learn(
     summary = {
         **summary_of(readings, settings), "fit": scores, "samples": len(pairs),
         "refined_on": len(pool.ws),
-        "units_on": units_on, "went_on_from": settings.start_from, "alone": sorted(alone),
+        "units_on": units_on, "went_on_from": settings.start_from, "alone": alone,
         "learned": list(settings.learned),
         "persons": len(set(frames.people)), "clips": len(set(frames.clips)),
     }  # fmt: skip
