@@ -1,4 +1,4 @@
-"""By which attributes edits are set right: those that directions are learned for, in the same units."""
+"""By which attributes edits are set right: those of balanced edits, in the same units."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ class Balancing:
 def balancing_of(params: Params) -> Balancing:
     """What sections ``balance`` and ``directions`` of ``params.yaml`` say."""
     learned = params.section("directions", DirectionSettings).edits
-    units = {name: Unit(edit.per_unit, edit.typical) for name, edit in learned.items()}
+    units = {name: Unit(edit.per_unit, edit.typical) for name, edit in learned.items() if edit.balanced}
     return Balancing(params.section("balance", BalanceConfig), units)

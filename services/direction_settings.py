@@ -22,7 +22,9 @@ class EditSettings:
     rows: tuple[int, int]
     """Rows ``[first, last)`` of the codes that it moves."""
     keeps: tuple[str, ...]
-    """Attributes that it must leave where they are."""
+    """Attributes that it must leave where they are; what is not named may move along."""
+    balanced: bool
+    """Whether it is set right on the face at hand, and held where others are: not what is made of others."""
     lower: float
     """Smallest strength offered."""
     upper: float
@@ -82,12 +84,19 @@ class DirectionSettings:
     start_from: str
     """Model folder of edits to go on from, e.g. ``assets/directions``: neither fitted nor refined together
     again. Empty begins anew."""
+    learned: tuple[str, ...]
+    """Edits that are learned beside those of ``start_from``, which stay as they are, vectors and units. Empty: all
+    are learned, or go on."""
 
     def __post_init__(self) -> None:
         if missing := {"age", "yaw"} - self.edits.keys():
             raise BadInputError(f"directions.edits lacks what the gate reads: {', '.join(sorted(missing))}")
         if unknown := self.alone.keys() - self.edits.keys():
             raise BadInputError(f"directions.alone names no edit: {', '.join(sorted(unknown))}")
+        if unknown := set(self.learned) - self.edits.keys():
+            raise BadInputError(f"directions.learned names no edit: {', '.join(sorted(unknown))}")
+        if self.learned and not self.start_from:
+            raise BadInputError("directions.learned needs a folder with the other edits: directions.start_from")
         for name, edit in self.edits.items():
             if max(edit.measured, default=-1.0) < edit.typical:
                 least = f"{edit.typical:g} or more"

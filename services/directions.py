@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 FOLDER = ROOT / "assets" / "directions"
 LABELS = ROOT / "build" / "labels"
-JUDGED_BY = "face-api age, mediapipe mesh, smile over the upper lip"
+JUDGED_BY = "face-api age and expression, mediapipe mesh, smile over the upper lip"
 """What labels of samples say of where they come from."""
 POOL = RUNS / "direction-codes.safetensors"
 METRICS = "metrics.json"
@@ -122,14 +122,20 @@ def _learn(
     single = draw_single(
         tools.generator, settings.calibration_codes, settings.calibration_seed, settings.truncation
     )
+    scores: dict[str, float] = {}
     if settings.start_from:
         scores = _scores_in(ROOT / settings.start_from)
         edits = edits_to_go_on_from(ROOT / settings.start_from, tools.generator.sha256, settings, say)
-    else:
-        start, scores = fit_directions(pairs, tools.generator, settings)
+    if settings.learned or not settings.start_from:
+        start, found = fit_directions(pairs, tools.generator, settings)
+        scores |= {name: score for name, score in found.items() if name in settings.learned or name not in scores}
+        if settings.learned:
+            start = EditSet((start if name in settings.learned else edits)[name] for name in settings.edits)
         edits = calibrate(start, single, tools, settings, 0.0, say)
+    if not settings.start_from:
         edits = refine_on(pool, edits, tools, settings, faces, run.lightning_logger(), say)
-    for name in settings.alone:
+    alone = [name for name in settings.alone if name in (settings.learned or settings.edits)]
+    for name in alone:
         edits = refine_on(pool, edits, tools, settings, faces, False, say, name)
     real = codes_for_units(
         FRAME_ENCODER, CLIPS, settings.calibration_frames, tools.generator.sha256, settings.calibration_codes
@@ -144,7 +150,8 @@ def _learn(
     summary = {
         **summary_of(readings, settings), "fit": scores, "samples": len(pairs),
         "refined_on": len(pool.ws),
-        "units_on": units_on, "went_on_from": settings.start_from, "alone": sorted(settings.alone),
+        "units_on": units_on, "went_on_from": settings.start_from, "alone": alone,
+        "learned": list(settings.learned),
         "persons": len(set(frames.people)), "clips": len(set(frames.clips)),
     }  # fmt: skip
     folder = save_directions(FOLDER, edits, card(summary, tools.generator.sha256))
@@ -162,9 +169,13 @@ def _learn(
 
 
 def edits_to_go_on_from(folder: Path, generator_sha256: str, settings: DirectionSettings, say: Say) -> EditSet:
-    """The edits of a folder that ``params.yaml`` names, with its units and bounds; raises ``BadInputError``."""
+    """The edits of a folder that ``params.yaml`` names, with its units and bounds; raises ``BadInputError``.
+
+    Without those of ``directions.learned``, whatever the folder holds of them.
+    """
     found = load_directions(folder, generator_sha256)
-    if missing := settings.edits.keys() - found.keys():
+    wanted = {name: edit for name, edit in settings.edits.items() if name not in settings.learned}
+    if missing := wanted.keys() - found.keys():
         raise BadInputError(
             f"{folder} lacks {', '.join(sorted(missing))}, which directions.edits names: learn without "
             "directions.start_from, or name a folder that has them"
@@ -172,8 +183,7 @@ def edits_to_go_on_from(folder: Path, generator_sha256: str, settings: Direction
     if others := found.keys() - settings.edits.keys():
         say(f"left out: {', '.join(sorted(others))} of {folder}, which directions.edits does not name")
     return EditSet(
-        replace(found[name], unit=edit.unit, lower=edit.lower, upper=edit.upper)
-        for name, edit in settings.edits.items()
+        replace(found[name], unit=edit.unit, lower=edit.lower, upper=edit.upper) for name, edit in wanted.items()
     )
 
 
@@ -206,12 +216,16 @@ def calibrate(
 ) -> EditSet:
     """Make one unit of each edit one unit of its own attribute, as measured on ``codes`` ``(N, num_ws, w_dim)``.
 
-    ``unmixed`` is the share of what each was measured to do to the others that is taken out with it.
+    ``unmixed`` is the share of what each was measured to do to what it keeps that is taken out with it. Where
+    ``directions.learned`` names edits, the others stay as they are, and are only measured to be taken out.
     """
-    names = list(edits)
+    learned = settings.learned or tuple(edits)
+    kept = {other for name in learned for other in settings.edits[name].keeps}
+    names = [name for name in edits if name in learned or name in kept]
     per_unit = np.array([settings.edits[name].per_unit for name in names])
     own = np.eye(len(names), dtype=bool)
-    probes = {name: (-edit.probe, edit.probe) for name, edit in settings.edits.items()}
+    held = np.array([[other in settings.edits[name].keeps for other in names] for name in names])
+    probes = {name: _probes(settings.edits[name]) for name in names}
     for turn in range(settings.calibration_rounds):
         readings = measure_edits(
             codes, edits, probes, tools.render, tools.judge, tools.embed, progress=_progress(say)
@@ -225,10 +239,10 @@ def calibrate(
             )
         response = np.where(own, response, unmixed * response)
         vectors = np.stack([edits[name].vector.double().numpy() for name in names])
-        mixed = unmix(vectors, response, per_unit, ~own)
+        mixed = dict(zip(names, unmix(vectors, response, per_unit, held & ~own), strict=True))
         edits = EditSet(
-            replace(edits[name], vector=torch.from_numpy(vector).float())
-            for name, vector in zip(names, mixed, strict=True)
+            replace(edit, vector=torch.from_numpy(mixed[name]).float()) if name in learned else edit
+            for name, edit in edits.items()
         )
         found = ", ".join(f"{name} {response[k, k] / per_unit[k]:.2f}" for k, name in enumerate(names))
         say(f"round {turn + 1}: slopes were {found}")
@@ -261,7 +275,10 @@ def refine_on(
     alone: str = "",
 ) -> EditSet:
     """Refine all edits, or ``alone`` the one so named, as its settings say; checkpoints are in ``build/runs``."""
-    goals = {name: Goal(edit.rows, edit.per_unit, edit.typical) for name, edit in settings.edits.items()}
+    goals = {
+        name: Goal(edit.rows, edit.per_unit, edit.typical, frozenset(settings.edits) - {name, *edit.keeps})
+        for name, edit in settings.edits.items()
+    }
     config, only = settings.refine, None
     if alone:
         own = settings.alone[alone]
@@ -286,6 +303,11 @@ def _scores_in(folder: Path) -> dict[str, float]:
         return {str(name): float(score) for name, score in fit.items()}
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _probes(edit: EditSettings) -> tuple[float, float]:
+    """Strengths that an edit is set to its unit between; not below what it offers."""
+    return max(-edit.probe, edit.lower), min(edit.probe, edit.upper)
 
 
 def _progress(say: Say) -> Callable[[int, int], None]:

@@ -14,14 +14,17 @@ def card(summary: Mapping[str, Any], generator_sha256: str) -> str:
     text = _CARD.format(
         sha256=generator_sha256, samples=summary["samples"], scores=scores,
         units_on=summary["units_on"], persons=summary["persons"], clips=summary["clips"],
-        fitted=_fitted(summary),
+        fitted=_fitted(summary), who="these were" if summary["learned"] else "they were",
         tables="\n".join(as_markdown(summary)),
     )  # fmt: skip
     return text.replace(" \n", "\n")
 
 
 def _fitted(summary: Mapping[str, Any]) -> str:
-    codes, alone, start = summary["refined_on"], ", ".join(summary["alone"]), summary["went_on_from"]
+    codes, alone, start = summary["refined_on"], " and ".join(summary["alone"]), summary["went_on_from"]
+    if learned := " and ".join(summary["learned"]):
+        then = _REFINED.format(who=f"{alone} were then", codes=codes) if alone else ""
+        return _LEARNED.format(learned=learned, start=start) + then
     if start:
         then = _REFINED.format(who=f"{alone} was then", codes=codes) if alone else ""
         return f"They went on from `{start}`\nas it was, fitted and refined on such pictures. {then}"
@@ -33,6 +36,9 @@ def _fitted(summary: Mapping[str, Any]) -> str:
 
 _FITTED = "Boundaries were fitted with scikit-learn and parted from each other. "
 
+_LEARNED = """Here only {learned}
+were fitted, beside the edits of `{start}`, which are as they were. """
+
 _REFINED = """{who} refined by gradient
 through the generator, these nets and an identity net, on {codes} renderings: codes of one z, codes mixed between
 layers, and codes that the frame encoder gave for frames of persons of its training clips. """
@@ -43,9 +49,9 @@ Directions in W+ of the generator `{sha256}`.
 
 ## Data
 
-{samples} pictures that this generator made itself, labelled by face-api's age and gender net and by MediaPipe's
-face mesh. {fitted}
-Last, they were set to their units by measuring renderings of {units_on}
+{samples} pictures that this generator made itself, labelled by face-api's age and gender net, its expression net,
+and MediaPipe's face mesh. {fitted}
+Last, {who} set to their units by measuring renderings of {units_on}
 (`stylereel train directions`).
 
 Held-out scores of the fits (share of variance; gender: right answers): {scores}.
@@ -57,14 +63,16 @@ pipeline does unless told otherwise, edits were set right on some frames of each
 and measured on others, by the judges they were set with and, where there is one, by a second net that no edit was
 fitted or set to. A
 slope of 1 means that what was asked is what was got. In the second table a row is an edit at a usual strength; a
-cell says how far it moves an attribute, as a share of that attribute's own usual strength.
+cell says how far it moves an attribute, as a share of that attribute's own usual strength. surprise and anger are
+not set right, since they are made of brows, eyes and mouth: those may move with them.
 
 {tables}
 
 ## Limits
 
 The age net pulls to the middle on generated faces, so years are that net's years. The mesh follows blinks weakly,
-so eyes_open is a visible change, not a blink. What goes together in the generator's data (glasses and grey hair
+so eyes_open is a visible change, not a blink. Hardly any picture of the generator shows surprise or anger: these
+edits are what the expression net takes for them. What goes together in the generator's data (glasses and grey hair
 with age, make-up and hair with gender) moves along in part.
 
 ## Licence

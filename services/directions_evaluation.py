@@ -102,14 +102,14 @@ def evaluation_of(
 
     How far the slopes of age and yaw are from 1; the least likeness, each edit's at the smallest strength measured
     that is not below its usual one; the largest share of its own usual strength by which an edit moves what
-    another edit is for. ``frames`` counts those whose face was seen under every edit.
+    another edit is for and what it is to keep. ``frames`` counts those whose face was seen under every edit.
     """
     model, edits = load_model(folder), summary["edits"]
     others = [
         abs(effect)
-        for name in settings.edits
+        for name, edit in settings.edits.items()
         for other, effect in edits[name]["cross_effects"].items()
-        if other != name
+        if other in edit.keeps
     ]
     metrics = {
         "age_slope_error": abs(edits["age"]["slope"] - 1),
@@ -141,14 +141,24 @@ def evaluate_directions(
     progress: Progress = lambda done, total: None,
     second: ImageJudge | None = None,
 ) -> tuple[dict[str, Any], Evaluation]:
-    """Measure the edits in ``folder`` as a user gets them on ``frames``; raises ``BadInputError`` if one lacks."""
+    """Measure the edits in ``folder`` as a user gets them on ``frames``.
+
+    A champion may be older than an edit, and is measured on those it has. Raises ``BadInputError`` if one lacks
+    that the gate reads by name.
+    """
     edits = load_directions(folder, tools.generator.sha256)
-    missing = settings.edits.keys() - set(edits)
-    if missing:
+    if missing := {"age", "yaw"} - set(edits):
         raise BadInputError(f"{folder} lacks edits that are measured: {', '.join(sorted(missing))}")
-    readings = measure_as_served(frames, edits, standard_strengths(settings), balancing, tools, progress, second)
-    summary = summary_of(readings, settings)
-    return summary, evaluation_of(summary, folder, settings, frames, balancing)
+    held = replace(
+        settings,
+        edits={name: edit for name, edit in settings.edits.items() if name in edits},
+        alone={name: own for name, own in settings.alone.items() if name in edits},
+        learned=(),
+    )
+    readings = measure_as_served(frames, edits, standard_strengths(held), balancing, tools, progress, second)
+    summary = summary_of(readings, held)
+    found = evaluation_of(summary, folder, held, frames, balancing)
+    return summary, replace(found, data_hash=data_hash_of(frames, settings, balancing))
 
 
 def measure_as_served(

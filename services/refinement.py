@@ -88,6 +88,8 @@ class Goal:
     """Change of its own attribute per unit."""
     typical: float
     """Usual strength."""
+    free: frozenset[str] = frozenset()
+    """Attributes of other edits that may move along."""
 
 
 def render_pool(ws: Tensor, render: Render, path: Path, made_from: str, progress: Progress) -> Pool:
@@ -108,7 +110,7 @@ def render_pool(ws: Tensor, render: Render, path: Path, made_from: str, progress
 def attribute_term(
     judge: AttributeJudge, goals: Mapping[str, Goal], settings: RefineSettings
 ) -> tuple[AttributeTerm, Tensor]:
-    """The term of all attributes, and ``(E, K)`` what one unit of each edit asks of them."""
+    """The term of all attributes, and ``(E, K)`` what one unit of each edit asks of them; NaN of what is free."""
     names = (*goals, *settings.kept)
     usual = [*(abs(goal.typical * goal.per_unit) for goal in goals.values()), *settings.kept.values()]
 
@@ -118,6 +120,7 @@ def attribute_term(
 
     asked = torch.zeros(len(goals), len(names))
     for k, goal in enumerate(goals.values()):
+        asked[k, [names.index(name) for name in sorted(goal.free)]] = torch.nan
         asked[k, k] = goal.per_unit
     return AttributeTerm(measure, torch.tensor(usual) * settings.tolerance), asked
 
@@ -167,7 +170,8 @@ def refine(
             pool.ws, pool.pictures, bounds, plan.codes, plan.steps, settings.seed, plan.least_strength, first_step
         )
 
-    said = json.dumps([asdict(settings), [asdict(goal) for goal in goals.values()], bounds, names, made_of])
+    told = [{**asdict(goal), "free": sorted(goal.free)} for goal in goals.values()]
+    said = json.dumps([asdict(settings), told, bounds, names, made_of])
     codes = b"".join(tensor.numpy().tobytes() for tensor in (start, pool.ws))
     fingerprint = hashlib.sha256(said.encode() + codes).hexdigest()[:12]
     folder = runs / f"directions-{fingerprint}"

@@ -27,7 +27,8 @@ class Edited(NamedTuple):
     code: Tensor
     """``(N,)``: which of the C each edit is of."""
     asked: Tensor
-    """``(N, K)`` change that was asked of each attribute, in the judge's numbers: 0 for all but one."""
+    """``(N, K)`` change that was asked of each attribute, in the judge's numbers: 0 for what must stay, NaN for
+    what may move."""
 
 
 EditTerm = Callable[[Edited], Tensor]
@@ -39,7 +40,8 @@ class AttributeTerm:
     """How far each attribute is from the change asked of it, summed; as eq. S2's first term of FrEN/ViEN.
 
     ``sqrt(1 + r^2) - 1`` of each ``r`` in units of ``scales``: a square below one unit, a distance above, so that
-    a judge that errs on one picture does not lead. An attribute that is not seen before or after counts as met.
+    a judge that errs on one picture does not lead. An attribute that is not seen before or after counts as met,
+    and so does one that may move.
     """
 
     measure: Measure

@@ -55,6 +55,19 @@ class EmotionNet(FaceApiNet):
         return F.conv2d(x, self._weight(f"{name}/pointwise_filter"), self._weight(f"{name}/bias"))
 
 
+def log_odds(logits: Tensor, emotion: str) -> Tensor:
+    """``(N,)`` log odds of one of ``EMOTIONS`` from logits ``(N, 7)``; above 0 it is likelier than not.
+
+    Of logits, not of probabilities: those are 0 and 1 long before a face is at its end. Differentiable. Raises
+    ``ValueError`` for another emotion.
+    """
+    if emotion not in EMOTIONS:
+        raise ValueError(f"the expression net knows {', '.join(EMOTIONS)}, not {emotion}")
+    place = EMOTIONS.index(emotion)
+    others = [k for k in range(len(EMOTIONS)) if k != place]
+    return logits[:, place] - logits[:, others].logsumexp(1)
+
+
 def load_emotion_net(device: str | torch.device = "cpu") -> EmotionNet:
     """The net of the asset ``face-api``."""
     return EmotionNet(face_api_tensors("face_expression_model")).to(device).eval().requires_grad_(False)

@@ -1,10 +1,11 @@
-"""Edges across the bridge of the nose against OpenCV's, and a gradient that reaches what the judge looks at."""
+"""Edges across the nose against OpenCV's, expressions against their net, gradients that reach the picture."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from modules.perception.emotion import EMOTIONS, load_emotion_net
 from services.attributes import NAMES, bridge_edges, load_attribute_judge
 
 
@@ -38,3 +39,13 @@ def test_the_judge_is_differentiable_and_says_the_same_as_numbers() -> None:
     for name in set(NAMES) - {"gender"}:  # its log odds stand still where they are certain
         (slope,) = torch.autograd.grad(found[name].sum(), images, retain_graph=True)
         assert slope.isfinite().all() and slope.abs().max() > 0, name
+
+
+def test_surprise_and_anger_are_the_expression_nets_log_odds() -> None:
+    images = torch.from_numpy(frames(3)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    told = load_attribute_judge(0.0)(images)
+    with torch.no_grad():
+        scores = load_emotion_net()(images).double().softmax(1)
+    for name, emotion in (("surprise", "surprised"), ("anger", "angry")):
+        expected = torch.logit(scores[:, EMOTIONS.index(emotion)])
+        np.testing.assert_allclose(told[name], expected, rtol=1e-3, atol=1e-3)

@@ -6,7 +6,7 @@ from services.directions_card import card
 
 TOLD = {
     "fit": {"age": 0.5}, "samples": 480, "refined_on": 276, "codes": 24, "edits": {}, "persons": 7, "clips": 9,
-    "units_on": "samples", "alone": [], "went_on_from": "",
+    "units_on": "samples", "alone": [], "went_on_from": "", "learned": [],
 }  # fmt: skip
 
 
@@ -24,3 +24,14 @@ def test_going_on_from_a_folder_is_told() -> None:
     text = card({**TOLD, "fit": {}, "alone": ["age"], "went_on_from": "assets/directions"}, "sha")
     assert "went on from `assets/directions`" in text and "fitted with scikit-learn" not in text
     assert "age was then refined" in text and "not known" in text
+
+
+def test_edits_learned_beside_others_are_told() -> None:
+    both = ["surprise", "anger"]
+    told = {**TOLD, "went_on_from": "assets/directions", "learned": both, "alone": both}
+    text = card(told, "sha")
+    assert (
+        "only surprise and anger\nwere fitted" in text
+        and "edits of `assets/directions`, which are as they were" in text
+    )
+    assert "surprise and anger were then refined" in text and "these were set to their units" in text

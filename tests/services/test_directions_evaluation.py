@@ -57,11 +57,14 @@ def instruments() -> Any:
     return Instruments(Toy(), render, judge, embed)  # type: ignore[arg-type]
 
 
-def saved(folder: Path, yaw: float = 1.0, gender_of_age: float = 0.0, without: str = "") -> Path:
-    """Edits that each move their own attribute by one unit; yaw by another, and age gender too."""
+def saved(
+    folder: Path, yaw: float = 1.0, gender_of_age: float = 0.0, without: str = "", of_surprise: float = 0.0
+) -> Path:
+    """Edits that each move their own attribute by one unit; yaw by another, age gender, surprise age and lips."""
     vectors = torch.eye(WIDTH)
     vectors[NAMES.index("yaw")] *= yaw
     vectors[NAMES.index("age"), NAMES.index("gender")] = gender_of_age
+    vectors[NAMES.index("surprise"), [NAMES.index("age"), NAMES.index("mouth_open")]] = of_surprise
     edits = [
         Direction(name, edit.unit, vectors[k][None], edit.lower, edit.upper, "toy")
         for k, (name, edit) in enumerate(SETTINGS.edits.items()) if name != without
@@ -120,6 +123,28 @@ def test_the_tables_show_every_edit_and_age_by_start_age(tmp_path: Path) -> None
     assert lines[-1] == "| 0-25 | 2 | 1.00 | 0.00 |"
 
 
+def test_an_expression_may_move_what_it_is_made_of_and_nothing_else(tmp_path: Path) -> None:
+    """Half an open mouth with a surprise is told and not counted; half a year is counted."""
+    folder = saved(tmp_path / "edits", of_surprise=0.5)
+    summary, found = evaluate_directions(folder, FRAMES, SETTINGS, BALANCING, instruments())
+    moved = summary["edits"]["surprise"]["cross_effects"]
+    assert moved["mouth_open"] == pytest.approx(0.5, abs=1e-4), "not taken back either"
+    assert found.metrics["cross_effect"] == pytest.approx(0.5 / SETTINGS.edits["age"].typical, abs=1e-4)
+
+
+def test_edits_that_are_not_learned_stay_bit_for_bit(tmp_path: Path) -> None:
+    edits: Any = load_directions(saved(tmp_path / "edits", yaw=0.7, of_surprise=0.5), "toy")
+    settings = replace(SETTINGS, start_from="edits", learned=("surprise", "anger"))
+    found = calibrate(edits, FRAMES.ws, instruments(), settings, 1.0, lambda line: None)
+    assert list(found) == list(edits)
+    for name in found.keys() - {"surprise", "anger"}:
+        assert torch.equal(found[name].vector, edits[name].vector)
+    vector = found["surprise"].vector[0]
+    assert vector[NAMES.index("surprise")] == pytest.approx(1, abs=1e-4)
+    assert vector[NAMES.index("age")] == pytest.approx(0, abs=1e-4), "kept, so taken out"
+    assert vector[NAMES.index("mouth_open")] == pytest.approx(0.5, abs=1e-4), "not kept, so left"
+
+
 def test_other_frames_and_other_strengths_are_other_data(tmp_path: Path) -> None:
     folder = saved(tmp_path / "edits")
     summary, found = evaluate_directions(folder, FRAMES, SETTINGS, AS_THEY_ARE, instruments())
@@ -132,6 +157,14 @@ def test_other_frames_and_other_strengths_are_other_data(tmp_path: Path) -> None
     assert data_hash(replace(SETTINGS, edits=usual)) != found.data_hash
     fewer = {**SETTINGS.edits, "yaw": replace(SETTINGS.edits["yaw"], measured=(-15, 15, 20))}
     assert data_hash(replace(SETTINGS, edits=fewer)) != found.data_hash
+
+
+def test_a_champion_that_is_older_than_an_edit_is_measured_on_those_it_has(tmp_path: Path) -> None:
+    whole, with_all = evaluate_directions(saved(tmp_path / "all"), FRAMES, SETTINGS, AS_THEY_ARE, instruments())
+    older = saved(tmp_path / "older", without="surprise")
+    summary, found = evaluate_directions(older, FRAMES, SETTINGS, AS_THEY_ARE, instruments())
+    assert "surprise" not in summary["edits"] and "surprise" in whole["edits"]
+    assert found.data_hash == with_all.data_hash and found.metrics.keys() == with_all.metrics.keys()
 
 
 def test_an_effect_that_is_no_number_is_no_small_one(tmp_path: Path) -> None:
@@ -184,6 +217,10 @@ def test_settings_that_could_not_be_judged_are_refused() -> None:
         replace(SETTINGS, edits={**SETTINGS.edits, "yaw": yaw})
     with pytest.raises(BadInputError, match="lacks what the gate reads: age"):
         replace(SETTINGS, edits={"yaw": SETTINGS.edits["yaw"]})
+    with pytest.raises(BadInputError, match="learned names no edit: grin"):
+        replace(SETTINGS, learned=("grin",), start_from="assets/directions")
+    with pytest.raises(BadInputError, match="start_from"):
+        replace(SETTINGS, learned=("anger",), start_from="")
 
 
 def test_the_registrys_clips_alone_are_enough_frames_for_the_gates() -> None:

@@ -88,6 +88,12 @@ def test_an_attribute_is_asked_its_unit_and_counted_in_its_usual_strength() -> N
     torch.testing.assert_close(found, ((1 + left**2).sqrt() - 1).sum(1), rtol=1e-3, atol=1e-3)
 
 
+def test_what_is_free_is_asked_nothing() -> None:
+    goals = {**GOALS, "smile": replace(GOALS["smile"], free=frozenset({"age"}))}
+    _, asked = attribute_term(JUDGE, goals, SETTINGS)
+    assert asked[1].isnan().tolist() == [True, False, False] and asked[0].isfinite().all()
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_refined_edits_do_what_they_are_named_for_and_less_else(tmp_path: Path, sign: float) -> None:
     """A start that goes the wrong way is turned round."""
@@ -197,6 +203,9 @@ def test_the_stage_refines_an_edit_alone_as_its_own_settings_say(monkeypatch: py
     assert isinstance(config, RefineSettings)
     assert (config.training, config.identity) == (own.training, own.identity)
     assert only == ("age", own.reach)
+    assert goals["age"].free == {"surprise", "anger"}, "an expression is free where nothing is said to keep it"
+    assert {"mouth_open", "eyes_open", "smile"} <= goals["surprise"].free
+    assert not {"surprise", "age", "yaw", "gender"} & goals["surprise"].free
 
 
 def test_edits_that_are_gone_on_from_are_those_that_params_names(tmp_path: Path) -> None:
@@ -207,6 +216,8 @@ def test_edits_that_are_gone_on_from_are_those_that_params_names(tmp_path: Path)
     assert list(found) == list(settings.edits) and len(said) == 1 and "grin" in said[0]
     age = settings.edits["age"]
     assert (found["age"].unit, found["age"].lower, found["age"].upper) == (age.unit, age.lower, age.upper)
+    few = replace(settings, start_from="edits", learned=("surprise", "anger"))
+    assert list(directions.edits_to_go_on_from(folder, "g", few, said.append)) == list(settings.edits)[:-2]
     less = save_directions(tmp_path / "less", EditSet(sets[1:]), "card")
     with pytest.raises(BadInputError, match=f"lacks {sets[0].name}, which directions.edits names"):
         directions.edits_to_go_on_from(less, "g", settings, said.append)

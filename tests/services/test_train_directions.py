@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 
+import av
 import numpy as np
 import pytest
 import torch
 
+from datamodules.alignment import crop_frame, ffhq_crop
+from datamodules.shards import to_tensor
 from datamodules.types import BadInputError
+from modules.assets import asset_path
 from modules.editing.directions import EditRequest, EditSet, load_directions
+from modules.encoders.vit import load_frame_encoder
 from modules.model_folder import load_model, weights_sha256
+from modules.perception.detection import DetectionConfig, load_face_finder
 from services.direction_settings import DirectionSettings
 from services.directions import EVALUATION, FOLDER, METRICS
 from services.instruments import Instruments, draw_single, load_instruments
+from services.places import FRAME_ENCODER
 from services.registry.gate import Evaluation, Gates, judge
 from services.settings import load_params
 
@@ -31,6 +38,8 @@ def edits(tools: Instruments) -> EditSet:
 def test_what_the_issue_asks_for_is_offered_within_its_range(edits: EditSet) -> None:
     bounds = {d.name: (d.lower, d.upper) for d in edits.describe()}
     assert {"age", "yaw", "pitch", "smile", "mouth_open", "eyes_open", "gender"} <= set(bounds)
+    assert list(bounds)[-2:] == ["surprise", "anger"]
+    assert all(bounds[name][1] >= 1 for name in ("surprise", "anger"))
     assert bounds["age"][0] <= -20 and bounds["age"][1] >= 30
     assert bounds["yaw"][0] <= -15 and bounds["yaw"][1] >= 15
     assert edits["age"].unit == "years" and edits["yaw"].unit == "degrees"
@@ -73,3 +82,31 @@ def test_a_rendered_edit_moves_what_it_names_by_its_unit(
     assert np.isfinite(change).all()
     assert (change > 0).all()
     assert 0.65 < change.mean() / per_unit / (up - down) < 2.0
+
+
+@pytest.fixture(scope="module")
+def codes(tools: Instruments) -> torch.Tensor:
+    """A real person's, calm and grinning, and of two made faces."""
+    with av.open(str(asset_path("clips", "single_face.mp4"))) as clip:
+        pixels = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
+    finder = load_face_finder(load_params().section("detection", DetectionConfig))
+    crops = []
+    for number in (2, 40):
+        (face,) = finder.find(pixels[number][None])[0]
+        crops.append(crop_frame(pixels[number], ffhq_crop(face.landmarks, 256), 256))
+    with torch.no_grad():
+        real = load_frame_encoder(FRAME_ENCODER, tools.generator.sha256)(to_tensor(np.stack(crops)))[0].float()
+    return torch.cat([real, draw_single(tools.generator, 2, 2024, 0.7)])
+
+
+@pytest.mark.parametrize("name", ["surprise", "anger"])
+def test_an_expression_grows_with_its_strength(
+    tools: Instruments, edits: EditSet, codes: torch.Tensor, name: str
+) -> None:
+    per_unit = load_params().section("directions", DirectionSettings).edits[name].per_unit
+    with torch.no_grad():
+        shown = [tools.render(edits.apply(codes, [EditRequest(name, s)])).clamp(-1, 1) for s in (0.0, 0.5, 1.0)]
+    found = np.stack([tools.judge(images)[name] for images in shown])
+    assert np.isfinite(found).all()
+    assert (found[1:] > found[0]).all()  # not always rising: near even odds another expression may come up
+    assert 0.5 < (found[2] - found[0]).mean() / per_unit < 2.0

@@ -47,6 +47,15 @@ def test_what_is_not_seen_says_nothing_and_breaks_no_gradient() -> None:
     assert slope.isfinite().all() and (slope[0] == 0).all()
 
 
+def test_what_may_move_counts_as_met() -> None:
+    after = flat((0.9, 0.9, 0.0), (0.3, 0.4, 0.0)).requires_grad_()
+    asked = torch.tensor([[0.8, torch.nan], [torch.nan, 0.1]])
+    found = AttributeTerm(measure, torch.ones(2))(Edited(BEFORE, after, torch.tensor([0, 1]), asked))
+    np.testing.assert_allclose(found.detach().numpy(), [0, np.sqrt(1.01) - 1], atol=1e-6)
+    (slope,) = torch.autograd.grad(found.sum(), after)
+    assert slope.isfinite().all() and (slope[0, 1] == 0).all() and (slope[1, 0] == 0).all()
+
+
 def test_attributes_that_were_not_asked_are_refused() -> None:
     edited = Edited(BEFORE, BEFORE, torch.tensor([0, 1]), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="asked"):

@@ -13,7 +13,7 @@ from datamodules.shards import to_tensor
 from modules.assets import asset_path
 from modules.perception.age import FACE_IN_FFHQ, MEAN_RGB, read_face_api_weights
 from modules.perception.detection import DetectionConfig, load_face_finder
-from modules.perception.emotion import EMOTIONS, EmotionNet, load_emotion_net
+from modules.perception.emotion import EMOTIONS, EmotionNet, load_emotion_net, log_odds
 from services.settings import load_params
 
 
@@ -39,6 +39,22 @@ def test_it_sees_a_person_begin_to_smile(net: EmotionNet, frames: torch.Tensor) 
     scores = net(frames).softmax(1)
     assert [EMOTIONS[int(row.argmax())] for row in scores] == ["neutral", "happy"]
     assert scores.max(1).values.min() > 0.8
+
+
+def test_log_odds_are_those_of_the_scores_and_go_on_where_scores_end(
+    net: EmotionNet, frames: torch.Tensor
+) -> None:
+    logits = net(frames).double()
+    for place, emotion in enumerate(EMOTIONS):
+        torch.testing.assert_close(log_odds(logits, emotion), torch.logit(logits.softmax(1)[:, place]))
+    far = torch.zeros(2, len(EMOTIONS), requires_grad=True)
+    far.data[:, 0] = torch.tensor([300.0, 400.0])
+    found = log_odds(far, "surprised")
+    torch.testing.assert_close(found, torch.tensor([-300.0, -400.0]))
+    (slope,) = torch.autograd.grad(found.sum(), far)
+    assert (slope[:, EMOTIONS.index("surprised")] == 1).all() and (slope[:, 0] == -1).all()
+    with pytest.raises(ValueError, match="bored"):
+        log_odds(logits, "bored")
 
 
 def test_it_computes_what_numpy_computes(net: EmotionNet, frames: torch.Tensor) -> None:
