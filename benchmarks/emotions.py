@@ -21,6 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datamodules.spread import spread
 from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.perception.emotion import EMOTIONS
 from modules.perception.landmarks import brows_up, eyes_open, mouth_open, smile
@@ -28,7 +29,6 @@ from services.attributes import EXPRESSED
 from services.direction_settings import DirectionSettings
 from services.directions import FOLDER
 from services.encoded_codes import encoded_frames
-from services.evaluation_frames import spread
 from services.instruments import Instruments, load_instruments
 from services.media import write_image
 from services.places import CLIPS, FRAME_ENCODER

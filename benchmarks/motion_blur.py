@@ -21,12 +21,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
+from datamodules.spread import spread
 from datamodules.types import Frames
 from modules.generators.protocol import Generator
 from modules.perception.flow import DenseFlow, FlowConfig, warp
 from services.adaptation import AdaptationSettings
 from services.adaptation_evaluation import codes_of, learned, rendered
-from services.evaluation_frames import consecutive_frames, spread
+from services.evaluation_frames import consecutive_frames
 from services.pipeline.edit import to_pixels
 from services.pipeline.models import load_models
 from services.places import CLIPS

@@ -22,6 +22,7 @@ from datamodules.coded_frames import CodedFrames
 from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
+from datamodules.spread import spread
 from datamodules.types import BadInputError
 from modules.generators.adaptation import Adaptation, adapted, save_adaptation
 from modules.generators.protocol import Generator
@@ -29,7 +30,6 @@ from modules.lit.video_adaptation import LitVideoAdaptation, VideoAdaptationTrai
 from modules.losses.perceptual import load_lpips
 from modules.model_folder import require_replaceable
 from services.adaptation_card import adaptation_card
-from services.evaluation_frames import spread
 from services.model_names import adaptation_of
 from services.pipeline.composite import resized_transform
 from services.pipeline.edit import crop_synthesis_size

@@ -18,6 +18,7 @@ from datamodules.coded_frames import CodedFrames
 from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
+from datamodules.spread import spread
 from datamodules.types import Frames
 from modules.editing.directions import Edit, EditRequest, EditSet
 from modules.generators.adaptation import copy_of
@@ -28,7 +29,7 @@ from modules.metrics.face import identity_similarity
 from modules.metrics.fidelity import lpips_distance, ms_ssim, psnr
 from services.adaptation import AdaptationSettings
 from services.evaluation_edits import ImageJudge, measure_edits, slopes_between
-from services.evaluation_frames import SIDE, HeldOutFrames, spread
+from services.evaluation_frames import SIDE, HeldOutFrames
 from services.pipeline.balance import balanced
 from services.pipeline.invert import CodesState, invert_crops
 from services.pipeline.models import Models

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.disk import write_whole
 from datamodules.latents import AttributeDataset, label_samples
+from datamodules.spread import spread
 from datamodules.types import BadInputError
 from modules.editing.boundaries import (
     Boundary,
@@ -39,7 +40,6 @@ from services.directions_card import card
 from services.directions_evaluation import evaluation_of, measure_as_served, standard_strengths, summary_of
 from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
 from services.evaluation_edits import as_markdown, measure_edits, numbers_of, rounded, slopes_between
-from services.evaluation_frames import spread
 from services.instruments import Instruments, draw_single, load_instruments
 from services.places import CLIPS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
 from services.refinement import Goal, Pool, refine, render_pool

@@ -12,11 +12,12 @@ from torch import Tensor
 from datamodules.clips import Prepared, read_prepared
 from datamodules.people import Split
 from datamodules.shards import to_tensor
+from datamodules.spread import spread
 from datamodules.types import BadInputError
 from modules.encoders.vit import load_frame_encoder
 from modules.model_folder import load_model, weights_sha256
 from services.direction_settings import DirectionSettings
-from services.evaluation_frames import held_out_frames, spread
+from services.evaluation_frames import held_out_frames
 from services.places import CLIPS, FRAME_ENCODER
 from services.pose_settings import PoseEditorSettings
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from datamodules.clips import Prepared
 from datamodules.people import Split
+from datamodules.spread import spread
 from datamodules.types import BadInputError
 from modules.encoders.video_vit import KIND as VIDEO
 from modules.encoders.video_vit import load_video_encoder
@@ -19,7 +20,7 @@ from modules.generators.protocol import Generator
 from modules.model_folder import load_model
 from modules.perception.flow import DenseFlow, FlowConfig
 from services.evaluation import EvaluationConfig
-from services.evaluation_frames import HeldOutFrames, consecutive_frames, spread
+from services.evaluation_frames import HeldOutFrames, consecutive_frames
 from services.evaluation_optimise import optimised_codes
 from services.evaluation_table import VideoTable
 from services.evaluation_video import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from datamodules.clips import REMAKE, Prepared
 from datamodules.face_video import unbroken
 from datamodules.people import Split
 from datamodules.shards import Shard
+from datamodules.spread import spread
 from datamodules.types import BadInputError, Frames
 
 SIDE = 256
@@ -110,11 +110,3 @@ def stretch(frame: NDArray[np.int64], shot: NDArray[np.int32], count: int) -> ra
         (run for run in runs if run[1] - run[0] >= count), max(runs, key=lambda run: run[1] - run[0])
     )
     return range(first, min(end, first + count))
-
-
-def spread(total: int, count: int) -> list[int]:
-    """``count`` of ``range(total)``, evenly spread, both ends among them; all where there are fewer."""
-    if count < 1:
-        raise BadInputError(f"at least one frame must be taken, got {count}")
-    chosen: Sequence[int] = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
-    return list(chosen)

@@ -19,6 +19,7 @@ from datamodules.latents import label_samples, read_labels
 from datamodules.pose_batches import FramePairs, KeptSamples, Movements, PoseBatches, frame_pairs
 from datamodules.samples import REMAKE, SampleDataset
 from datamodules.shards import Shard
+from datamodules.spread import spread
 from datamodules.types import BadInputError
 from modules.editing.expression import QUANTITIES, fit_expressions
 from modules.editing.pose import (
@@ -39,7 +40,6 @@ from services.attributes import load_attribute_judge
 from services.directions import JUDGED_BY, LABELS
 from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
 from services.evaluation_edits import measure_edits, slopes_between
-from services.evaluation_frames import spread
 from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
 from services.instruments import Instruments, instruments_for
 from services.places import CLIPS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES

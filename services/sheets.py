@@ -11,11 +11,12 @@ from torch import Tensor
 from datamodules.clips import REMAKE, Prepared
 from datamodules.samples import SampleDataset
 from datamodules.shards import Shard
+from datamodules.spread import spread
 from modules.editing.directions import EditRequest, EditSet
 from modules.sheet import Image, Row, draw_grid, draw_sheet, to_picture
 from services.appearance_measure import Render as RenderEdited
 from services.evaluation_edits import Render
-from services.evaluation_frames import HeldOutFrames, spread
+from services.evaluation_frames import HeldOutFrames
 
 SIDE = 128
 """Of a picture, in pixels."""

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from datamodules.alignment import crop_frame
 from datamodules.shards import to_tensor
+from datamodules.spread import spread
 from modules.editing.balance import balance
 from modules.editing.directions import EditRequest
 from services.balancing import Balancing
-from services.evaluation_frames import spread
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, FacePlan, taken_frames

@@ -15,12 +15,12 @@ from datamodules.alignment import crop_frame
 from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
+from datamodules.spread import spread
 from datamodules.stitched_frames import StitchedFrames, StitchedRows
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from modules.generators.protocol import Generator
 from modules.losses.perceptual import load_lpips
-from services.evaluation_frames import spread
 from services.pipeline.composite import resized_transform
 from services.pipeline.edit import changes_nothing, crop_synthesis_size, edit_crops, to_pixels, way_to_paste
 from services.pipeline.follow import Follower

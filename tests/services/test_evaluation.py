@@ -24,7 +24,7 @@ from datamodules.shards import encode_jpeg, save_shard
 from datamodules.types import BadInputError
 from services.evaluate import encoder_folder, re_evaluation
 from services.evaluation import EvaluationConfig, Row, Rows, make_row
-from services.evaluation_frames import HeldOutFrames, held_out_frames, spread
+from services.evaluation_frames import HeldOutFrames, held_out_frames
 from services.evaluation_measure import HIGHER_IS_BETTER, FrameMeter, means
 from services.evaluation_optimise import optimised_codes
 from services.evaluation_report import (
@@ -127,15 +127,6 @@ def test_retrieval_weighs_persons_not_frames_and_one_person_is_no_test() -> None
     assert means(measures, [0, 0, 0, 1])["retrieval"] == 0.5
     alone = FrameMeter(frames_of([10, 20], (0, 0)), ToyJudges())
     assert np.isnan(alone.measure([0, 1], alone.targets([0, 1]))["retrieval"]).all()
-
-
-@given(st.integers(1, 500), st.integers(1, 60))
-def test_spread_is_sorted_unique_and_keeps_the_ends(total: int, count: int) -> None:
-    chosen = spread(total, count)
-    assert chosen == sorted(set(chosen))
-    assert len(chosen) == min(total, count)
-    assert chosen[0] == 0
-    assert count == 1 or total == 1 or chosen[-1] == total - 1
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from pose_toys import NUM_WS, OFFERED, SHA, W_DIM, toy_basis, toy_editor, toy_ex
 
 import services.evaluate
 import services.pose_editor
+from datamodules.spread import spread
 from datamodules.types import BadInputError
 from modules.editing.pose import PoseEditSettings, save_pose_editor
 from modules.model_folder import load_model, weights_sha256
 from services.encoded_codes import EncodedFrames
 from services.evaluate import POSE_EDITOR, re_evaluation
-from services.evaluation_frames import spread
 from services.instruments import Instruments
 from services.pose_evaluation import data_hash_of, evaluate_pose_editor, evaluation_of
 from services.pose_settings import PoseEditorSettings
