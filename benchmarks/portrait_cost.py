@@ -103,7 +103,7 @@ def main() -> None:
                 [*command, "--lip-iterations", str(given.lip_iterations)], stdout=subprocess.PIPE, check=True
             )
             found.append(json.loads(run.stdout.splitlines()[-1]))
-            print(f"{count} frames: {sum(found[-1]['seconds'].values()):.0f} s", file=sys.stderr, flush=True)
+            print(f"{count} frames: {run.stdout.splitlines()[-1].decode()}", file=sys.stderr, flush=True)
     head = " | ".join(f"{count} frames" for count in given.frames)
     print(f"{source.name}, {given.height} pixels high; seconds per 100 frames, peak MiB")
     print(f"| | {head} | peak, last to first |\n|---|{'--:|' * (len(given.frames) + 1)}")
