@@ -282,7 +282,7 @@ def refine_on(
     config, only = settings.refine, None
     if alone:
         own = settings.alone[alone]
-        goals[alone] = replace(goals[alone], rows=own.rows)
+        goals[alone] = replace(goals[alone], rows=_with_moved(own.rows, edits[alone].vector))
         config, only = replace(config, training=own.training, identity=own.identity), (alone, own.reach)
     root = symmetric_root(block_covariance(_single_codes(tools.generator), 1, settings.shrink))
     made_of = [tools.generator.sha256, settings.resolution, settings.least_score, settings.shrink]
@@ -294,6 +294,12 @@ def refine_on(
         json.dumps([code_sha256("directions"), *made_of]), RUNS, logger,
         tools.generator.w_mean.device.type, only, faces.terms,
     )  # fmt: skip
+
+
+def _with_moved(rows: tuple[int, int], vector: Tensor) -> tuple[int, int]:
+    """The rows ``[first, last)`` and those that ``vector`` moves: taking others out of an edit moves those."""
+    moved = vector.ne(0).any(1).nonzero().flatten().tolist()
+    return min([rows[0], *moved]), max([rows[1], *(row + 1 for row in moved)])
 
 
 def _scores_in(folder: Path) -> dict[str, float]:

@@ -46,6 +46,8 @@ SMALL = {
     "directions.measured_per_clip": 1,
     "directions.refine.training.steps": 1,
     "directions.alone.age.training.steps": 1,
+    "directions.alone.surprise.training.steps": 1,
+    "directions.alone.anger.training.steps": 1,
     "directions.refine.singles": 1,
     "directions.refine.mixed": 1,
     "directions.refine.per_clip": 1,

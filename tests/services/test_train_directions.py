@@ -18,7 +18,7 @@ from modules.encoders.vit import load_frame_encoder
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import DetectionConfig, load_face_finder
 from services.direction_settings import DirectionSettings
-from services.directions import EVALUATION, FOLDER, METRICS
+from services.directions import EVALUATION, FOLDER, METRICS, _with_moved
 from services.instruments import Instruments, draw_single, load_instruments
 from services.places import FRAME_ENCODER
 from services.registry.gate import Evaluation, Gates, judge
@@ -110,3 +110,12 @@ def test_an_expression_grows_with_its_strength(
     assert np.isfinite(found).all()
     assert (found[1:] > found[0]).all()  # not always rising: near even odds another expression may come up
     assert 0.5 < (found[2] - found[0]).mean() / per_unit < 2.0
+
+
+def test_an_edit_goes_on_alone_in_its_rows_and_in_those_that_it_moves_already() -> None:
+    vector = torch.zeros(16, 4)
+    vector[3:6] = 1.0
+    assert _with_moved((2, 11), vector) == (2, 11)
+    vector[0, 2] = vector[15, 1] = 0.1
+    assert _with_moved((2, 11), vector) == (0, 16)
+    assert _with_moved((2, 11), torch.zeros(16, 4)) == (2, 11)
