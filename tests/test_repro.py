@@ -138,5 +138,5 @@ def test_every_stage_runs_once_and_what_did_not_change_not_again(checkout: Check
     for name in ("frame_encoder", "directions", "stylespace", "pose_editor", "video_encoder"):
         found = json.loads((checkout.folder / "metrics" / f"{name}.evaluation.json").read_text())
         assert found["clips"] > 0 and found["metrics"]
-        # An editor of one step may leave no face under an edit, and faces that were lost do not count.
-        assert found["frames"] > 0 or name == "pose_editor"
+        # Edits of one step, set to their unit on two codes, may leave no face; faces that were lost do not count.
+        assert found["frames"] > 0 or name in ("directions", "pose_editor")
