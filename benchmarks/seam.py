@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.alignment import crop_frame
+from datamodules.spread import spread
 from modules.editing.directions import EditRequest, parse_edit
 from services.adapted_models import adapted_models
 from services.console import seconds
@@ -94,10 +95,9 @@ def measured(
     face = coarse[:, :, edge:-edge, edge:-edge]
     steps = [rms(np.diff(face[:, which], axis=0)) for which in range(3)]
     steps.append(rms(np.diff(face[:, 2] - face[:, 1], axis=0)))
-    at = np.linspace(0, len(whole) - 1, SHOWN).round().astype(int)
     rows = [
         np.hstack(crops(kept[0], number[key], (whole[key][0], bare[key][1], whole[key][1])))
-        for key in (list(whole)[index] for index in at)
+        for key in (list(whole)[index] for index in spread(len(whole), SHOWN))
     ]
     whole_seam = [said(one.whole) for one in (without.after, with_it.before, with_it.after)]
     part = [f"{with_it.alike:.2f}", *(said(one.alike) for one in (with_it.before, with_it.after))]

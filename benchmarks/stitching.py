@@ -27,6 +27,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.stitched_frames import StitchedFrames
+from datamodules.types import Alignment
 from modules.editing.directions import EditRequest, parse_edit
 from modules.editing.stitching import border_of, inside_of, masked_rms
 from services.adapted_models import adapted_models
@@ -39,7 +40,7 @@ from services.pipeline.models import Models, load_models
 from services.pipeline.options import EditOptions, PipelineConfig, StitchingConfig
 from services.pipeline.plan import plan_clip, taken_frames
 from services.pipeline.progress import Report
-from services.pipeline.stitch import collected, stitched
+from services.pipeline.stitch import EditedFace, collected, stitched
 from services.pipeline.track import encoded_tracks
 from services.settings import Params, load_params
 
@@ -107,10 +108,9 @@ def measured(
     with tempfile.TemporaryDirectory() as work:
         (track,) = encoded_tracks(clip, plan, models, options, Path(work))
         folder = Path(work) / "stitch"
-        tuned, done, said = stitched(
-            clip, plan, [request], applied, track, models, options, folder, report
-        )  # fmt: skip
-        rows, side = collected(clip, plan, [request], applied, track, models, options, folder)
+        face = EditedFace(clip, plan, [request], applied, track, models, options)
+        tuned, done, said = stitched(face, folder, report)
+        rows, side = collected(face, folder)
         # An order of its own would be another for each seed: all frames, one after the other.
         count = len(rows.codes)
         batch = StitchedFrames(rows, count, 1, 0).batch(0)
@@ -163,14 +163,16 @@ def plan_frames(clip: Path, models: Models, options: EditOptions) -> NDArray[np.
     return np.concatenate([batch.frames for batch in taken_frames(clip, models, options)])
 
 
-def draw(folder: Path, clip: Path, frames: NDArray[np.uint8], alignment: object, shown: Shown, side: int) -> None:
+def draw(
+    folder: Path, clip: Path, frames: NDArray[np.uint8], alignment: Alignment, shown: Shown, side: int
+) -> None:
     """The middle frame: as it was, edited, stitched, whole and close up at the face."""
     folder.mkdir(parents=True, exist_ok=True)
-    valid = np.flatnonzero(alignment.valid)  # type: ignore[attr-defined]
+    valid = np.flatnonzero(alignment.valid)
     place = len(valid) // 2
     index = int(valid[place])
-    crop_to_frame = alignment.crop_to_frame[index]  # type: ignore[attr-defined]
-    matrix = resized_transform(crop_to_frame, alignment.size, side)  # type: ignore[attr-defined]
+    crop_to_frame = alignment.crop_to_frame[index]
+    matrix = resized_transform(crop_to_frame, alignment.size, side)
     frame, mask = frames[index], shown.masks[place, 0].float().cpu().numpy()
     row = [frame]
     for images in (shown.edited, shown.stitched):

@@ -22,20 +22,25 @@ from datamodules.types import ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe, read_frames
 
 
+def plain_info(path: Path, width: int, height: int, rate: Fraction, frames: int) -> ClipInfo:
+    """Of a clip that is yet to be written: 8 bits, nothing turned, a tick for each frame, no sound."""
+    return ClipInfo(
+        path=path, width=width, height=height, rate=rate, time_base=1 / rate, frames=frames,
+        duration=float(frames / rate), rotation=0, variable_rate=False, codec="h264", pixel_format="yuv420p",
+        bit_depth=8, color_range=0, color_primaries=2, color_trc=2, colorspace=2, audio_codec=None,
+    )  # fmt: skip
+
+
 def make_clip(path: Path, frames: int, width: int, height: int) -> None:
     """A drifting noise pattern, so that the codec has work to do."""
-    info = ClipInfo(
-        path=path, width=width, height=height, rate=Fraction(30), time_base=Fraction(1, 15360), frames=frames,
-        duration=frames / 30, rotation=0, variable_rate=False, codec="h264", pixel_format="yuv420p", bit_depth=8,
-        color_range=0, color_primaries=2, color_trc=2, colorspace=2, audio_codec=None,
-    )  # fmt: skip
+    info = plain_info(path, width, height, Fraction(30), frames)
     wide = np.random.default_rng(0).integers(0, 255, (height // 8, width // 4, 3), np.uint8)
     wide = wide.repeat(8, 0).repeat(8, 1)
     with VideoWriter(path, info, codec="h264", crf=23, preset="ultrafast") as writer:
         for index in range(frames):
             shift = index % width
             picture = wide[None, :height, shift : shift + width]
-            writer.write(FrameBatch(np.ascontiguousarray(picture), (index * 512,), index))
+            writer.write(FrameBatch(np.ascontiguousarray(picture), (index,), index))
 
 
 def copy(source: Path) -> int:

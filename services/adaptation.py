@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from datamodules.rows import Rows
 from datamodules.shards import to_tensor
 from datamodules.spread import spread
 from datamodules.types import BadInputError
-from modules.generators.adaptation import Adaptation, adapted, save_adaptation
+from modules.generators.adaptation import Adaptation, adapted, copy_of, save_adaptation
 from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation, VideoAdaptationTraining
 from modules.losses.perceptual import load_lpips
@@ -162,7 +162,7 @@ def adapt_clip(
         Meter("adapt", settings.iterations, report, cancelled),
         "adaptation.training.learning_rate",
     )
-    moved = cast(Generator, lit.generator.eval().requires_grad_(False).to(models.device))
+    moved = copy_of(lit.adapted, models.device)
     meter = Meter("measure", 2 * min(settings.measured, len(collected.codes)), report, cancelled)
     before = _measured(start, collected, models, settings.measured, meter)
     after = _measured(moved, collected, models, settings.measured, meter)

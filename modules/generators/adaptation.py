@@ -59,9 +59,9 @@ def adapted(generator: Generator, difference: Mapping[str, Tensor]) -> Generator
     return moved
 
 
-def copy_of(generator: Generator) -> Generator:
-    """The same generator with parameters of its own, frozen, in the same precision."""
-    copied = copy.deepcopy(cast(nn.Module, generator))
+def copy_of(generator: Generator, device: str | torch.device | None = None) -> Generator:
+    """The same generator with parameters of its own, frozen, in the same precision; on ``device`` where given."""
+    copied = copy.deepcopy(cast(nn.Module, generator)).to(device)
     return cast(Generator, copied.eval().requires_grad_(False))
 
 

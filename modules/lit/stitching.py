@@ -25,7 +25,7 @@ class LitStitching(LitTunedGenerator):
         self, base: Generator, training: StitchingTraining, perceptual: PerceptualLoss, draw: Draw
     ) -> None:
         """``base`` drew the edited faces, and stays as it is; ``draw`` draws them with another one."""
-        super().__init__(base, training.learning_rate, perceptual)
+        super().__init__(base, training.learning_rate, training.average_decay, perceptual)
         self.training_plan, self.draw = training, draw
 
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
@@ -34,7 +34,7 @@ class LitStitching(LitTunedGenerator):
         frames, edited, border, inside = (
             batch["images"], batch["edited"], border_of(batch["masks"]), inside_of(batch["masks"])
         )  # fmt: skip
-        drawn = self.draw(self.adapted, batch["ws"], batch["offsets"], frames.shape[-1]).float()
+        drawn = self.draw(self.learner, batch["ws"], batch["offsets"], frames.shape[-1]).float()
         shown = drawn.clamp(-1, 1)  # as the edited faces were; what is beyond has to find back at the border alone
         return {
             "border_lpips": (plan.border_lpips, perceptual(shown, frames, border).mean()),

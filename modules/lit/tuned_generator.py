@@ -1,55 +1,75 @@
-"""A generator whose weights are tuned while the codes stay, and which keeps its last good ones."""
+"""A generator whose weights are tuned while the codes stay; what is kept is their average, the last good one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from modules.generators.adaptation import adaptable, copy_of, difference_of
 from modules.generators.protocol import Generator
 from modules.losses.perceptual import PerceptualLoss
 
+_FIRST = 10
+"""Until this many steps over ``1 - decay`` are made, the average is of about their last tenth."""
+
 
 class LitTunedGenerator(L.LightningModule, ABC):
     """The generator in training; what it is to show is for the classes that derive from it.
 
-    A loss or gradient that is not finite ends the training with the last weights that gave finite ones, and
-    ``stopped_at`` is then the step.
+    Steps of one frame at a constant rate leave the weights swaying, so the exponential average of them is what is
+    kept. A loss or gradient that is not finite ends the training with the last average whose weights gave finite
+    ones, and ``stopped_at`` is then the step.
     """
 
     def __init__(
-        self, base: Generator, learning_rate: float, perceptual: PerceptualLoss, start: Generator | None = None
+        self,
+        base: Generator,
+        learning_rate: float,
+        average_decay: float,
+        perceptual: PerceptualLoss,
+        start: Generator | None = None,
     ) -> None:
         """``base`` stays as it is; ``start`` has its parameters, and is gone on from where it is given.
 
-        ``learning_rate`` is Adam's, in units of each parameter's own size (root mean square).
+        ``learning_rate`` is Adam's, in units of each parameter's own size (root mean square). ``average_decay``
+        is what a step leaves of the average before it, in [0, 1); 0 keeps the last weights.
         """
         super().__init__()
         self.learning_rate = learning_rate
         self.stopped_at: int | None = None
         self._frozen = (base, perceptual)  # in a tuple: no part of the checkpoints
-        generator = copy_of(start or base)
-        self.generator = cast(nn.Module, generator)
-        for parameter in adaptable(generator).values():
+        self.generator = cast(nn.Module, copy_of(start or base))
+
+        def mixed(average: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
+            return average.lerp(now, max(1 - average_decay, _FIRST / (int(steps) + _FIRST)))
+
+        self.average = AveragedModel(self.generator, avg_fn=mixed)
+        for parameter in adaptable(self.learner).values():
             parameter.requires_grad_(True)
-        self._good = {name: value.detach().clone() for name, value in adaptable(generator).items()}
+        self._good = {name: value.detach().clone() for name, value in adaptable(self.adapted).items()}
+
+    @property
+    def learner(self) -> Generator:
+        """The generator that the optimiser moves."""
+        return cast(Generator, self.generator)
 
     @property
     def adapted(self) -> Generator:
-        """The generator that learns."""
-        return cast(Generator, self.generator)
+        """The average of what it was, which is kept."""
+        return cast(Generator, self.average.module)
 
     @abstractmethod
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
         """Weight and unweighted mean of each term of the loss, by name."""
 
     def difference(self) -> dict[str, Tensor]:
-        """How far each parameter moved from the base, float32 on the CPU."""
+        """How far each parameter of the average lies from the base's, float32 on the CPU."""
         return difference_of(self.adapted, self._frozen[0])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
@@ -61,15 +81,14 @@ class LitTunedGenerator(L.LightningModule, ABC):
             self._stop()
             return None
         with torch.no_grad():
-            for name, parameter in adaptable(self.adapted).items():
-                self._good[name] = self._good[name].to(parameter).copy_(parameter)
+            self._note()
         self.log_dict({f"train/{name}": value for name, (_, value) in found.items()}, batch_size=len(batch["ws"]))
         self.log("train/total", total, prog_bar=True, batch_size=len(batch["ws"]))
         return total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """A gradient that is not finite moves nothing."""
-        parameters = adaptable(self.adapted).values()
+        parameters = adaptable(self.learner).values()
         if not all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None):
             optimizer.zero_grad()
             self._stop()
@@ -79,12 +98,27 @@ class LitTunedGenerator(L.LightningModule, ABC):
         sizes = adaptable(self._frozen[0])
         return torch.optim.Adam(
             {"params": [value], "lr": self.learning_rate * float(sizes[name].detach().square().mean().sqrt())}
-            for name, value in adaptable(self.adapted).items()
+            for name, value in adaptable(self.learner).items()
         )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimiser's, and the average's right after it: checkpoints are written before the batch's end."""
+        super().optimizer_step(*args, **kwargs)
+        if self.stopped_at is None:
+            self.average.update_parameters(self.generator)
+
+    def on_train_start(self) -> None:
+        """What a checkpoint brought is good."""
+        self._note()
+
+    def _note(self) -> None:
+        for name, parameter in adaptable(self.adapted).items():
+            self._good[name] = parameter.detach().clone()
 
     def _stop(self) -> None:
         self.stopped_at = self.global_step
         with torch.no_grad():
-            for name, parameter in adaptable(self.adapted).items():
-                parameter.copy_(self._good[name])
+            for moved in (self.adapted, self.learner):
+                for name, parameter in adaptable(moved).items():
+                    parameter.copy_(self._good[name])
         self.trainer.should_stop = True

@@ -34,6 +34,8 @@ class VideoAdaptationTraining:
     StyleGAN2 keeps its weights at size 1, so this is the paper's 1e-3 there; a generator whose weights were folded
     into others is adapted as fast.
     """
+    average_decay: float
+    """What a step leaves of the average of the weights, in [0, 1); 0 keeps the last ones, as the paper does."""
     lpips_weight: float
     """Of LPIPS; the paper's is 1."""
     l2_weight: float
@@ -57,7 +59,7 @@ class LitVideoAdaptation(LitTunedGenerator):
 
         ``seed`` is of the codes that locality looks at.
         """
-        super().__init__(base, training.learning_rate, perceptual, start)
+        super().__init__(base, training.learning_rate, training.average_decay, perceptual, start)
         self.training_plan, self.seed = training, seed
 
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
@@ -68,13 +70,13 @@ class LitVideoAdaptation(LitTunedGenerator):
 
     def losses(self, ws: Tensor, images: Tensor) -> dict[str, Tensor]:
         """Unweighted mean of each term of eq. 1, and of locality where it has a weight."""
-        found = self._distances(self.adapted.synthesize(ws, resolution=images.shape[-1]), images)
+        found = self._distances(self.learner.synthesize(ws, resolution=images.shape[-1]), images)
         if self.training_plan.locality.weight:
             base = self._frozen[0]
             near = self._nearby(ws)
             with torch.no_grad():
                 wanted = base.synthesize(near, resolution=images.shape[-1])
-            apart = self._distances(self.adapted.synthesize(near, resolution=images.shape[-1]), wanted)
+            apart = self._distances(self.learner.synthesize(near, resolution=images.shape[-1]), wanted)
             found["locality"] = apart["lpips"] + apart["l2"]
         return found
 

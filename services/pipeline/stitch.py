@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from datamodules.spread import spread
 from datamodules.stitched_frames import StitchedFrames, StitchedRows
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
+from modules.generators.adaptation import copy_of
 from modules.generators.protocol import Generator
 from modules.losses.perceptual import load_lpips
 from services.pipeline.composite import resized_transform
@@ -32,6 +32,22 @@ from services.pipeline.track import Track
 
 COLLECTED = "collected.json"
 """Says that the files of a work folder are whole, and what they are."""
+
+
+@dataclass(frozen=True)
+class EditedFace:
+    """The one face of a clip, and how it is edited."""
+
+    source: Path
+    plan: ClipPlan
+    requests: Sequence[EditRequest]
+    """What was asked."""
+    applied: Sequence[EditRequest]
+    """The same, set right on the face."""
+    track: Track
+    """Its codes and offsets."""
+    models: Models
+    options: EditOptions
 
 
 @dataclass(frozen=True)
@@ -60,32 +76,22 @@ def is_stitched(requests: Sequence[EditRequest], models: Models, options: EditOp
 
 
 def stitched(
-    source: Path,
-    plan: ClipPlan,
-    requests: Sequence[EditRequest],
-    applied: Sequence[EditRequest],
-    track: Track,
-    models: Models,
-    options: EditOptions,
-    work: Path,
-    report: Report = silent,
-    cancelled: Cancelled = never,
+    edited: EditedFace, work: Path, report: Report = silent, cancelled: Cancelled = never
 ) -> tuple[Models, Stitching, tuple[str, ...]]:
-    """The models with a generator that draws the plan's one face, edited, so that its border is the frame's.
+    """The models with a generator that draws the face, edited, so that its border is the frame's.
 
-    ``applied`` is how that face is edited, ``track`` its codes and offsets. Frames and checkpoints lie in
-    ``work``: called again with it, the tuning goes on where it was stopped. Memory does not grow with the clip.
-    Returns what it came to and warnings, one line each, too.
+    Frames and checkpoints lie in ``work``: called again with it, the tuning goes on where it was stopped. Memory
+    does not grow with the clip. Returns what it came to and warnings, one line each, too.
     """
     # They bring Lightning, which takes seconds.
     from modules.lit.stitching import LitStitching
     from services.tuning import tune
 
-    config = models.config.stitching
-    rows, size = collected(source, plan, requests, applied, track, models, options, work, report, cancelled)
+    models, config = edited.models, edited.models.config.stitching
+    rows, size = collected(edited, work, report, cancelled)
 
     def draw(generator: Generator, ws: torch.Tensor, offsets: torch.Tensor, side: int) -> torch.Tensor:
-        return models.edits.synthesize(generator, ws, applied, options.seed, side, offsets)
+        return models.edits.synthesize(generator, ws, edited.applied, edited.options.seed, side, offsets)
 
     lit = LitStitching(models.generator, config.training, load_lpips(config.lpips_net, models.device), draw)
     said = tune(
@@ -98,26 +104,18 @@ def stitched(
         Meter("stitch", config.iterations, report, cancelled),
         "pipeline.stitching.training.learning_rate",
     )
-    tuned = cast(Generator, lit.generator.eval().requires_grad_(False).to(models.device))
+    tuned = copy_of(lit.adapted, models.device)
     steps = config.iterations if lit.stopped_at is None else lit.stopped_at
     return replace(models, stitched=tuned), Stitching(len(rows.codes), size, steps), said
 
 
 def collected(
-    source: Path,
-    plan: ClipPlan,
-    requests: Sequence[EditRequest],
-    applied: Sequence[EditRequest],
-    track: Track,
-    models: Models,
-    options: EditOptions,
-    work: Path,
-    report: Report = silent,
-    cancelled: Cancelled = never,
+    edited: EditedFace, work: Path, report: Report = silent, cancelled: Cancelled = never
 ) -> tuple[StitchedRows, int]:
     """Frames, edited faces and masks at the size they are pasted from; what an earlier call left whole stays."""
     work.mkdir(parents=True, exist_ok=True)
-    face = plan.faces[0]
+    models, options, track = edited.models, edited.options, edited.track
+    face = edited.plan.faces[0]
     alignment = face.alignment
     size = crop_synthesis_size(alignment.crop_to_frame[alignment.valid], alignment.size, models, options)
     shape = models.generator.num_ws, models.generator.w_dim
@@ -135,10 +133,10 @@ def collected(
         some.path.unlink(missing_ok=True)
     seen = np.flatnonzero(alignment.valid)
     chosen = frozenset(int(seen[place]) for place in spread(len(seen), models.config.stitching.frames))
-    follower = Follower(face, plan.cuts, models, 0, track.codes)
+    follower = Follower(face, edited.plan.cuts, models, 0, track.codes)
     meter = Meter("collect", len(chosen), report, cancelled)
     place = 0
-    for batch in taken_frames(source, models, options):
+    for batch in taken_frames(edited.source, models, options):
         for stretch in follower.stretches(batch.frames, place, meter.check):
             if stretch.seen is None:
                 continue
@@ -146,7 +144,9 @@ def collected(
                 at, row = index - stretch.start, stretch.seen.row + index - stretch.start
                 ws, moved = stretch.seen.ws[at : at + 1], track.offsets_of(row, 1, models.device)
                 target = to_tensor(stretch.seen.crops[at : at + 1], models.device)
-                (crop,) = edit_crops(ws, target, requests, models, options, size, applied, offsets=moved)
+                (crop,) = edit_crops(
+                    ws, target, edited.requests, models, options, size, edited.applied, offsets=moved
+                )
                 matrix = resized_transform(alignment.crop_to_frame[index], alignment.size, size)
                 rows.codes.append(ws.float().cpu().numpy())
                 rows.offsets.append((torch.zeros_like(ws) if moved is None else moved).float().cpu().numpy())

@@ -42,7 +42,7 @@ from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.seam import SeamCorrector, SeamMeter, SeamReport
-from services.pipeline.stitch import Stitching, is_stitched, stitched
+from services.pipeline.stitch import EditedFace, Stitching, is_stitched, stitched
 from services.pipeline.track import Track, encoded_tracks
 
 
@@ -131,9 +131,8 @@ def edit_video(
         tuning, said = None, tuple[str, ...]()
         if stitch and (track := tracks[0]) is not None:
             folder = place_of_work / "stitch"
-            models, tuning, said = stitched(
-                source, plan, requests, applied[0], track, models, options, folder, report, cancelled
-            )
+            edited_face = EditedFace(source, plan, requests, applied[0], track, models, options)
+            models, tuning, said = stitched(edited_face, folder, report, cancelled)
         lanes = [
             Lane(face, plan, requests, models, options, applied=moves, track=track)
             for face, moves, track in zip(plan.faces, applied, tracks, strict=True)

@@ -22,7 +22,7 @@ from modules.lit.video_adaptation import LitVideoAdaptation, LocalityConfig, Vid
 from modules.losses.perceptual import PerceptualLoss, load_lpips
 from services.training import fit_steps
 
-PLAN = VideoAdaptationTraining(0.003, 1.0, 1.0, LocalityConfig(0.0, 30.0))
+PLAN = VideoAdaptationTraining(0.003, 0.9, 1.0, 1.0, LocalityConfig(0.0, 30.0))
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,28 @@ def test_a_step_goes_as_far_as_the_parameter_is_large(
         size = float(own[name].square().mean().sqrt())
         # Adam's first step is its rate along every coordinate that has a gradient.
         assert float(change.abs().max()) == pytest.approx(PLAN.learning_rate * size, rel=0.05), name
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_what_is_kept_is_the_average_of_the_weights(
+    base: Generator, perceptual: PerceptualLoss, tmp_path: Path, decay: float
+) -> None:
+    data, seen = pairs(base, tmp_path), list[dict[str, Tensor]]()
+    lit = LitVideoAdaptation(base, replace(PLAN, average_decay=decay), perceptual)
+    fit_steps(
+        lit, 6, lambda first: CodedFrames(*data, 2, 6, 0, first), 6, tmp_path / "run", accelerator="cpu",
+        after_step=lambda _: seen.append({n: p.detach().clone() for n, p in adaptable(lit.learner).items()}),
+    )  # fmt: skip
+    # The first of its weights is taken whole, the n-th by 10 / (n + 9) as long as that is the larger share.
+    shares = [1.0]
+    for n in range(2, 7):
+        new = max(1 - decay, 10 / (n + 9))
+        shares = [*(share * (1 - new) for share in shares), new]
+    for name, kept in adaptable(lit.adapted).items():
+        wanted = sum(share * weights[name] for share, weights in zip(shares, seen, strict=True))
+        torch.testing.assert_close(kept.detach(), wanted)
+        assert not kept.requires_grad
+        assert kept.equal(seen[-1][name]) == (decay == 0.0)
 
 
 class _Fails(nn.Module):

@@ -24,7 +24,7 @@ from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip
 from services.pipeline.progress import CancelledError, Progress
 from services.pipeline.sidecar import plain
-from services.pipeline.stitch import Stitching, collected, is_stitched, stitched
+from services.pipeline.stitch import EditedFace, Stitching, collected, is_stitched, stitched
 from services.pipeline.stream import edit_video
 from services.pipeline.track import encoded_tracks
 
@@ -36,14 +36,15 @@ SMILE = [EditRequest("smile", 1.0)]
 def stitch(clip: Path, models: Models, work: Path, **more: object) -> tuple[Models, Stitching, tuple[str, ...]]:
     plan = plan_clip(clip, models, SHORT)
     (track,) = encoded_tracks(clip, plan, models, SHORT, work)
-    return stitched(clip, plan, SMILE, SMILE, track, models, SHORT, work / "stitch", **more)  # type: ignore[arg-type]
+    face = EditedFace(clip, plan, SMILE, SMILE, track, models, SHORT)
+    return stitched(face, work / "stitch", **more)  # type: ignore[arg-type]
 
 
 def rows_of(clip: Path, models: Models, work: Path) -> StitchedRows:
     """Those that were collected there."""
     plan = plan_clip(clip, models, SHORT)
     (track,) = encoded_tracks(clip, plan, models, SHORT, work)
-    return collected(clip, plan, SMILE, SMILE, track, models, SHORT, work / "stitch")[0]
+    return collected(EditedFace(clip, plan, SMILE, SMILE, track, models, SHORT), work / "stitch")[0]
 
 
 def shown_by(models: Models, ws: Tensor) -> Tensor:
