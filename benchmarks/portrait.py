@@ -49,10 +49,10 @@ from services.settings import load_params
 Image = NDArray[np.uint8]
 SIDE, RATE = 512, 24
 """Of the clip, in pixels and frames a second."""
-SEED, PSI = 11, 0.7
+SEED, PSI = 36, 0.65
 """Of the person."""
-YAW, WORDS = 10.0, 3
-"""Degrees to each side, and how often the mouth opens."""
+YAW, WORDS, OPEN, SMILE = 10.0, 3, 0.8, -0.6
+"""Degrees to each side, how often the mouth opens, how far, and and what takes its smile out."""
 CHEEK, SIZE, COLOUR = 205, 0.055, (74, 40, 34)
 """The birthmark: a point of the mesh, its radius in distances of the eyes, red, green and blue."""
 COLUMNS, SHOWN = 6, 200
@@ -80,9 +80,11 @@ def faces(models: Models, frames: int) -> Iterator[Image]:
     ws = draw_single(models.generator, 1, SEED, PSI)
     for frame in range(frames):
         turn = 2 * math.pi * frame / frames
+        said = math.sin(WORDS * turn / 2) ** 2
         moved = [
             EditRequest("pose.yaw", YAW * math.sin(turn)),
-            EditRequest("expression.mouth_open", math.sin(WORDS * turn / 2) ** 2),
+            EditRequest("expression.mouth_open", OPEN * said),
+            EditRequest("expression.smile", SMILE * said),
         ]
         with torch.no_grad():
             image = models.generator.synthesize(edits.apply(ws, moved), resolution=SIDE).float().clamp(-1, 1)

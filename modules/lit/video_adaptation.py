@@ -31,8 +31,8 @@ class VideoAdaptationTraining:
     learning_rate: float
     """Of Adam, in units of each parameter's own size (root mean square).
 
-    StyleGAN2 keeps its weights at size 1, so this is the paper's 1e-3 there; a generator whose weights were folded
-    into others is adapted as fast.
+    StyleGAN2 keeps its weights at size 1, where 1e-3 is the paper's; a generator whose weights were folded into
+    others is adapted as fast. An average of the weights bears a larger rate.
     """
     average_decay: float
     """What a step leaves of the average of the weights, in [0, 1); 0 keeps the last ones, as the paper does."""
