@@ -162,7 +162,7 @@ def adapt_clip(
         Meter("adapt", settings.iterations, report, cancelled),
         "adaptation.training.learning_rate",
     )
-    moved = copy_of(lit.adapted, models.device)
+    moved = copy_of(lit.kept, models.device)
     meter = Meter("measure", 2 * min(settings.measured, len(collected.codes)), report, cancelled)
     before = _measured(start, collected, models, settings.measured, meter)
     after = _measured(moved, collected, models, settings.measured, meter)

@@ -155,9 +155,9 @@ def learned(
             lit, iterations,
             lambda first: CodedFrames(codes, crops, settings.batch_size, iterations, settings.seed, first),
             iterations, folder / "run", accelerator="gpu" if models.device == "cuda" else "cpu",
-            after_step=lambda step: look(step, lit.adapted),
+            after_step=lambda step: look(step, lit.kept),
         )  # fmt: skip
-    return copy_of(lit.adapted)
+    return copy_of(lit.kept)
 
 
 def continual(

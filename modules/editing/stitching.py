@@ -20,8 +20,8 @@ class StitchingTraining:
 
     learning_rate: float
     """Of Adam, in units of each parameter's own size (root mean square)."""
-    average_decay: float
-    """What a step leaves of the average of the weights, in [0, 1); 0 keeps the last ones."""
+    average_over: float
+    """Share of the steps made that the weights are averaged over, in [0, 1); 0 keeps the last ones."""
     border_lpips: float
     """Of LPIPS to the frame where the face is mixed with it."""
     border_l2: float

@@ -25,12 +25,12 @@ class LitStitching(LitTunedGenerator):
         self, base: Generator, training: StitchingTraining, perceptual: PerceptualLoss, draw: Draw
     ) -> None:
         """``base`` drew the edited faces, and stays as it is; ``draw`` draws them with another one."""
-        super().__init__(base, training.learning_rate, training.average_decay, perceptual)
+        super().__init__(base, training.learning_rate, training.average_over, perceptual)
         self.training_plan, self.draw = training, draw
 
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
         """At the border the distance to the frame, inside that to the edited face as it was."""
-        plan, perceptual = self.training_plan, self._frozen[1]
+        plan, perceptual = self.training_plan, self.perceptual
         frames, edited, border, inside = (
             batch["images"], batch["edited"], border_of(batch["masks"]), inside_of(batch["masks"])
         )  # fmt: skip

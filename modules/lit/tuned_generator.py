@@ -15,30 +15,28 @@ from modules.generators.adaptation import adaptable, copy_of, difference_of
 from modules.generators.protocol import Generator
 from modules.losses.perceptual import PerceptualLoss
 
-_FIRST = 10
-"""Until this many steps over ``1 - decay`` are made, the average is of about their last tenth."""
-
 
 class LitTunedGenerator(L.LightningModule, ABC):
     """The generator in training; what it is to show is for the classes that derive from it.
 
-    Steps of one frame at a constant rate leave the weights swaying, so the exponential average of them is what is
-    kept. A loss or gradient that is not finite ends the training with the last average whose weights gave finite
-    ones, and ``stopped_at`` is then the step.
+    Steps of one frame at a constant rate leave the weights swaying, so their average is what is kept: over about
+    the last ``average_over`` of the steps made, the later the more (polynomial-decay averaging, Shamir and Zhang
+    2013, with an eta of ``1 / average_over - 1``). A loss or gradient that is not finite ends the training with
+    the last average whose weights gave finite ones, and ``stopped_at`` is then the step.
     """
 
     def __init__(
         self,
         base: Generator,
         learning_rate: float,
-        average_decay: float,
+        average_over: float,
         perceptual: PerceptualLoss,
         start: Generator | None = None,
     ) -> None:
         """``base`` stays as it is; ``start`` has its parameters, and is gone on from where it is given.
 
-        ``learning_rate`` is Adam's, in units of each parameter's own size (root mean square). ``average_decay``
-        is what a step leaves of the average before it, in [0, 1); 0 keeps the last weights.
+        ``learning_rate`` is Adam's, in units of each parameter's own size (root mean square). ``average_over`` is
+        a share of the steps, in [0, 1); 0 keeps the last weights.
         """
         super().__init__()
         self.learning_rate = learning_rate
@@ -47,12 +45,22 @@ class LitTunedGenerator(L.LightningModule, ABC):
         self.generator = cast(nn.Module, copy_of(start or base))
 
         def mixed(average: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
-            return average.lerp(now, max(1 - average_decay, _FIRST / (int(steps) + _FIRST)))
+            return average.lerp(now, 1 / (1 + average_over * int(steps)))
 
         self.average = AveragedModel(self.generator, avg_fn=mixed)
         for parameter in adaptable(self.learner).values():
             parameter.requires_grad_(True)
-        self._good = {name: value.detach().clone() for name, value in adaptable(self.adapted).items()}
+        self._good = {name: value.detach().clone() for name, value in adaptable(self.kept).items()}
+
+    @property
+    def base(self) -> Generator:
+        """What the generator was."""
+        return self._frozen[0]
+
+    @property
+    def perceptual(self) -> PerceptualLoss:
+        """LPIPS."""
+        return self._frozen[1]
 
     @property
     def learner(self) -> Generator:
@@ -60,8 +68,8 @@ class LitTunedGenerator(L.LightningModule, ABC):
         return cast(Generator, self.generator)
 
     @property
-    def adapted(self) -> Generator:
-        """The average of what it was, which is kept."""
+    def kept(self) -> Generator:
+        """The average of what it was."""
         return cast(Generator, self.average.module)
 
     @abstractmethod
@@ -70,7 +78,7 @@ class LitTunedGenerator(L.LightningModule, ABC):
 
     def difference(self) -> dict[str, Tensor]:
         """How far each parameter of the average lies from the base's, float32 on the CPU."""
-        return difference_of(self.adapted, self._frozen[0])
+        return difference_of(self.kept, self.base)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """The weighted sum of the terms; None, which Lightning skips, where it is not finite."""
@@ -95,7 +103,7 @@ class LitTunedGenerator(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam, the rate constant as in the paper."""
-        sizes = adaptable(self._frozen[0])
+        sizes = adaptable(self.base)
         return torch.optim.Adam(
             {"params": [value], "lr": self.learning_rate * float(sizes[name].detach().square().mean().sqrt())}
             for name, value in adaptable(self.learner).items()
@@ -112,13 +120,13 @@ class LitTunedGenerator(L.LightningModule, ABC):
         self._note()
 
     def _note(self) -> None:
-        for name, parameter in adaptable(self.adapted).items():
+        for name, parameter in adaptable(self.kept).items():
             self._good[name] = parameter.detach().clone()
 
     def _stop(self) -> None:
         self.stopped_at = self.global_step
         with torch.no_grad():
-            for moved in (self.adapted, self.learner):
+            for moved in (self.kept, self.learner):
                 for name, parameter in adaptable(moved).items():
                     parameter.copy_(self._good[name])
         self.trainer.should_stop = True

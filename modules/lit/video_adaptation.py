@@ -34,8 +34,8 @@ class VideoAdaptationTraining:
     StyleGAN2 keeps its weights at size 1, where 1e-3 is the paper's; a generator whose weights were folded into
     others is adapted as fast. An average of the weights bears a larger rate.
     """
-    average_decay: float
-    """What a step leaves of the average of the weights, in [0, 1); 0 keeps the last ones, as the paper does."""
+    average_over: float
+    """Share of the steps that the weights are averaged over, in [0, 1); 0 keeps the last, as the paper does."""
     lpips_weight: float
     """Of LPIPS; the paper's is 1."""
     l2_weight: float
@@ -59,7 +59,7 @@ class LitVideoAdaptation(LitTunedGenerator):
 
         ``seed`` is of the codes that locality looks at.
         """
-        super().__init__(base, training.learning_rate, training.average_decay, perceptual, start)
+        super().__init__(base, training.learning_rate, training.average_over, perceptual, start)
         self.training_plan, self.seed = training, seed
 
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
@@ -72,7 +72,7 @@ class LitVideoAdaptation(LitTunedGenerator):
         """Unweighted mean of each term of eq. 1, and of locality where it has a weight."""
         found = self._distances(self.learner.synthesize(ws, resolution=images.shape[-1]), images)
         if self.training_plan.locality.weight:
-            base = self._frozen[0]
+            base = self.base
             near = self._nearby(ws)
             with torch.no_grad():
                 wanted = base.synthesize(near, resolution=images.shape[-1])
@@ -81,7 +81,7 @@ class LitVideoAdaptation(LitTunedGenerator):
         return found
 
     def _distances(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
-        perceptual = self._frozen[1]
+        perceptual = self.perceptual
         return {
             "lpips": perceptual(images.clamp(-1, 1), target.clamp(-1, 1)).mean(),
             "l2": rms_distance(images, target).mean(),
@@ -89,7 +89,7 @@ class LitVideoAdaptation(LitTunedGenerator):
 
     def _nearby(self, ws: Tensor) -> Tensor:
         """``alpha`` from the codes towards those of random z, as PTI has it."""
-        base = self._frozen[0]
+        base = self.base
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
         z = torch.randn(len(ws), base.z_dim, generator=random).to(ws)
         away = base.map(z) - ws

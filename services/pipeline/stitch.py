@@ -104,7 +104,7 @@ def stitched(
         Meter("stitch", config.iterations, report, cancelled),
         "pipeline.stitching.training.learning_rate",
     )
-    tuned = copy_of(lit.adapted, models.device)
+    tuned = copy_of(lit.kept, models.device)
     steps = config.iterations if lit.stopped_at is None else lit.stopped_at
     return replace(models, stitched=tuned), Stitching(len(rows.codes), size, steps), said
 

@@ -23,7 +23,7 @@ SETTINGS = AdaptationSettings(
     iterations=12,
     batch_size=2,
     frames=6,
-    training=VideoAdaptationTraining(0.01, 0.9, 1.0, 1.0, LocalityConfig(0.0, 30.0)),
+    training=VideoAdaptationTraining(0.01, 0.1, 1.0, 1.0, LocalityConfig(0.0, 30.0)),
     lpips_net="alex",
     checkpoint_every=5,
     measured=3,
@@ -31,7 +31,7 @@ SETTINGS = AdaptationSettings(
     served=2,
     seed=1,
 )
-STITCHING = StitchingConfig(12, 2, 6, StitchingTraining(0.01, 0.9, 1.0, 3.0, 1.0, 3.0), "alex", 5, 1)
+STITCHING = StitchingConfig(12, 2, 6, StitchingTraining(0.01, 0.1, 1.0, 3.0, 1.0, 3.0), "alex", 5, 1)
 DYNAMICS = DynamicsConfig(2, 0.05, 4, 1, 1.0, 1.0, 1.0, 0.01, 0.1, 64)
 
 

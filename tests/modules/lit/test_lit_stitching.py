@@ -19,7 +19,7 @@ from modules.lit.stitching import LitStitching
 from modules.losses.perceptual import load_lpips
 from services.training import fit_steps
 
-PLAN = StitchingTraining(0.01, 0.9, 1.0, 3.0, 1.0, 3.0)
+PLAN = StitchingTraining(0.01, 0.1, 1.0, 3.0, 1.0, 3.0)
 
 
 def drawn(generator: Generator, ws: Tensor, offsets: Tensor, side: int) -> Tensor:

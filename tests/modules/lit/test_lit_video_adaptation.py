@@ -22,7 +22,7 @@ from modules.lit.video_adaptation import LitVideoAdaptation, LocalityConfig, Vid
 from modules.losses.perceptual import PerceptualLoss, load_lpips
 from services.training import fit_steps
 
-PLAN = VideoAdaptationTraining(0.003, 0.9, 1.0, 1.0, LocalityConfig(0.0, 30.0))
+PLAN = VideoAdaptationTraining(0.003, 0.1, 1.0, 1.0, LocalityConfig(0.0, 30.0))
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def test_it_learns_the_frames_and_the_base_stays(
     lit = LitVideoAdaptation(base, PLAN, perceptual)
     trained(lit, data, 120, tmp_path / "run")
     assert lit.stopped_at is None
-    assert loss_over(lit.adapted, data, perceptual) < 0.6 * loss_over(base, data, perceptual)
+    assert loss_over(lit.kept, data, perceptual) < 0.6 * loss_over(base, data, perceptual)
     again = adapted(base, lit.difference())
-    assert loss_over(again, data, perceptual) == pytest.approx(loss_over(lit.adapted, data, perceptual), rel=1e-3)
+    assert loss_over(again, data, perceptual) == pytest.approx(loss_over(lit.kept, data, perceptual), rel=1e-3)
     assert all(value.equal(before[name]) for name, value in cast(nn.Module, base).state_dict().items())
     assert not any(name.startswith("mapping.") for name in lit.difference())
 
@@ -120,7 +120,7 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(
     trained(rest, data, 12, tmp_path / "half")
     batch = CodedFrames(*data, 4, 1, 0).batch(0)
     with torch.no_grad():
-        one, other = (lit.adapted.synthesize(batch["ws"]) for lit in (whole, rest))
+        one, other = (lit.kept.synthesize(batch["ws"]) for lit in (whole, rest))
     psnr = 10 * np.log10(4 / (float((one - other).square().mean()) + 1e-20))
     assert psnr >= 50
 
@@ -137,26 +137,26 @@ def test_a_step_goes_as_far_as_the_parameter_is_large(
         assert float(change.abs().max()) == pytest.approx(PLAN.learning_rate * size, rel=0.05), name
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.9])
+@pytest.mark.parametrize("over", [0.0, 0.1, 0.5])
 def test_what_is_kept_is_the_average_of_the_weights(
-    base: Generator, perceptual: PerceptualLoss, tmp_path: Path, decay: float
+    base: Generator, perceptual: PerceptualLoss, tmp_path: Path, over: float
 ) -> None:
     data, seen = pairs(base, tmp_path), list[dict[str, Tensor]]()
-    lit = LitVideoAdaptation(base, replace(PLAN, average_decay=decay), perceptual)
+    lit = LitVideoAdaptation(base, replace(PLAN, average_over=over), perceptual)
     fit_steps(
         lit, 6, lambda first: CodedFrames(*data, 2, 6, 0, first), 6, tmp_path / "run", accelerator="cpu",
         after_step=lambda _: seen.append({n: p.detach().clone() for n, p in adaptable(lit.learner).items()}),
     )  # fmt: skip
-    # The first of its weights is taken whole, the n-th by 10 / (n + 9) as long as that is the larger share.
+    # Shamir and Zhang's eta: the n-th weights are taken by (eta + 1) / (n + eta); infinite without an average.
     shares = [1.0]
     for n in range(2, 7):
-        new = max(1 - decay, 10 / (n + 9))
+        new = (1 / over) / (n + 1 / over - 1) if over else 1.0
         shares = [*(share * (1 - new) for share in shares), new]
-    for name, kept in adaptable(lit.adapted).items():
+    for name, kept in adaptable(lit.kept).items():
         wanted = sum(share * weights[name] for share, weights in zip(shares, seen, strict=True))
         torch.testing.assert_close(kept.detach(), wanted)
         assert not kept.requires_grad
-        assert kept.equal(seen[-1][name]) == (decay == 0.0)
+        assert kept.equal(seen[-1][name]) == (over == 0.0)
 
 
 class _Fails(nn.Module):
@@ -205,6 +205,6 @@ def test_locality_keeps_the_generator_what_it_was_near_the_codes(
         lit = LitVideoAdaptation(base, plan, perceptual)
         trained(lit, data, 20, tmp_path / run)
         with torch.no_grad():
-            return float((lit.adapted.synthesize(near) - base.synthesize(near)).square().mean())
+            return float((lit.kept.synthesize(near) - base.synthesize(near)).square().mean())
 
     assert moved(3.0, "local") < 0.8 * moved(0.0, "free")
