@@ -92,7 +92,6 @@ def main() -> None:
         frames = blurred(found[name].pixels, flow, arguments.shutter)
         ws = codes_of(frames, models)
         look = told(name, frames, ws, models, arguments.iterations)
-        look(0, models.generator)
         learned(frames, ws, models, settings, max(arguments.iterations), look=look)
 
 

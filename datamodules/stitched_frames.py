@@ -24,7 +24,7 @@ class StitchedRows:
     crops: Rows[np.uint8]
     """``(N, S, S, 3)``: what the frame shows."""
     edited: Rows[np.uint8]
-    """``(N, S, S, 3)``: what the generator shows of the edited codes."""
+    """``(N, S, S, 3)``: what the generator shows of the edited codes, its drift of colours taken out."""
     masks: Rows[np.uint8]
     """``(N, S, S)``: of what is pasted, 255 is all."""
 

@@ -152,7 +152,7 @@ def adapt_clip(
     lit = LitVideoAdaptation(
         models.generator, settings.training, load_lpips(settings.lpips_net, models.device), settings.seed, start
     )
-    warnings = tune(
+    steps, warnings = tune(
         lit,
         _batches(collected, settings),
         settings,
@@ -166,7 +166,6 @@ def adapt_clip(
     meter = Meter("measure", 2 * min(settings.measured, len(collected.codes)), report, cancelled)
     before = _measured(start, collected, models, settings.measured, meter)
     after = _measured(moved, collected, models, settings.measured, meter)
-    steps = settings.iterations if lit.stopped_at is None else lit.stopped_at
     done = AdaptationReport(
         len(collected.codes), collected.size, steps, time.monotonic() - started, before, after, warnings
     )

@@ -19,7 +19,7 @@ from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
 from datamodules.spread import spread
-from datamodules.types import Frames
+from datamodules.types import BadInputError, Frames
 from modules.editing.directions import Edit, EditRequest, EditSet
 from modules.generators.adaptation import copy_of
 from modules.generators.protocol import Generator
@@ -34,7 +34,8 @@ from services.pipeline.balance import balanced
 from services.pipeline.invert import CodesState, invert_crops
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.training import fit_steps
+from services.pipeline.progress import Meter, never
+from services.tuning import tune
 
 METRICS = ("lpips", "mse", "psnr", "ms_ssim", "identity")
 """The columns of Table 1; ``mse`` is of values in [0, 1]."""
@@ -137,7 +138,8 @@ def learned(
 ) -> Generator:
     """The generator adapted to N crops at their codes for so many steps, from ``start`` or the base.
 
-    ``look`` is shown the step and the generator after each.
+    ``look`` is shown the step and the generator, at step 0 and after each. Raises ``BadInputError`` where the loss
+    is no number.
     """
     if not iterations:
         return start or models.generator
@@ -151,13 +153,19 @@ def learned(
         )
         codes.append(ws.float().cpu().numpy())
         crops.append(pixels)
-        fit_steps(
-            lit, iterations,
-            lambda first: CodedFrames(codes, crops, settings.batch_size, iterations, settings.seed, first),
-            iterations, folder / "run", accelerator="gpu" if models.device == "cuda" else "cpu",
-            after_step=lambda step: look(step, lit.kept),
-        )  # fmt: skip
-    return copy_of(lit.kept)
+        steps, said = tune(
+            lit,
+            lambda count, done: CodedFrames(codes, crops, count, iterations, settings.seed, done),
+            replace(settings, iterations=iterations),
+            SIDE,
+            models.device,
+            folder / "run",
+            Meter("adapt", iterations, lambda progress: look(progress.done, lit.kept), never),
+            "adaptation.training.learning_rate",
+        )
+    if steps < iterations:
+        raise BadInputError(said[-1])
+    return copy_of(lit.kept, models.device)
 
 
 def continual(

@@ -9,7 +9,7 @@ import math
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,9 +191,9 @@ class Engine:
         if task is None:
             session = self.adapted(request["subject"]) if request.get("subject") else session
             models = session.models
-            work = work_for(target.parent / WORK, models)
+            settings = self._params.section("adaptation", AdaptationSettings)
+            work = work_for(target.parent / WORK, models, settings)
             if options.adapt:
-                settings = self._params.section("adaptation", AdaptationSettings)
                 models = adapted_in(work / "adaptation", source, models, options, settings, tell, cancelled)
             made = edit_video(source, target, edits, models, options, tell, cancelled, work=work / "lips")
         else:
@@ -272,9 +272,9 @@ class Engine:
         return Serving(base, slots, restorers, ServedAdaptations(base, store, keep))
 
 
-def work_for(folder: Path, models: Models) -> Path:
-    """A folder in ``folder`` for what these models find; what others had found is removed."""
-    about = json.dumps([models.versions, models.numbers()], sort_keys=True)
+def work_for(folder: Path, models: Models, adaptation: AdaptationSettings) -> Path:
+    """A folder in ``folder`` for what these models find under these numbers; what others had found is removed."""
+    about = json.dumps([models.versions, models.numbers(), asdict(adaptation)], sort_keys=True)
     work = folder / hashlib.sha256(about.encode()).hexdigest()[:16]
     for other in folder.iterdir() if folder.is_dir() else ():
         if other != work:

@@ -121,13 +121,15 @@ def compared(
     def lips(images: Tensor) -> Mouth:
         return by_mesh(models.judges.mesh, images, unit)
 
-    def apart(images: Sequence[Tensor], wanted: Tensor) -> list[float]:
+    def apart(one: Tensor, other: Tensor, wanted: Tensor) -> tuple[float, float]:
         of = lips(wanted).lips
-        return [float(point_distance(lips(one).lips, of).mean()) for one in images]
+        first, second = (float(point_distance(lips(images).lips, of).mean()) for images in (one, other))
+        return first, second
 
     def mean_of(measure: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[float]:
         return [float(measure(one).mean()) for one in images]
 
+    to_unedited, to_frames = (apart(plain, kept, wanted=wanted) for wanted in (unedited, frames))
     config = models.config.keep_lips
     eyes = Eyes(load_lpips(config.lpips_net, models.device), config.eye_box)
     wanted = eyes.features(plain)
@@ -135,9 +137,9 @@ def compared(
     before, after, led = mean_of(lambda one: emotion(one).softmax(1)[:, which], (unedited, plain, kept))
     return KeptLips(
         len(frames),
-        float(np.mean(apart([torch.roll(unedited, 1, axis) for axis in (2, 3)], unedited))),
-        *apart((plain, kept), unedited),
-        *apart((plain, kept), frames),
+        float(np.mean(apart(torch.roll(unedited, 1, 2), torch.roll(unedited, 1, 3), wanted=unedited))),
+        *to_unedited,
+        *to_frames,
         (before, after, led),
         (float(eyes(unedited, wanted).mean()), float(eyes(kept, wanted).mean())),
     )

@@ -53,16 +53,23 @@ class ServedAdaptations:
 
     def _read(self, key: str, folder: Path) -> Models:
         """The adapted models; the folder is read each time, as the day on which the consent ends may have come."""
-        known = self._loaded.pop(key, None)
+        known = self._loaded.get(key)
         found = with_adaptation(self._base, folder, known[0].generator if known else None)
         self._loaded[key] = found, folder
+        self._loaded.move_to_end(key)
         while len(self._loaded) > self._keep:
             self._loaded.popitem(last=False)
         return found
 
     def _adapted(self, session: Session, name: str, version: str, found: Models, source: str) -> Session:
         versions = {**session.models.versions, ADAPTATION: found.versions[ADAPTATION]}
-        models = replace(session.models, generator=found.generator, versions=versions, adapted=True)
+        models = replace(
+            session.models,
+            generator=found.generator,
+            versions=versions,
+            adapted=True,
+            learned_with=found.learned_with,
+        )
         served = ServedModel(name, version, CHAMPION, self._base.generator.sha256, source)
         return Session(models, (*session.served, served))
 

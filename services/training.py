@@ -32,6 +32,7 @@ from modules.lit.frame_encoder import (
     PartsWithFrameEncoder,
 )
 from modules.lit.reconstructions import Reconstructions, Show
+from modules.lit.tuned_generator import STOPPED_AT
 from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining
 from services.settings import computes_bfloat16
 
@@ -125,11 +126,11 @@ def fit_frame_encoder(
     reconstructions at every validation; ``accelerator`` is where the frozen networks are, ``cpu`` or ``cuda``.
     """
     plan = settings.training
-    if plan.linear_start and not _step_of(run_folder / LAST):
+    if plan.linear_start and not _progress_of(run_folder / LAST)[0]:
         start = [samples[i] for i in range(min(plan.linear_start, len(samples)))]
         thumbnails = torch.cat([encoder.thumbnails(sample.image[None]) for sample in start])
         encoder.start_linear(thumbnails, torch.stack([sample.ws for sample in start]), plan.linear_ridge)
-    if plan.told_start and encoder.config.sighted and not _step_of(run_folder / LAST):
+    if plan.told_start and encoder.config.sighted and not _progress_of(run_folder / LAST)[0]:
         made = range(min(plan.told_start, len(samples)))
         ws = torch.stack([samples[i].ws for i in made])
         real = range(0, len(frames), max(1, len(frames) // REAL_FRAMES))
@@ -232,7 +233,7 @@ def fit_in_phases(
     ``batches(first_step, rank)`` are those that are left. A training that is done is read, not repeated.
     """
     last = run_folder / LAST
-    step = _step_of(last)
+    step, _ = _progress_of(last)
     if step >= plan.ends[-1]:
         lit.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
         return
@@ -277,13 +278,16 @@ def fit_steps(
 ) -> None:
     """Train ``lit`` for ``steps``, from the last checkpoint in ``run_folder`` or the start; 0 steps do nothing.
 
-    ``batches(first_step)`` gives what is left to train on. A training that is done is read, not repeated.
+    ``batches(first_step)`` gives what is left to train on. A training that is done, or that ended since its loss
+    was no number, is read, not repeated.
     ``after_step`` is told how many steps are done, in the place of Lightning's bar, and may raise to stop.
     """
     last = run_folder / LAST
-    step = _step_of(last)
-    if step >= steps > 0:
-        lit.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+    step, ended = _progress_of(last)
+    if step >= steps > 0 or ended:
+        checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+        lit.load_state_dict(checkpoint["state_dict"])
+        lit.on_load_checkpoint(checkpoint)
     elif steps:
         with _quiet() if after_step else nullcontext():
             trainer = L.Trainer(
@@ -391,7 +395,9 @@ def validation_loader(held_out: Tensor) -> DataLoader[Batch]:
     return DataLoader(_Validation(held_out), batch_size=4)
 
 
-def _step_of(checkpoint: Path) -> int:
+def _progress_of(checkpoint: Path) -> tuple[int, bool]:
+    """Steps that were made, and whether they ended since the loss was no number."""
     if not checkpoint.is_file():
-        return 0
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+        return 0, False
+    known = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return int(known["global_step"]), known.get(STOPPED_AT) is not None

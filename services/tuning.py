@@ -13,7 +13,7 @@ from datamodules.coded_frames import CodedFrames
 from datamodules.types import BadInputError
 from modules.lit.tuned_generator import LitTunedGenerator
 from services.pipeline.progress import Meter
-from services.training import fit_steps
+from services.training import LAST, fit_steps
 
 log = logging.getLogger("stylereel.tuning")
 
@@ -43,8 +43,8 @@ def tune(
     run: Path,
     meter: Meter,
     rate: str,
-) -> tuple[str, ...]:
-    """Train in the folder ``run``; returns what is to be said of it, one line each.
+) -> tuple[int, tuple[str, ...]]:
+    """Train in the folder ``run``; returns the steps that were made and what is to be said of them, one line each.
 
     ``batches`` takes how many frames a step has and the first step that is left. ``size`` is the side of the
     frames in pixels, ``rate`` the key of the learning rate in ``params.yaml``. Raises ``BadInputError`` (507)
@@ -73,14 +73,17 @@ def tune(
                     "leave the larger of pipeline.sizes out",
                     507,
                 ) from error
+            if not (run / LAST).is_file():
+                lit.restart()
             batch_size //= 2
             said.append(f"out of memory: went on with {batch_size} frames per step")
             log.warning("%s: %s", meter.stage, said[-1])
             continue
         break
-    if lit.stopped_at is not None:
-        said.append(
-            f"the loss was no number after {lit.stopped_at} of {steps.iterations} steps; what was learned "
-            f"until then is kept; a smaller {rate} may go on"
-        )
-    return tuple(said)
+    if lit.stopped_at is None:
+        return steps.iterations, tuple(said)
+    said.append(
+        f"the loss was no number after {lit.stopped_at} of {steps.iterations} steps; what was learned "
+        f"until then is kept; a smaller {rate} may go on"
+    )
+    return lit.stopped_at, tuple(said)

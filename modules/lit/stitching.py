@@ -29,7 +29,7 @@ class LitStitching(LitTunedGenerator):
         self.training_plan, self.draw = training, draw
 
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
-        """At the border the distance to the frame, inside that to the edited face as it was."""
+        """At the border the distance to the frame, inside that to the edited face as it was pasted."""
         plan, perceptual = self.training_plan, self.perceptual
         frames, edited, border, inside = (
             batch["images"], batch["edited"], border_of(batch["masks"]), inside_of(batch["masks"])

@@ -15,6 +15,9 @@ from modules.generators.adaptation import adaptable, copy_of, difference_of
 from modules.generators.protocol import Generator
 from modules.losses.perceptual import PerceptualLoss
 
+STOPPED_AT = "stopped_at"
+"""In a checkpoint: the step after which the loss was no number, or None."""
+
 
 class LitTunedGenerator(L.LightningModule, ABC):
     """The generator in training; what it is to show is for the classes that derive from it.
@@ -41,7 +44,7 @@ class LitTunedGenerator(L.LightningModule, ABC):
         super().__init__()
         self.learning_rate = learning_rate
         self.stopped_at: int | None = None
-        self._frozen = (base, perceptual)  # in a tuple: no part of the checkpoints
+        self._frozen = (base, perceptual, start or base)  # in a tuple: no part of the checkpoints
         self.generator = cast(nn.Module, copy_of(start or base))
 
         def mixed(average: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
@@ -76,6 +79,16 @@ class LitTunedGenerator(L.LightningModule, ABC):
     def terms(self, batch: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
         """Weight and unweighted mean of each term of the loss, by name."""
 
+    def restart(self) -> None:
+        """Begin anew: as if no step had been made."""
+        start = adaptable(self._frozen[2])
+        with torch.no_grad():
+            for moved in (self.kept, self.learner):
+                for name, parameter in adaptable(moved).items():
+                    parameter.copy_(start[name])
+            self.average.n_averaged.zero_()
+        self._note()
+
     def difference(self) -> dict[str, Tensor]:
         """How far each parameter of the average lies from the base's, float32 on the CPU."""
         return difference_of(self.kept, self.base)
@@ -88,16 +101,16 @@ class LitTunedGenerator(L.LightningModule, ABC):
         if not torch.isfinite(total):
             self._stop()
             return None
-        with torch.no_grad():
-            self._note()
         self.log_dict({f"train/{name}": value for name, (_, value) in found.items()}, batch_size=len(batch["ws"]))
         self.log("train/total", total, prog_bar=True, batch_size=len(batch["ws"]))
         return total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """A gradient that is not finite moves nothing."""
+        """A gradient that is not finite moves nothing; where it is, the average until now is good."""
         parameters = adaptable(self.learner).values()
-        if not all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None):
+        if all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None):
+            self._note()
+        else:
             optimizer.zero_grad()
             self._stop()
 
@@ -118,6 +131,14 @@ class LitTunedGenerator(L.LightningModule, ABC):
     def on_train_start(self) -> None:
         """What a checkpoint brought is good."""
         self._note()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A training that ended is not gone on with."""
+        checkpoint[STOPPED_AT] = self.stopped_at
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See ``on_save_checkpoint``."""
+        self.stopped_at = checkpoint.get(STOPPED_AT)
 
     def _note(self) -> None:
         for name, parameter in adaptable(self.kept).items():

@@ -15,7 +15,6 @@ from torch import Tensor
 from datamodules.alignment import crop_frame, crop_scale
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
-from modules.generators.protocol import Generator
 from services.pipeline.balance import balanced
 from services.pipeline.canvas import kept_of, on_canvas
 from services.pipeline.composite import (
@@ -172,14 +171,17 @@ def edit_crops(
             before = after = models.generator.synthesize(part, resolution=size).clamp(-1, 1)
             before = kept_of(models.task, before, sides[at * step : (at + 1) * step])
             region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
+            moved = None if offsets is None else offsets[at * step : (at + 1) * step]
+            draw = partial(
+                models.edits.synthesize,
+                ws=part, requests=moves, seed=options.seed, resolution=size, offsets=moved,
+            )  # fmt: skip
             if not same:
-                moved = None if offsets is None else offsets[at * step : (at + 1) * step]
-                draw = partial(_edited, part, moves, models, options, size, moved)
-                after = draw(models.generator)
+                after = draw(models.generator).clamp(-1, 1)
                 if head or paste == "replace" or models.adapted:
                     region = torch.maximum(region, models.judges.region(after, head))
-                # The mask stays the one that the stitching was tuned with.
-                after = after if models.stitched is None else draw(models.stitched)
+            if models.stitched is not None:  # the mask stays the one that the stitching was tuned with
+                after = draw(models.stitched).clamp(-1, 1)
         # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.
         grown: Paste = paste if head else "difference"
         regions = region[:, 0].float().cpu().numpy()
@@ -194,18 +196,6 @@ def edit_crops(
             shown = one if head and models.stitched is None else other
             taken = corrector.correction(shown, there, mask)
             yield EditedCrop(one, corrected(other, taken), mask, taken)
-
-
-def _edited(
-    ws: Tensor,
-    moves: Sequence[EditRequest],
-    models: Models,
-    options: EditOptions,
-    size: int,
-    moved: Tensor | None,
-    generator: Generator,
-) -> Tensor:
-    return models.edits.synthesize(generator, ws, moves, options.seed, size, moved).clamp(-1, 1)
 
 
 def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Paste:

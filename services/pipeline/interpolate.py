@@ -124,7 +124,7 @@ def interpolate_video(
         cuts=cuts,
         repeated=tuple(repeated),
         faces=tuple(lane.report() for lane in lanes),
-        warnings=(*said, *(line for lane in lanes for line in lane.warnings())),
+        warnings=(*models.learned_with, *said, *(line for lane in lanes for line in lane.warnings())),
     )
 
 

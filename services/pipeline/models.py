@@ -173,6 +173,8 @@ class Models:
     """How edits are set right on the face at hand; None leaves them as they are."""
     adapted: bool = False
     """Whether the generator has learned the face at hand: the encoder's codes are then taken as they are."""
+    learned_with: tuple[str, ...] = ()
+    """What was to be said when it learned it, one line each."""
     stitched: Generator | None = None
     """What draws the edited face, where it was tuned to meet the frames around; None is ``generator``."""
     task: Task | None = None
@@ -274,11 +276,13 @@ def with_adaptation(models: Models, folder: Path, generator: Generator | None = 
     until = str(said.get("expires", "")) if isinstance(said, dict) else ""
     if until and date.fromisoformat(until) < datetime.now(UTC).date():
         raise BadInputError(f"the consent for {folder.name} ran out on {until}; ask for it anew, or delete it")
+    report = adaptation.config.get("report")
     return replace(
         models,
         generator=generator or adapted(models.generator, adaptation.difference),
         versions={**models.versions, ADAPTATION: adaptation.sha256},
         adapted=True,
+        learned_with=tuple(str(line) for line in report.get("warnings", ())) if isinstance(report, dict) else (),
     )
 
 

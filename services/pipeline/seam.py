@@ -104,7 +104,9 @@ class SeamMeter:
         side, size = len(taken), len(mask)
         share = averaged(mask, side)
         change = _sampled(above, crop_to_frame, size, side) - _sampled(below, crop_to_frame, size, side)
-        seam = _seam(share)
+        # Beyond the frame's edge nothing is pasted: what is read there is mirrored.
+        there = _sampled(np.full(below.shape[:2], 255, np.uint8), crop_to_frame, size, side, cv2.BORDER_CONSTANT)
+        seam = _floats(_seam(share) * (there >= 255))
         after = _floats(change / np.where(seam > 0, share, 1.0)[..., None])
         before = _floats(after + taken)
         counted = _floats(seam * _alike(before, self._config.limit))
@@ -177,10 +179,16 @@ def averaged(values: Floats, side: int) -> Floats:
     return _floats(cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA))
 
 
-def _sampled(frame: Image, crop_to_frame: NDArray[np.float64], size: int, side: int) -> Floats:
-    """A crop of a frame ``(H, W, 3)`` in levels, ``(side, side, 3)``, read at few points whatever its size.
+def _sampled(
+    frame: Image,
+    crop_to_frame: NDArray[np.float64],
+    size: int,
+    side: int,
+    beyond: int = cv2.BORDER_REFLECT_101,
+) -> Floats:
+    """A crop of a frame ``(H, W, 3)`` or ``(H, W)`` in levels, read at few points whatever its size, at ``side``.
 
-    ``crop_to_frame`` ``(3, 3)`` belongs to a crop of side ``size``; the frame is mirrored at its edges.
+    ``crop_to_frame`` ``(3, 3)`` belongs to a crop of side ``size``; ``beyond`` says what lies outside the frame.
     """
     fine = side * _OVERSAMPLED
     scale = size / fine
@@ -191,7 +199,7 @@ def _sampled(frame: Image, crop_to_frame: NDArray[np.float64], size: int, side: 
         (crop_to_frame @ rescale)[:2],
         (fine, fine),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT_101,
+        borderMode=beyond,
     )
     return averaged(_floats(points), side)
 

@@ -28,7 +28,7 @@ from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.pipeline.track import Track
+from services.pipeline.track import Track, rows_said
 
 COLLECTED = "collected.json"
 """Says that the files of a work folder are whole, and what they are."""
@@ -94,7 +94,7 @@ def stitched(
         return models.edits.synthesize(generator, ws, edited.applied, edited.options.seed, side, offsets)
 
     lit = LitStitching(models.generator, config.training, load_lpips(config.lpips_net, models.device), draw)
-    said = tune(
+    steps, said = tune(
         lit,
         lambda batch_size, first: StitchedFrames(rows, batch_size, config.iterations, config.seed, first),
         config,
@@ -105,7 +105,6 @@ def stitched(
         "pipeline.stitching.training.learning_rate",
     )
     tuned = copy_of(lit.kept, models.device)
-    steps = config.iterations if lit.stopped_at is None else lit.stopped_at
     return replace(models, stitched=tuned), Stitching(len(rows.codes), size, steps), said
 
 
@@ -127,7 +126,7 @@ def collected(
         Rows(work / "masks", (size, size), np.uint8),
     )
     whole = work / COLLECTED
-    if whole.is_file():
+    if rows_said(whole) == [len(some) for some in rows.all()]:
         return rows, size
     for some in rows.all():
         some.path.unlink(missing_ok=True)
@@ -155,5 +154,5 @@ def collected(
                 rows.masks.append(np.rint(crop.mask * 255).astype(np.uint8)[None])
                 meter.advance()
         place += len(batch.frames)
-    write_whole(whole, json.dumps({"size": size, "frames": len(rows.codes)}))
+    write_whole(whole, json.dumps({"rows": [len(some) for some in rows.all()]}))
     return rows, size

@@ -149,7 +149,7 @@ def edit_video(
             place += len(edited)
             meter.advance(len(edited))
     done = _report(plan, lanes, started)
-    warnings = (*lost_bits(plan.info, models.config.video), *said, *done.warnings)
+    warnings = (*lost_bits(plan.info, models.config.video), *models.learned_with, *said, *done.warnings)
     return replace(done, warnings=warnings, stitching=tuning)
 
 

@@ -33,6 +33,15 @@ class Track:
         return torch.from_numpy(self.offsets.read(row, row + count)).to(device) if len(self.offsets) else None
 
 
+def rows_said(whole: Path) -> list[int] | None:
+    """How many rows each file beside has, by the JSON that was written when they were whole; None without one."""
+    try:
+        said: list[int] = json.loads(whole.read_text())["rows"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return said
+
+
 def encoded_tracks(
     source: Path,
     plan: ClipPlan,
@@ -50,7 +59,7 @@ def encoded_tracks(
         for n in range(len(plan.faces))
     ]
     whole = work / "encoded.json"
-    if whole.is_file():
+    if rows_said(whole) == [len(track.codes) for track in tracks]:
         return tracks
     for track in tracks:
         track.codes.path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import torch
 from adapted_toys import SETTINGS, small_models
 
 from datamodules.types import BadInputError
+from modules.editing.directions import EditRequest
 from modules.generators.adaptation import load_adaptation
 from modules.lit.video_adaptation import LitVideoAdaptation
 from modules.model_folder import load_model
@@ -21,6 +22,7 @@ from services.adapted_models import adapted_models
 from services.pipeline.models import Models, with_adaptation
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import CancelledError, Progress
+from services.pipeline.stream import edit_video
 from services.settings import load_params
 
 __all__ = ["small_models"]
@@ -112,12 +114,21 @@ def test_where_the_memory_does_not_hold_a_batch_half_of_it_is_taken(
         return losses(self, ws, images)
 
     monkeypatch.setattr(LitVideoAdaptation, "losses", little)
+    restarts: list[int] = []
+    restart = LitVideoAdaptation.restart
+    monkeypatch.setattr(LitVideoAdaptation, "restart", lambda self: restarts.append(1) or restart(self))
     done = adapt(clip, tmp_path / "anna", small_models, settings=replace(SETTINGS, batch_size=4))
     assert done.warnings == (
         "out of memory: went on with 2 frames per step",
         "out of memory: went on with 1 frames per step",
     )
-    assert done.after["psnr"] > done.before["psnr"]
+    assert done.after["psnr"] > done.before["psnr"] and len(restarts) == 2
+    # An edit on what was learned says it too.
+    edited = edit_video(
+        clip, tmp_path / "edited.mp4", [EditRequest("smile", 1.0)],
+        with_adaptation(small_models, tmp_path / "anna"), EditOptions(start=0.5, end=0.6),
+    )  # fmt: skip
+    assert edited.warnings[:2] == done.warnings
 
     def none(self: LitVideoAdaptation, ws: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
         raise torch.OutOfMemoryError("tried to allocate")

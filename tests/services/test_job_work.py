@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapted_toys import small_models
+from adapted_toys import SETTINGS, small_models
 
 from datamodules.types import BadInputError
 from datamodules.video import probe
@@ -90,12 +90,13 @@ def test_a_job_that_cannot_be_stitched_is_refused_at_once(engine: Engine) -> Non
 
 
 def test_other_models_begin_anew(small_models: Models, tmp_path: Path) -> None:
-    first = work_for(tmp_path / "work", small_models)
+    first = work_for(tmp_path / "work", small_models, SETTINGS)
     (first / "codes-0").write_bytes(b"codes")
-    assert work_for(tmp_path / "work", small_models) == first and (first / "codes-0").is_file()
+    assert work_for(tmp_path / "work", small_models, SETTINGS) == first and (first / "codes-0").is_file()
     other = replace(small_models, versions={**small_models.versions, "stylereel-frame-encoder": "2"})
-    assert work_for(tmp_path / "work", other) != first
-    assert not first.exists()
+    second = work_for(tmp_path / "work", other, SETTINGS)
+    assert second != first and not first.exists()
+    assert work_for(tmp_path / "work", other, replace(SETTINGS, iterations=7)) != second
 
 
 def test_options_of_a_job_are_read() -> None:

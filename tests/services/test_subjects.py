@@ -107,8 +107,9 @@ def test_a_server_edits_with_the_champion_and_keeps_the_last_few(
     (config,) = registry.cache.glob(f"{NAME}/2-*/config.json")
     said = json.loads(config.read_text())
     config.write_text(json.dumps(said | {"subject": {**said["subject"], "expires": "2026-01-01"}}))
-    with pytest.raises(BadInputError, match="ran out on 2026-01-01"):
-        served.session("anna", session)
+    for _ in range(2):  # an older version is not what answers then
+        with pytest.raises(BadInputError, match="ran out on 2026-01-01"):
+            served.session("anna", session)
 
 
 def test_a_consent_that_runs_out_ends_what_is_served(

@@ -180,15 +180,30 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_weights(
 ) -> None:
     data = pairs(base, tmp_path)
     good = LitVideoAdaptation(base, PLAN, perceptual)
-    trained(good, data, 2, tmp_path / "good")
+    # What two steps led to is what gave no number.
+    trained(good, data, 1, tmp_path / "good")
     lit = LitVideoAdaptation(base, PLAN, cast(PerceptualLoss, _Fails(perceptual, gradient)))
     trained(lit, data, 20, tmp_path / "run")
-    assert lit.stopped_at == 2
-    wanted = good.difference() if gradient else None
-    for name, change in lit.difference().items():
-        assert torch.isfinite(change).all()
-        if wanted is not None:
-            torch.testing.assert_close(change, wanted[name])
+    # Taken up again, with a loss that is one, it has ended.
+    again = LitVideoAdaptation(base, PLAN, perceptual)
+    trained(again, data, 20, tmp_path / "run")
+    for one in (lit, again):
+        assert one.stopped_at == 2
+        assert one.difference().keys() == good.difference().keys()
+        for name, change in one.difference().items():
+            torch.testing.assert_close(change, good.difference()[name])
+
+
+def test_what_is_begun_anew_forgets_all_steps(base: Generator, perceptual: PerceptualLoss, tmp_path: Path) -> None:
+    data = pairs(base, tmp_path)
+    start = adapted(base, {name: 0.01 * value.detach() for name, value in adaptable(base).items()})
+    once, twice = (LitVideoAdaptation(base, PLAN, perceptual, start=start) for _ in range(2))
+    trained(twice, data, 3, tmp_path / "before")
+    twice.restart()
+    for lit, run in ((once, "once"), (twice, "twice")):
+        trained(lit, data, 3, tmp_path / run)
+    for name, change in once.difference().items():
+        torch.testing.assert_close(twice.difference()[name], change)
 
 
 def test_locality_keeps_the_generator_what_it_was_near_the_codes(

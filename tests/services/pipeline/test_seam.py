@@ -168,6 +168,20 @@ def test_what_the_frames_show_is_measured(seed, shift) -> None:
         assert (report.after.alike.rms < 1.0) or not strength
 
 
+@pytest.mark.parametrize("beyond", [40, 60])
+def test_a_face_that_the_frames_edge_cuts_is_measured_where_there_is_a_frame(beyond: int) -> None:
+    frame, shift = np.full((SIZE + 20, SIZE + 30, 3), 90, np.uint8), 10.0
+    place = PLACE.copy()
+    place[0, 2] = -beyond
+    edit = as_values(np.full((SIZE, SIZE, 3), 90.0 + shift))
+    meter, none = SeamMeter(CONFIG), np.zeros((CONFIG.side, CONFIG.side, 3), np.float32)
+    meter.add(frame, composite(frame, 0 * edit, edit, MASK, place, paste="replace"), none, MASK, place)
+    report = meter.report()
+    assert report is not None
+    np.testing.assert_allclose(report.after.whole.mean, shift, atol=1.0)
+    assert report.after.whole.rms == pytest.approx(shift, abs=1.0) and report.alike == pytest.approx(1.0, abs=0.01)
+
+
 def test_nothing_pasted_is_nothing_measured() -> None:
     frame, meter = in_frame(crop(0)), SeamMeter(CONFIG)
     assert meter.report() is None
