@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("test", "val", "train"))
     parser.add_argument("--iterations", type=int, default=300, help="Of the earlier clip.")
     parser.add_argument("--frames", type=int, default=60, help="Consecutive frames of each clip.")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="A number of params.yaml.")
     arguments = parser.parse_args()
     stretches = consecutive_frames(read_prepared(CLIPS), LONGEST, arguments.frames, arguments.split)
     found = {frames.clips[0]: frames for frames in stretches}
@@ -53,7 +54,7 @@ def main() -> None:
     )
     if first.people[0] != second.people[0]:
         parser.error(f"{arguments.earlier} and {arguments.clip} show two persons")
-    params = load_params()
+    params = load_params(overrides=arguments.set)
     settings = params.section("adaptation", AdaptationSettings)
     rows = continual(first, second, load_models(params), settings, arguments.iterations)
     print(f"{arguments.clip}, {len(second)} frames; the first clip is {arguments.earlier}, {len(first)} frames,")

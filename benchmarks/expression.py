@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=100, help="Of the adaptation.")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    params = load_params(overrides=[*arguments.overrides, f"adaptation.iterations={arguments.iterations}"])
+    params = load_params(overrides=[f"adaptation.iterations={arguments.iterations}", *arguments.overrides])
     base = load_models(params)
     options = EditOptions(start=seconds(arguments.start), end=seconds(arguments.end), keep_lips=True)
     print(f"| {arguments.edit}, {arguments.label} | frames | {' | '.join(COLUMNS)} |")

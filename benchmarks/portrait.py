@@ -77,7 +77,7 @@ LABELS = {
 def faces(models: Models, frames: int) -> Iterator[Image]:
     """``(SIDE, SIDE, 3)`` pictures of the made person, who turns and speaks."""
     edits = load_pose_editor(FOLDER, models.generator.sha256).edits()
-    ws = draw_single(models.generator, 1, SEED, PSI)
+    ws = draw_single(models.generator, 1, SEED, PSI).to(models.device)
     for frame in range(frames):
         turn = 2 * math.pi * frame / frames
         said = math.sin(WORDS * turn / 2) ** 2
@@ -115,7 +115,7 @@ def pasted(clip: Path, models: Models) -> Iterator[Image]:
     plan = plan_clip(clip, models, options)
     with TemporaryDirectory() as work:
         (track,) = encoded_tracks(clip, plan, models, options, Path(work))
-        ws = torch.from_numpy(track.codes.read(0, len(track.codes)))
+        ws = torch.from_numpy(track.codes.read(0, len(track.codes))).to(models.device)
     alignment = plan.faces[0].alignment
     size = crop_synthesis_size(alignment.crop_to_frame, alignment.size, models, options)
     for frame, one, matrix in zip(frames_of(clip), ws.split(1), alignment.crop_to_frame, strict=True):

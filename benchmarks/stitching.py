@@ -1,11 +1,11 @@
 """Stitching tuning on real clips: the seam of a replaced face, what stays of the edit, with it and without.
 
-python benchmarks/stitching.py CLIP [CLIP ...] [--edit age=20] [--end 0.6s] [--pictures FOLDER]
+python benchmarks/stitching.py CLIP [CLIP ...] [--edit age=20] [--end 0.6s] [--sheet FOLDER]
 
 Each clip is learned first (kept in ``runtime.state``), then edited and stitched. Border: the edited face against
 the frame where the mask mixes both, as root mean square in levels of 255 and as LPIPS. Inside: the stitched face
 against the edited one where it stands alone. Gain kept: what the edit does by its judge, stitched over not.
-Identity: of the edited face to the frame's. ``--pictures`` leaves the middle frame as it was and with both results
+Identity: of the edited face to the frame's. ``--sheet`` leaves the middle frame as it was and with both results
 pasted, close up.
 """
 
@@ -57,23 +57,24 @@ def main() -> None:
     parser.add_argument("--edit", default="age=20")
     parser.add_argument("--start")
     parser.add_argument("--end", default="0.6s")
-    parser.add_argument("--adaptation", type=int, default=100, help="Iterations of the adaptation.")
+    parser.add_argument("--iterations", type=int, default=100, help="Of the adaptation.")
     parser.add_argument("--side", type=int, default=256, help="Of the synthesised face, in pixels.")
-    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--sheet", type=Path, help="A folder for pictures.")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()
-    asked = [f"adaptation.iterations={arguments.adaptation}", f"pipeline.sizes=[{arguments.side}]"]
-    params = load_params(overrides=asked)
+    asked = [f"adaptation.iterations={arguments.iterations}", f"pipeline.sizes=[{arguments.side}]"]
+    # Those of the stitching are put in later: a face that was learned under others is the same.
+    later = [line for line in arguments.set if line.startswith("pipeline.stitching.")]
+    params = load_params(overrides=[*asked, *(line for line in arguments.set if line not in later)])
     base = load_models(params)
-    # Put in later: a face that was learned under other numbers of the stitching is the same.
-    stitching = load_params(overrides=arguments.set).section("pipeline", PipelineConfig).stitching
+    stitching = load_params(overrides=later).section("pipeline", PipelineConfig).stitching
     options = EditOptions(start=seconds(arguments.start), end=seconds(arguments.end), stitch=True)
     print(f"| {arguments.edit} | frames | px | steps | {' | '.join(COLUMNS)} |")
     print(f"|---|--:|--:|--:|{'--:|' * len(COLUMNS)}")
     for clip in arguments.clips:
         with bars(quiet=not sys.stderr.isatty()) as report:
             about, values = measured(
-                clip, parse_edit(arguments.edit), base, stitching, options, params, report, arguments.pictures
+                clip, parse_edit(arguments.edit), base, stitching, options, params, report, arguments.sheet
             )  # fmt: skip
         print(f"| {clip.name} | {about} | {' | '.join(f'{value:.3f}' for value in values)} |", flush=True)
 

@@ -52,7 +52,7 @@ class AdaptationSettings:
     """Section ``adaptation``."""
 
     iterations: int
-    """Steps of Adam; a person's later clips need few (``start_from``)."""
+    """Steps of Adam."""
     batch_size: int
     """Frames per step; halved, and said so, where the memory does not hold them."""
     frames: int

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Source = Annotated[Path, typer.Argument(metavar="IN", help="A video or an image.")]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.")]
-EncoderFolder = Annotated[Path | None, typer.Option(help="A model folder in the place of the shipped one.")]
+RestorerFolder = Annotated[Path | None, typer.Option(help="A model folder in the place of the shipped one.")]
 
 
 def colourise(
@@ -26,7 +26,7 @@ def colourise(
     start: Start = None,
     end: End = None,
     face: Face = "largest",
-    encoder: EncoderFolder = None,
+    encoder: RestorerFolder = None,
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -50,7 +50,7 @@ def enlarge(
     start: Start = None,
     end: End = None,
     face: Face = "largest",
-    encoder: EncoderFolder = None,
+    encoder: RestorerFolder = None,
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:

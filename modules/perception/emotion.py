@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.perception.age import FACE_IN_FFHQ, FaceApiNet, face_api_tensors
+from modules.perception.face_api import FACE_IN_FFHQ, FaceApiNet, face_api_tensors
 
 EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 """In the order of the net's outputs."""

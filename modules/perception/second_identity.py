@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.perception.age import FaceApiNet, face_api_tensors
+from modules.perception.face_api import FaceApiNet, face_api_tensors
 from modules.perception.landmarks import landmarks_68
 from modules.perception.mesh import FaceMesh, load_face_mesh
 from modules.perception.warp import similarity_grid

@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Annotated
-
-import typer
 
 from services.console import complain
+from services.shell_options import Quiet, Set
 
 FAILED = 1
 
 
 def demo(
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    set_: Set = None,
+    quiet: Quiet = False,
 ) -> int:
     """Show everything on a real clip: invert, edit, register, promote, serve, compare; leaves demo/.
 

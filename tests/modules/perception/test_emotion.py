@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from datamodules.alignment import crop_frame, ffhq_crop
 from datamodules.shards import to_tensor
 from modules.assets import asset_path
-from modules.perception.age import FACE_IN_FFHQ, MEAN_RGB, read_face_api_weights
 from modules.perception.detection import DetectionConfig, load_face_finder
 from modules.perception.emotion import EMOTIONS, EmotionNet, load_emotion_net, log_odds
+from modules.perception.face_api import FACE_IN_FFHQ, MEAN_RGB, read_face_api_weights
 from services.settings import load_params
 
 

@@ -11,8 +11,9 @@ from scipy.signal import correlate
 from datamodules.alignment import crop_frame, ffhq_crop
 from datamodules.types import BadInputError
 from modules.assets import asset_path
-from modules.perception.age import load_age_net, read_face_api_weights
+from modules.perception.age import load_age_net
 from modules.perception.detection import DetectionConfig, FaceDetector, load_face_finder
+from modules.perception.face_api import read_face_api_weights
 from modules.perception.identity import load_identity
 from modules.perception.landmarks import head_pose, landmarks_68
 from modules.perception.mesh import load_face_mesh
