@@ -209,8 +209,7 @@ def collect(
     found = _files(work, models, size)
     for rows in (found.codes, found.crops):
         rows.path.unlink(missing_ok=True)
-    shown = np.flatnonzero(alignment.valid)
-    chosen = {int(shown[place]) for place in spread(len(shown), most)}
+    chosen = set(face.spread(most))
     follower = Follower(face, plan.cuts, models, steps=0)
     meter = Meter("encode", len(plan.numbers), report, cancelled)
     place = 0

@@ -18,7 +18,7 @@ from modules.editing.directions import EditRequest
 from services.balancing import Balancing
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.plan import ClipPlan, FacePlan, taken_frames
+from services.pipeline.plan import ClipPlan, taken_frames
 
 Requests = tuple[EditRequest, ...]
 
@@ -61,7 +61,7 @@ def balanced_in_clip(
     balancing = _asked_for(requests, models, options)
     if balancing is None:
         return [tuple(requests)] * len(plan.faces)
-    wanted = [_looked_at(face, balancing.config.frames) for face in plan.faces]
+    wanted = [face.spread(balancing.config.frames) for face in plan.faces]
     crops: list[list[NDArray[np.uint8]]] = [[] for _ in plan.faces]
     place, last = 0, max((rows[-1] for rows in wanted if rows), default=-1)
     for batch in taken_frames(source, models, options):
@@ -86,11 +86,6 @@ def _asked_for(requests: Sequence[EditRequest], models: Models, options: EditOpt
         return None
     asked = any(r.strength and r.name in balancing.units and r.name in models.edits for r in requests)
     return balancing if asked else None
-
-
-def _looked_at(face: FacePlan, count: int) -> list[int]:
-    seen = np.flatnonzero(face.alignment.valid)
-    return [int(seen[place]) for place in spread(len(seen), count)] if len(seen) else []
 
 
 def _codes(crops: Sequence[NDArray[np.uint8]], models: Models) -> Tensor:

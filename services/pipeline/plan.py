@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from datamodules.alignment import align, natural_crop_size
 from datamodules.shards import to_tensor
+from datamodules.spread import spread
 from datamodules.types import Alignment, BadInputError, ClipInfo, FrameBatch
 from datamodules.video import ShotDetector, probe, read_frames
 from modules.perception.detection import FaceObservation
@@ -37,6 +38,11 @@ class FacePlan:
     """How much of the edit each frame shows."""
     crop_side: int
     """Side of the crop in frame pixels, at its largest."""
+
+    def spread(self, count: int) -> list[int]:
+        """At most ``count`` of the plan's frames that show the face, spread over all of them."""
+        seen = np.flatnonzero(self.alignment.valid)
+        return [int(seen[place]) for place in spread(len(seen), count)] if len(seen) else []
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from datamodules.alignment import crop_frame
 from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
-from datamodules.spread import spread
 from datamodules.stitched_frames import StitchedFrames, StitchedRows
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
@@ -130,8 +129,7 @@ def collected(
         return rows, size
     for some in rows.all():
         some.path.unlink(missing_ok=True)
-    seen = np.flatnonzero(alignment.valid)
-    chosen = frozenset(int(seen[place]) for place in spread(len(seen), models.config.stitching.frames))
+    chosen = set(face.spread(models.config.stitching.frames))
     follower = Follower(face, edited.plan.cuts, models, 0, track.codes)
     meter = Meter("collect", len(chosen), report, cancelled)
     place = 0
