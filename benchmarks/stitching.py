@@ -2,11 +2,11 @@
 
 python benchmarks/stitching.py CLIP [CLIP ...] [--edit age=20] [--end 0.6s] [--sheet FOLDER]
 
-Each clip is learned first (kept in ``runtime.state``), then edited and stitched. Border: the edited face against
-the frame where the mask mixes both, as root mean square in levels of 255 and as LPIPS. Inside: the stitched face
-against the edited one where it stands alone. Gain kept: what the edit does by its judge, stitched over not.
-Identity: of the edited face to the frame's. ``--sheet`` leaves the middle frame as it was and with both results
-pasted, close up.
+Each clip is learned first (kept in ``runtime.state``), then edited and stitched. Border: the edited face, its
+colours corrected as it is pasted, against the frame where the mask mixes both, as root mean square in levels of
+255 and as LPIPS. Inside: the stitched face against the edited one where it stands alone. Gain kept: what the edit
+does by its judge, stitched over not. Identity: of the edited face to the frame's. ``--sheet`` leaves the middle
+frame as it was and with both results pasted, close up.
 """
 
 from __future__ import annotations
