@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 
-import av
 import numpy as np
 import pytest
 import torch
+from real_faces import calm_and_grinning
 
-from datamodules.alignment import crop_frame, ffhq_crop
-from datamodules.shards import to_tensor
 from datamodules.types import BadInputError
-from modules.assets import asset_path
 from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.encoders.vit import load_frame_encoder
 from modules.model_folder import load_model, weights_sha256
-from modules.perception.detection import DetectionConfig, load_face_finder
 from services.direction_settings import DirectionSettings
 from services.directions import EVALUATION, FOLDER, METRICS, _with_moved
 from services.instruments import Instruments, draw_single, load_instruments
@@ -87,15 +83,8 @@ def test_a_rendered_edit_moves_what_it_names_by_its_unit(
 @pytest.fixture(scope="module")
 def codes(tools: Instruments) -> torch.Tensor:
     """A real person's, calm and grinning, and of two made faces."""
-    with av.open(str(asset_path("clips", "single_face.mp4"))) as clip:
-        pixels = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
-    finder = load_face_finder(load_params().section("detection", DetectionConfig))
-    crops = []
-    for number in (2, 40):
-        (face,) = finder.find(pixels[number][None])[0]
-        crops.append(crop_frame(pixels[number], ffhq_crop(face.landmarks, 256), 256))
     with torch.no_grad():
-        real = load_frame_encoder(FRAME_ENCODER, tools.generator.sha256)(to_tensor(np.stack(crops)))[0].float()
+        real = load_frame_encoder(FRAME_ENCODER, tools.generator.sha256)(calm_and_grinning())[0].float()
     return torch.cat([real, draw_single(tools.generator, 2, 2024, 0.7)])
 
 

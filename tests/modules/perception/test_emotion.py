@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import av
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from real_faces import calm_and_grinning
 
-from datamodules.alignment import crop_frame, ffhq_crop
-from datamodules.shards import to_tensor
 from modules.assets import asset_path
-from modules.perception.detection import DetectionConfig, load_face_finder
 from modules.perception.emotion import EMOTIONS, EmotionNet, load_emotion_net, log_odds
 from modules.perception.face_api import FACE_IN_FFHQ, MEAN_RGB, read_face_api_weights
-from services.settings import load_params
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +21,7 @@ def net() -> EmotionNet:
 @pytest.fixture(scope="module")
 def frames() -> torch.Tensor:
     """A still face, and the same person grinning: frames 2 and 40 of a real clip."""
-    with av.open(str(asset_path("clips", "single_face.mp4"))) as clip:
-        pixels = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
-    finder = load_face_finder(load_params().section("detection", DetectionConfig))
-    crops = []
-    for number in (2, 40):
-        (face,) = finder.find(pixels[number][None])[0]
-        crops.append(crop_frame(pixels[number], ffhq_crop(face.landmarks, 256), 256))
-    return to_tensor(np.stack(crops))
+    return calm_and_grinning()
 
 
 def test_it_sees_a_person_begin_to_smile(net: EmotionNet, frames: torch.Tensor) -> None:
