@@ -184,9 +184,11 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_weights(
     trained(good, data, 1, tmp_path / "good")
     lit = LitVideoAdaptation(base, PLAN, cast(PerceptualLoss, _Fails(perceptual, gradient)))
     trained(lit, data, 20, tmp_path / "run")
-    # Taken up again, with a loss that is one, it has ended.
-    again = LitVideoAdaptation(base, PLAN, perceptual)
+    # Taken up again it has ended: nothing is looked at any more.
+    unseen = _Fails(perceptual, gradient)
+    again = LitVideoAdaptation(base, PLAN, cast(PerceptualLoss, unseen))
     trained(again, data, 20, tmp_path / "run")
+    assert unseen.calls == 0
     for one in (lit, again):
         assert one.stopped_at == 2
         assert one.difference().keys() == good.difference().keys()
