@@ -1,11 +1,12 @@
-"""Seconds per frame: FrEN beside the e4e-format encoder, MobileStyleGAN-1024 beside StyleGAN2-1024, in one run.
+"""Seconds per frame: FrEN beside the e4e-format encoder and ViEN, MobileStyleGAN-1024 beside StyleGAN2-1024.
 
 python benchmarks/speed.py [--rounds 5] [--threads N] [--device cpu]
 
-The four take turns, so that what else the machine does meets all of them; of each pair the median of the ratios is
-printed. The e4e-format encoder and StyleGAN2 carry the random weights of their conformance cases, in the published
-shapes: they take the same time as trained ones, and their pictures mean nothing. Last come renders with their
-gradient in processes of their own, with freed memory kept (``services/memory.py``) and given back, in CPU seconds.
+They take turns in one run, so that what else the machine does meets all of them; of each pair the median of the
+ratios is printed. The e4e-format encoder and StyleGAN2 carry the random weights of their conformance cases, in the
+published shapes: they take the same time as trained ones, and their pictures mean nothing. Last come renders with
+their gradient in processes of their own, with freed memory kept (``services/memory.py``) and given back, in CPU
+seconds.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
 from conformance_cases import case, tensors
 
 from modules.encoders.irse import StyleEncoder
-from modules.encoders.vit import FrameEncoder
+from modules.encoders.video_vit import load_video_encoder
+from modules.encoders.vit import load_frame_encoder
 from modules.generators import load_generator
 from modules.generators.stylegan2 import StyleGAN2
 from services.memory import keep_freed_memory
-from services.settings import load_params
-from services.training import FrameEncoderSettings
+from services.pipeline.encoders import SHIPPED
 
 Call = Callable[[], object]
 
@@ -60,7 +61,7 @@ def compare(pairs: dict[str, tuple[str, Call, str, Call]], rounds: int, device: 
     for what, (ours, _, theirs, _) in pairs.items():
         ratio = statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
         a, b = statistics.median(seconds[ours]), statistics.median(seconds[theirs])
-        print(f"  {what}: {ours} {a:.3f} s per frame, {theirs} {b:.3f} s, {ratio:.1f} times as long", flush=True)
+        print(f"  {what}: {ours} {a:.3f} s per frame, {theirs} {b:.3f} s, {ratio:.2f} times as long", flush=True)
 
 
 def seconds_of_render(renders: int) -> float:
@@ -109,14 +110,15 @@ def main() -> None:
     opened = case("stylegan2-ffhq-1024")
     style2 = StyleGAN2.from_state(tensors(opened), opened.json["init"]).eval().to(device)
     e4e = StyleEncoder.from_state(tensors(case("e4e-ffhq-1024-encoder")), "e4e").eval().to(device)
-    network = load_params().section("frame_encoder", FrameEncoderSettings).network
-    fren = FrameEncoder(network, mobile.num_ws, mobile.w_mean.cpu(), torch.eye(mobile.w_dim)).eval().to(device)
+    fren = load_frame_encoder(SHIPPED["frame"], mobile.sha256).to(device)
+    vien = load_video_encoder(SHIPPED["video"], fren, mobile.sha256).to(device)
     frame = torch.rand(1, 3, 256, 256, device=device) * 2 - 1
     ws = mobile.w_mean.expand(1, mobile.num_ws, -1).contiguous()
+    _, before = vien(frame)
     ws2 = torch.randn(1, style2.num_ws, style2.w_dim, device=device)
     count = {name: sum(p.numel() for p in net.parameters()) / 1e6
-             for name, net in [("FrEN", fren), ("e4e-format", e4e), ("MobileStyleGAN-1024", mobile),
-                               ("StyleGAN2-1024", style2)]}  # fmt: skip
+             for name, net in [("FrEN", fren), ("ViEN", vien.video), ("e4e-format", e4e),
+                               ("MobileStyleGAN-1024", mobile), ("StyleGAN2-1024", style2)]}  # fmt: skip
     # Frozen, so they are buffers.
     nets = fren.face_nets.identity if fren.face_nets else torch.nn.Module()
     count["face nets that FrEN asks"] = sum(buffer.numel() for buffer in nets.buffers()) / 1e6
@@ -137,6 +139,7 @@ def main() -> None:
         compare(
             {
                 "encoder": ("FrEN", eager(fren, frame), "the e4e-format encoder", eager(e4e, frame)),
+                "video encoder": ("FrEN", eager(fren, frame), "ViEN", eager(lambda x: vien(x, before), frame)),
                 "synthesis": (
                     "MobileStyleGAN-1024", lambda: mobile.synthesize(ws),
                     "StyleGAN2-1024", eager(style2.synthesize, ws2),

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datamodules.stitched_frames import StitchedFrames
 from datamodules.types import Alignment
 from modules.editing.directions import EditRequest, parse_edit
-from modules.editing.stitching import border_of, inside_of, masked_rms
+from modules.editing.stitching import border_of, inside_of
+from modules.losses.pixels import rms_distance
 from services.adapted_models import adapted_models
 from services.console import bars, seconds
 from services.media import write_image
@@ -137,10 +138,10 @@ def numbers_of(shown: Shown, name: str, models: Models) -> list[float]:
     lpips = models.judges.perceptual
     found: list[float] = []
     with torch.no_grad():
-        levels = [masked_rms(image, shown.frames, border) * 127.5 for image in (shown.edited, shown.stitched)]
+        levels = [rms_distance(image, shown.frames, border) * 127.5 for image in (shown.edited, shown.stitched)]
         apart = [lpips(image, shown.frames, border) for image in (shown.edited, shown.stitched)]
         moved = [
-            masked_rms(shown.stitched, shown.edited, inside) * 127.5,
+            rms_distance(shown.stitched, shown.edited, inside) * 127.5,
             lpips(shown.stitched, shown.edited, inside),
         ]
         found += [float(value.mean()) for value in (*levels, *apart, *moved)]

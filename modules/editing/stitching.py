@@ -46,12 +46,3 @@ def inside_of(mask: Tensor) -> Tensor:
 def _sure(mask: Tensor) -> Tensor:
     # A parser is 0.9 sure of a cheek and 0.05 of the hair beside it: neither is a border.
     return ((mask - _FAINT) / (_WHOLE - _FAINT)).clamp(0, 1)
-
-
-def masked_rms(images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Root mean square over the places ``(N, 1, S, S)`` weighs: ``(N,)``, on the scale of ``(N, 3, S, S)`` images.
-
-    An image whose weights are all 0 gets next to nothing, and a gradient of 0.
-    """
-    squares = ((images - target).square().mean(1, keepdim=True) * weight).sum((1, 2, 3))
-    return (squares / weight.sum((1, 2, 3)).clamp_min(1e-6)).clamp_min(1e-12).sqrt()

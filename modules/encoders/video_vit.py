@@ -88,22 +88,29 @@ class VideoTransformer(nn.Module):
 
     def follow(self, sight: Sight, previous: Tensor) -> Tensor:
         """Codes ``(N, num_ws, w_dim)`` of what is seen, after ``previous`` ``(N, num_ws, w_dim)``."""
-        if previous.shape != (len(sight.token), self.num_ws, self.w_dim):
-            wanted = (len(sight.token), self.num_ws, self.w_dim)
-            raise ValueError(f"the previous codes must be {wanted}, got {tuple(previous.shape)}")
-        spread = self.trunk.w_basis.square().sum().div(self.w_dim).sqrt()
-        extra = self.projector(self.reduce((previous - self.trunk.w_mean) / spread).flatten(1))[:, None]
+        self._require_codes(previous, len(sight.token))
+        extra = self._extra(previous)
         for block, keys, values in zip(self._blocks(), sight.keys, sight.values, strict=True):
             query, key, value = _heads(block, extra)
             seen = F.scaled_dot_product_attention(
                 query, torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
             )
             extra = _after(block, extra, seen)
-        found = self.compare(torch.cat([sight.token, extra[:, 0]], dim=1))
-        answer = self.trunk.codes(sight.token + self.correct(found))
-        hold = torch.tanh(self.hold(found).float())[:, :, None]
-        coarse = answer + hold * (previous[:, : self.coarse] - answer)
-        return torch.cat([coarse, previous[:, self.coarse :]], dim=1)
+        return self._answer(sight.token, extra[:, 0], previous)
+
+    def step(self, frames: Tensor, previous: Tensor) -> Tensor:
+        """``follow(look(frames), previous)`` in one pass, which reads each weight once: for one frame at a time.
+
+        The extra token alone would cost a CPU the reading of all blocks again, a seventh of the time of a frame.
+        """
+        self._require_codes(previous, len(frames))
+        tokens = torch.cat([self.trunk.tokens(frames), self._extra(previous)], dim=1)
+        for block in self._blocks():
+            query, key, value = _heads(block, tokens)
+            seen = F.scaled_dot_product_attention(query[:, :, :-1], key[:, :, :-1], value[:, :, :-1])
+            past = F.scaled_dot_product_attention(query[:, :, -1:], key, value)
+            tokens = _after(block, tokens, torch.cat([seen, past], dim=2))
+        return self._answer(tokens[:, 0] + self.trunk.told(frames), tokens[:, -1], previous)
 
     def roll_out(self, frames: Tensor, previous: Tensor) -> Tensor:
         """Codes ``(N, T, num_ws, w_dim)`` of N sequences ``(N, T, 3, S, S)``, each on its own outputs.
@@ -116,6 +123,25 @@ class VideoTransformer(nn.Module):
             previous = self.follow(sight.at(step, length), previous)
             codes.append(previous)
         return torch.stack(codes, dim=1)
+
+    def _require_codes(self, previous: Tensor, frames: int) -> None:
+        wanted = (frames, self.num_ws, self.w_dim)
+        if previous.shape != wanted:
+            raise ValueError(f"the previous codes must be {wanted}, got {tuple(previous.shape)}")
+
+    def _extra(self, previous: Tensor) -> Tensor:
+        """The previous codes as a token, ``(N, 1, width)``."""
+        spread = self.trunk.w_basis.square().sum().div(self.w_dim).sqrt()
+        extra: Tensor = self.projector(self.reduce((previous - self.trunk.w_mean) / spread).flatten(1))
+        return extra[:, None]
+
+    def _answer(self, token: Tensor, extra: Tensor, previous: Tensor) -> Tensor:
+        """Codes from the class token and the extra one after the last block, both ``(N, width)``."""
+        found = self.compare(torch.cat([token, extra], dim=1))
+        answer = self.trunk.codes(token + self.correct(found))
+        hold = torch.tanh(self.hold(found).float())[:, :, None]
+        coarse = answer + hold * (previous[:, : self.coarse] - answer)
+        return torch.cat([coarse, previous[:, self.coarse :]], dim=1)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.trunk.blocks if isinstance(block, Block)]
@@ -146,11 +172,13 @@ class VideoEncoder(nn.Module):
             codes, rest = [previous], frames[1:]
         else:
             previous, codes, rest = state.to(frames.device, torch.float32), [], frames
-        for part in torch.split(rest, len(frames) if frames.is_cuda else 1):
-            if len(part):
-                codes.append(self.video.roll_out(part[None], previous)[0])
-                previous = codes[-1][-1:]
-        return torch.cat(codes), previous
+        if rest.is_cuda and len(rest):
+            codes.append(self.video.roll_out(rest[None], previous)[0])
+        elif len(rest):
+            for frame in torch.split(rest, 1):
+                codes.append(self.video.step(frame, previous))
+                previous = codes[-1]
+        return torch.cat(codes), codes[-1][-1:]
 
 
 def start_from_frame_encoder(first: FrameEncoder, coarse: int, config: VideoEncoderConfig) -> VideoTransformer:

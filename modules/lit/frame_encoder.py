@@ -17,6 +17,7 @@ from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
 from modules.lit.phases import Phased
 from modules.losses.face import ImageLoss, Seen
+from modules.losses.pixels import rms_distance
 from modules.metrics.fidelity import psnr
 
 
@@ -155,15 +156,6 @@ def trusted_mean(distances: Tensor, trusted: Tensor) -> Tensor:
     """Mean of ``(N,)`` distances over those that ``trusted`` ``(N,)`` names, 0 where it names none."""
     kept = torch.where(trusted, distances, torch.zeros_like(distances))
     return kept.sum() / trusted.sum().clamp_min(1)
-
-
-def rms_distance(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Eq. 1 per image, ``(N,)``: the norm itself, not its square, over the root of the number of values.
-
-    The division makes it independent of the resolution, and leaves it on LPIPS's scale so that lambda_p keeps
-    its meaning.
-    """
-    return (reconstruction - target).flatten(1).square().mean(1).clamp_min(1e-12).sqrt()
 
 
 def code_loss(ws: Tensor, known: Tensor, w_basis: Tensor) -> Tensor:

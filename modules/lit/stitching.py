@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from modules.editing.stitching import StitchingTraining, border_of, inside_of, masked_rms
+from modules.editing.stitching import StitchingTraining, border_of, inside_of
 from modules.generators.protocol import Generator
 from modules.lit.tuned_generator import LitTunedGenerator
 from modules.losses.perceptual import PerceptualLoss
+from modules.losses.pixels import rms_distance
 
 Draw = Callable[[Generator, Tensor, Tensor, int], Tensor]
 """Generator, codes and offsets ``(N, num_ws, w_dim)`` and side to the edited faces ``(N, 3, side, side)``."""
@@ -38,7 +39,7 @@ class LitStitching(LitTunedGenerator):
         shown = drawn.clamp(-1, 1)  # as the edited faces were; what is beyond has to find back at the border alone
         return {
             "border_lpips": (plan.border_lpips, perceptual(shown, frames, border).mean()),
-            "border_l2": (plan.border_l2, masked_rms(drawn, frames, border).mean()),
+            "border_l2": (plan.border_l2, rms_distance(drawn, frames, border).mean()),
             "inside_lpips": (plan.inside_lpips, perceptual(shown, edited, inside).mean()),
-            "inside_l2": (plan.inside_l2, masked_rms(shown, edited, inside).mean()),
+            "inside_l2": (plan.inside_l2, rms_distance(shown, edited, inside).mean()),
         }

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from modules.generators.protocol import Generator
-from modules.lit.frame_encoder import rms_distance
 from modules.lit.tuned_generator import LitTunedGenerator
 from modules.losses.perceptual import PerceptualLoss
+from modules.losses.pixels import rms_distance
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from pytorch_optimizer import Ranger
 from torch import Tensor
 
 from modules.encoders.video_vit import VideoTransformer
-from modules.lit.frame_encoder import PartsWithFrameEncoder, code_loss, rms_distance
+from modules.lit.frame_encoder import PartsWithFrameEncoder, code_loss
 from modules.lit.phases import Phased
+from modules.losses.pixels import rms_distance
 from modules.metrics.fidelity import psnr
 
 OWN_LOSSES = frozenset({"codes", "l2", "change"})

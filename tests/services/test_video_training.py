@@ -11,8 +11,9 @@ from datamodules.variation import Unsteadiness
 from modules.encoders.video_vit import VideoEncoder, VideoEncoderConfig, VideoTransformer, start_from_frame_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
-from modules.lit.frame_encoder import PartsWithFrameEncoder, rms_distance
+from modules.lit.frame_encoder import PartsWithFrameEncoder
 from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining, VideoPhase
+from modules.losses.pixels import rms_distance
 from services.training import TrainerConfig, VideoEncoderSettings, fit_video_encoder
 
 TRAINER = TrainerConfig(

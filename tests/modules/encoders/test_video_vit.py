@@ -92,6 +92,21 @@ def test_frames_that_go_through_together_agree_with_one_at_a_time(trained, frame
     torch.testing.assert_close(together, trained(frames, state)[0], rtol=1e-3, atol=1e-4)
 
 
+def test_one_pass_finds_what_looking_and_following_find(trained, frames) -> None:
+    """One frame is all in one pass; it must be the network that learned in two."""
+    previous = torch.randn(7, ROWS, DIM, generator=torch.Generator().manual_seed(6))
+    video = trained.video
+    torch.testing.assert_close(
+        video.step(frames, previous), video.follow(video.look(frames), previous), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_codes_of_another_number_of_frames_are_refused(trained, frames) -> None:
+    for ask in (trained.video.step, lambda seen, codes: trained.video.follow(trained.video.look(seen), codes)):
+        with pytest.raises(ValueError, match=r"must be \(7, 6, 8\), got \(1, 6, 8\)"):
+            ask(frames, torch.zeros(1, ROWS, DIM))
+
+
 def test_sequences_do_not_see_one_another(trained, frames) -> None:
     sequences = torch.stack([frames[:3], frames[3:6]])
     start = torch.randn(2, ROWS, DIM)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from datamodules.rows import Rows
 from datamodules.stitched_frames import StitchedFrames, StitchedRows
-from modules.editing.stitching import StitchingTraining, border_of, inside_of, masked_rms
+from modules.editing.stitching import StitchingTraining, border_of, inside_of
 from modules.generators.load import load_generator
 from modules.generators.protocol import Generator
 from modules.lit.stitching import LitStitching
 from modules.losses.perceptual import load_lpips
+from modules.losses.pixels import rms_distance
 from services.training import fit_steps
 
 PLAN = StitchingTraining(0.01, 0.1, 1.0, 3.0, 1.0, 3.0)
@@ -68,7 +69,7 @@ def test_the_border_comes_to_the_frame_and_the_inside_stays(tmp_path: Path) -> N
     assert last["border_l2"] < 0.6 * first["border_l2"] and last["border_lpips"] < first["border_lpips"]
     with torch.no_grad():
         inside = inside_of(batch["masks"])
-        to_frame = float(masked_rms(batch["images"], batch["edited"], inside).mean())
+        to_frame = float(rms_distance(batch["images"], batch["edited"], inside).mean())
     assert last["inside_l2"] < 0.5 * to_frame  # it did not become the frame where it stands alone
 
 

@@ -16,8 +16,9 @@ import services.media
 from datamodules.stitched_frames import StitchedFrames, StitchedRows
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
-from modules.editing.stitching import border_of, inside_of, masked_rms
+from modules.editing.stitching import border_of, inside_of
 from modules.lit.stitching import LitStitching
+from modules.losses.pixels import rms_distance
 from services.cli import run
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -64,11 +65,11 @@ def test_the_border_comes_nearer_to_the_frame_than_the_inside_moves(
     batch = StitchedFrames(rows_of(clip, long, tmp_path), 6, 1, 0).batch(0)
     border, inside = border_of(batch["masks"]), inside_of(batch["masks"])
     shown = shown_by(tuned, batch["ws"])
-    before = float(masked_rms(batch["edited"], batch["images"], border).mean())
-    after = float(masked_rms(shown, batch["images"], border).mean())
+    before = float(rms_distance(batch["edited"], batch["images"], border).mean())
+    after = float(rms_distance(shown, batch["images"], border).mean())
     assert after < 0.8 * before
-    moved = float(masked_rms(shown, batch["edited"], inside).mean())
-    assert moved < 0.5 * float(masked_rms(batch["images"], batch["edited"], inside).mean())
+    moved = float(rms_distance(shown, batch["edited"], inside).mean())
+    assert moved < 0.5 * float(rms_distance(batch["images"], batch["edited"], inside).mean())
     # What was collected is what the untuned generator shows, and it is untouched.
     with torch.no_grad():
         plain = small_models.edits.synthesize(small_models.generator, batch["ws"], SMILE, 0, 64).clamp(-1, 1)
