@@ -22,7 +22,7 @@ demo: .venv/.ready
 
 test: .venv/.ready
 	@$(BIN)/stylereel assets fetch
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.ready
 	$(BIN)/ruff check .

@@ -39,6 +39,10 @@ def main() -> None:
     parser.add_argument("--clip", default="WolfgangLanger_Pexels.mp4")
     parser.add_argument("--split", default="test", choices=("test", "val", "train"))
     parser.add_argument("--iterations", type=int, default=300, help="Of the earlier clip.")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[0, 10, 100], help="On the second clip; the paper's are 10."
+    )
+    parser.add_argument("--measured", type=int, default=10, help="Frames of the second clip.")
     parser.add_argument("--frames", type=int, default=60, help="Consecutive frames of each clip.")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="A number of params.yaml.")
     arguments = parser.parse_args()
@@ -56,7 +60,9 @@ def main() -> None:
         parser.error(f"{arguments.earlier} and {arguments.clip} show two persons")
     params = load_params(overrides=arguments.set)
     settings = params.section("adaptation", AdaptationSettings)
-    rows = continual(first, second, load_models(params), settings, arguments.iterations)
+    rows = continual(
+        first, second, load_models(params), settings, arguments.iterations, arguments.steps, arguments.measured
+    )
     print(f"{arguments.clip}, {len(second)} frames; the first clip is {arguments.earlier}, {len(first)} frames,")
     print(f"learned in {arguments.iterations} iterations\n")
     print("\n".join(table_lines(rows)))

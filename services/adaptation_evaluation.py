@@ -43,10 +43,6 @@ ENOUGH = 28.0
 """dB to which the steps are counted."""
 AS_SERVED = ", set right"
 """Ends the names of slopes of edits that were set right on the face first."""
-CONTINUED = (0, 10, 100)
-"""Steps on a person's second clip; the paper's are 10."""
-CONTINUED_MEASURED = 10
-"""Frames of it that are measured."""
 
 
 @dataclass(frozen=True)
@@ -169,20 +165,27 @@ def learned(
 
 
 def continual(
-    first: HeldOutFrames, second: HeldOutFrames, models: Models, settings: AdaptationSettings, earlier: int
+    first: HeldOutFrames,
+    second: HeldOutFrames,
+    models: Models,
+    settings: AdaptationSettings,
+    earlier: int,
+    steps: Sequence[int],
+    looked_at: int,
 ) -> dict[str, dict[str, float]]:
     """The second clip of a person under generators that know the first one, or not, by how they were made (4.3).
 
-    ``earlier`` is how many steps the first clip was learned for. Frames that are measured are among those learned.
+    ``earlier`` is how many steps the first clip was learned for, ``steps`` those on the second, a row for each.
+    ``looked_at`` frames of the second are measured, which are among those learned.
     """
     start = learned(first.pixels, codes_of(first.pixels, models), models, settings, earlier)
-    ws, chosen = codes_of(second.pixels, models), spread(len(second), CONTINUED_MEASURED)
+    ws, chosen = codes_of(second.pixels, models), spread(len(second), looked_at)
     crops = to_tensor(second.pixels[chosen], models.device)
     rows = {}
     for name, begin in (("the base", None), ("the first clip", start)):
-        for steps in CONTINUED:
-            made = learned(second.pixels, ws, models, settings, steps, begin)
-            rows[f"{steps} from {name}"] = measured(rendered(made, ws[chosen]), crops, models)
+        for count in steps:
+            made = learned(second.pixels, ws, models, settings, count, begin)
+            rows[f"{count} from {name}"] = measured(rendered(made, ws[chosen]), crops, models)
     return rows
 
 

@@ -15,13 +15,11 @@ settings.load_profile("untimed")
 _HOME = tempfile.TemporaryDirectory(prefix="stylereel-tests-")
 _METRICS = Path(_HOME.name) / "prometheus"
 _METRICS.mkdir()
+# Two workers share two cores; each has folders of its own, not those that it inherits from whoever started it.
+_THREADS = "1" if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 else "2"
 # Before torch, BentoML and MLflow are imported: they read these once.
 _DEFAULTS = {
-    "OMP_NUM_THREADS": "2",
-    "MKL_NUM_THREADS": "2",
     "STYLEREEL_DEVICE": "cpu",
-    "PROMETHEUS_MULTIPROC_DIR": str(_METRICS),  # without it BentoML's /metrics hangs
-    "BENTOML_HOME": str(Path(_HOME.name) / "bentoml"),
     "BENTOML_DO_NOT_TRACK": "True",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -31,7 +29,13 @@ _DEFAULTS = {
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 # Whatever the user has set: no test writes to a registry or a state that is not its own.
-os.environ["STYLEREEL_STATE"] = str(Path(_HOME.name) / "state")
+os.environ |= {
+    "OMP_NUM_THREADS": _THREADS,
+    "MKL_NUM_THREADS": _THREADS,
+    "STYLEREEL_STATE": str(Path(_HOME.name) / "state"),
+    "PROMETHEUS_MULTIPROC_DIR": str(_METRICS),  # without it BentoML's /metrics hangs
+    "BENTOML_HOME": str(Path(_HOME.name) / "bentoml"),
+}
 for _name in ("STYLEREEL_TRACKING_URI", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
     os.environ.pop(_name, None)
 
@@ -40,6 +44,11 @@ for _name in ("STYLEREEL_TRACKING_URI", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_
 def _few_threads() -> Iterator[None]:
     import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(_THREADS))
     yield
     _HOME.cleanup()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: of two workers neither is to wait for the other in the end."""
+    items.sort(key=lambda item: item.path.name != "test_repro.py")

@@ -116,11 +116,10 @@ def test_a_clip_gives_its_rows_and_slopes(
 
 
 def test_what_was_learned_before_is_where_the_next_clip_begins(
-    models: Models, settings: AdaptationSettings, frames: HeldOutFrames, monkeypatch: pytest.MonkeyPatch
+    models: Models, settings: AdaptationSettings, frames: HeldOutFrames
 ) -> None:
     few = replace(settings, iterations=2)
-    monkeypatch.setattr("services.adaptation_evaluation.CONTINUED", (0, 4))
-    rows = continual(frames, frames, models, few, earlier=10)
+    rows = continual(frames, frames, models, few, earlier=10, steps=(0, 4), looked_at=10)
     assert list(rows) == [
         "0 from the base", "4 from the base", "0 from the first clip", "4 from the first clip"
     ]  # fmt: skip
