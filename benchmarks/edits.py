@@ -20,18 +20,18 @@ from modules.perception.second_judges import SecondJudges
 from services.attributes import SecondAttributeJudge
 from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
-from services.directions import FOLDER
 from services.directions_evaluation import evaluate_directions, standard_strengths, summary_of
 from services.encoded_codes import frames_of_test_persons
 from services.evaluation_edits import as_markdown, measure_edits
 from services.instruments import draw_single, load_instruments
+from services.places import DIRECTIONS
 from services.settings import load_params
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--folder", type=Path, default=DIRECTIONS)
     parser.add_argument("--samples", action="store_true", help="On generator samples, by the first judge alone.")
     parser.add_argument(
         "--as-they-are", action="store_true", help="Not set right on each clip's first frames, and on all frames."

@@ -27,11 +27,10 @@ from modules.perception.emotion import EMOTIONS
 from modules.perception.landmarks import brows_up, eyes_open, mouth_open, smile
 from services.attributes import EXPRESSED
 from services.direction_settings import DirectionSettings
-from services.directions import FOLDER
 from services.encoded_codes import encoded_frames
 from services.instruments import Instruments, load_instruments
 from services.media import write_image
-from services.places import CLIPS, FRAME_ENCODER
+from services.places import CLIPS, DIRECTIONS, FRAME_ENCODER
 from services.settings import load_params
 from services.sheets import Row, draw_sheet, to_picture
 
@@ -44,7 +43,7 @@ SHOWN = 6
 def main() -> None:
     """Print the table and draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--folder", type=Path, default=DIRECTIONS)
     parser.add_argument("--split", default="test", choices=("test", "val", "train"))
     parser.add_argument("--per-clip", type=int, default=4)
     parser.add_argument("--sheet", type=Path)

@@ -41,22 +41,20 @@ class Seen:
     pictures: Tensor
     look: Look
     embedding: Tensor
-    eyes: Tensor
-    """``(N,)`` distance of the outer corners of the eyes, in pixels."""
 
     @classmethod
     def of(cls, pictures: Tensor, judge: AppearanceJudge, identity: IdentityNet) -> Seen:
         """Look at ``(N, 3, r, r)`` in [-1, 1]."""
         with torch.no_grad():
-            look = judge(pictures)
-            points = landmarks_68(look.points)
-            return cls(pictures, look, identity.embed(pictures), (points[:, 36] - points[:, 45]).norm(dim=1))
+            return cls(pictures, judge(pictures), identity.embed(pictures))
 
-    def landmark_shift(self, other: Look) -> Array:
-        """``(N,)`` mean distance of the 68 points from these, in % of the distance of the eyes' outer corners."""
-        apart = (landmarks_68(other.points) - landmarks_68(self.look.points)).norm(dim=2).mean(1)
-        shift: Array = (100 * apart / self.eyes).double().cpu().numpy()
-        return shift
+
+def landmark_shift(before: Look, after: Look) -> Array:
+    """``(N,)`` mean distance of the 68 points, in % of the distance of the eyes' outer corners before."""
+    points = landmarks_68(before.points)
+    apart = (landmarks_68(after.points) - points).norm(dim=2).mean(1)
+    shift: Array = (100 * apart / (points[:, 36] - points[:, 45]).norm(dim=1)).double().cpu().numpy()
+    return shift
 
 
 def measure_channels(
@@ -93,7 +91,7 @@ def measure_channels(
             if strength == effect.typical:
                 region = torch.maximum(start.look.regions[effect.region], look.regions[effect.region])
                 entry |= _spill(pictures - start.pictures, region)
-                entry["landmark_shift"] = float(np.nanmean(start.landmark_shift(look)))
+                entry["landmark_shift"] = float(np.nanmean(landmark_shift(start.look, look)))
                 entry["moves"] = {
                     other: float(np.nanmean(look.measures[other].double().cpu().numpy() - values[other]))
                     / max(float(np.nanstd(values[other])), 1e-9)
@@ -131,7 +129,7 @@ def measure_identity(
     with torch.no_grad():
         moved = judge(torch.roll(start.pictures, (1, 1), (2, 3)))
     back = Look(moved.measures, moved.regions, moved.points - moved.points.new_tensor([1.0, 1.0, 0.0]))
-    table: dict[str, Any] = {"judge_noise": float(np.nanmean(start.landmark_shift(back))), "strengths": {}}
+    table: dict[str, Any] = {"judge_noise": float(np.nanmean(landmark_shift(start.look, back))), "strengths": {}}
     numbers = np.asarray(people)
     for strength in strengths:
         likeness, shifts, yaw = [], [], []
@@ -140,7 +138,7 @@ def measure_identity(
             with torch.no_grad():
                 look = judge(pictures)
                 likeness.append((identity.embed(pictures) * start.embedding).sum(1).double().cpu().numpy())
-            shifts.append(start.landmark_shift(look))
+            shifts.append(landmark_shift(start.look, look))
             yaw.append((look.measures["yaw"] - start.look.measures["yaw"]).abs().double().cpu().numpy())
         by_person = np.array([[row[numbers == person].mean() for person in set(people)] for row in likeness])
         table["strengths"][f"{strength:g}"] = {

@@ -41,7 +41,7 @@ from services.directions_evaluation import evaluation_of, measure_as_served, sta
 from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
 from services.evaluation_edits import as_markdown, measure_edits, numbers_of, rounded, slopes_between
 from services.instruments import Instruments, draw_single, load_instruments
-from services.places import CLIPS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
+from services.places import CLIPS, DIRECTIONS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
 from services.refinement import Goal, Pool, refine, render_pool
 from services.registry.tracking import Run
 from services.runs import code_sha256, stage_run
@@ -52,7 +52,6 @@ from services.training_parts import face_seen, image_losses
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
-FOLDER = ROOT / "assets" / "directions"
 LABELS = ROOT / "build" / "labels"
 JUDGED_BY = "face-api age and expression, mediapipe mesh, smile over the upper lip"
 """What labels of samples say of where they come from."""
@@ -154,7 +153,7 @@ def _learn(
         "learned": list(settings.learned),
         "persons": len(set(frames.people)), "clips": len(set(frames.clips)),
     }  # fmt: skip
-    folder = save_directions(FOLDER, edits, card(summary, tools.generator.sha256))
+    folder = save_directions(DIRECTIONS, edits, card(summary, tools.generator.sha256))
     write_whole(folder / METRICS, json.dumps(rounded(summary), indent=2) + "\n")
     evaluation = evaluation_of(summary, folder, settings, frames, balancing)
     EVALUATION.parent.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules.disk import beside, write_whole
 from datamodules.types import BadInputError
 from modules.editing.channels import ChannelIndex, certainty, region_energy, sparse_combination, style_spread
-from modules.editing.directions import EditRequest, EditSet
+from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, save_stylespace
 from modules.generators import Generator
@@ -36,6 +36,8 @@ from services.appearance_measure import (
 )
 from services.evaluation_edits import rounded
 from services.instruments import draw_single
+from services.places import DIRECTIONS
+from services.random_identity import WHOLE, RandomIdentitySettings, random_identity
 from services.registry.gate import Evaluation, utc_now
 from services.registry.tracking import Run
 from services.runs import code_sha256, stage_run
@@ -51,9 +53,6 @@ SHOWN = 3
 """Codes on which the run's sheet shows every edit."""
 
 Array = NDArray[np.float64]
-WHOLE = 1.0
-"""Strength at which the random identity is to hide who it is."""
-
 Say = Callable[[str], None]
 
 
@@ -83,32 +82,6 @@ class ChannelEditSettings:
     """Strength at which its effects on others are read."""
     probe: float
     """It is set to its unit between minus and plus this strength."""
-
-
-@dataclass(frozen=True)
-class RandomIdentitySettings:
-    """The edit ``random_identity``."""
-
-    unit: str
-    """What a user reads."""
-    people: int
-    """Made persons to choose from."""
-    rows: tuple[float, ...]
-    """Share of δw for each row of the codes."""
-    per_unit: float
-    """How much of such a δw one unit is."""
-    upper: float
-    """Largest strength."""
-    measured: tuple[float, ...]
-    """Strengths at which it is measured."""
-    seeds: tuple[int, ...]
-    """Seeds that it is measured with."""
-    same_person: float
-    """Likeness from which two pictures count as one person's."""
-
-    def __post_init__(self) -> None:
-        if WHOLE not in self.measured:
-            raise BadInputError(f"stylespace.random_identity.measured must name {WHOLE:g}, which the gate reads")
 
 
 @dataclass(frozen=True)
@@ -265,32 +238,18 @@ def calibrate(made: ChannelEdit, edit: ChannelEditSettings, tools: Tools, ws: Te
     return made
 
 
-def random_identity(settings: RandomIdentitySettings, generator: Generator, codes: Tensor) -> RandomIdentity:
-    """The edit, from codes ``(N, num_ws, w_dim)`` of one z each."""
-    if len(settings.rows) != generator.num_ws:
-        raise BadInputError(
-            f"stylespace.random_identity.rows has {len(settings.rows)} numbers, "
-            f"the generator {generator.num_ws} rows"
-        )
-    people = codes[: settings.people, 0].cpu() - generator.w_mean.cpu()
-    # All equally far, so that no seed hides less for being near the mean.
-    lengths = people.norm(dim=1, keepdim=True)
-    people = people * (lengths.mean() / lengths)
-    rows = settings.per_unit * torch.tensor(settings.rows)
-    return RandomIdentity(
-        "random_identity", settings.unit, people.half().float(), rows, settings.upper, generator.sha256
-    )
-
-
 def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:
     """Find the channels, set the units, measure, and write ``assets/stylespace``; returns the folder."""
     settings = params.section("stylespace", StylespaceSettings)
     tools = load_tools(settings, params)
-    with stage_run("stylespace", params, {"generator": tools.generator.sha256}) as run:
-        return _find(settings, tools, run, say)
+    # Before the channels, which take minutes.
+    directions = load_directions(DIRECTIONS, tools.generator.sha256)
+    made_of = {"generator": tools.generator.sha256, "directions": weights_sha256(load_model(DIRECTIONS).tensors)}
+    with stage_run("stylespace", params, made_of) as run:
+        return _find(settings, tools, directions, run, say)
 
 
-def _find(settings: StylespaceSettings, tools: Tools, run: Run, say: Say) -> Path:
+def _find(settings: StylespaceSettings, tools: Tools, directions: EditSet, run: Run, say: Say) -> Path:
     located = locate(tools, settings, say)
     codes = draw_single(tools.generator, settings.spread_codes, settings.seed, 1.0).to(tools.device)
     _, spread = style_spread(tools.generator, codes)
@@ -301,7 +260,13 @@ def _find(settings: StylespaceSettings, tools: Tools, run: Run, say: Say) -> Pat
         made = calibrate(made, edit, tools, calibration, settings.calibration_rounds)
         say(f"{name}: {', '.join(f'{layer} {number}' for layer, number in made.channels)}")
         edits.append(made)
-    edits.append(random_identity(settings.random_identity, tools.generator, codes))
+    random = settings.random_identity
+    tried_on = draw_single(tools.generator, random.tried_on, settings.seed + 4, settings.truncation)
+    edits.append(
+        random_identity(
+            random, tools.generator, codes, directions, tried_on, tools.render, tools.judge, tools.identity, say
+        )
+    )
     everything = EditSet(edits)
     ws = draw_single(tools.generator, settings.measured_codes, settings.seed + 3, settings.truncation)
     summary = measure_appearance(ws, range(len(ws)), everything, tools, settings, say)

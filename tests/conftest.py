@@ -28,10 +28,9 @@ _DEFAULTS = {
 }
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
+os.environ |= {"OMP_NUM_THREADS": _THREADS, "MKL_NUM_THREADS": _THREADS}
 # Whatever the user has set: no test writes to a registry or a state that is not its own.
 os.environ |= {
-    "OMP_NUM_THREADS": _THREADS,
-    "MKL_NUM_THREADS": _THREADS,
     "STYLEREEL_STATE": str(Path(_HOME.name) / "state"),
     "PROMETHEUS_MULTIPROC_DIR": str(_METRICS),  # without it BentoML's /metrics hangs
     "BENTOML_HOME": str(Path(_HOME.name) / "bentoml"),

@@ -1,4 +1,4 @@
-"""A small real StyleGAN2 that learns what another made, through the real LPIPS."""
+"""What a small generator is tuned to, and how: frames that another one made of the same codes."""
 
 from __future__ import annotations
 

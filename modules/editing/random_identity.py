@@ -16,9 +16,9 @@ from modules.editing.directions import check_strength
 class RandomIdentity:
     """Adds one δw, chosen by the seed, to all codes: who is seen changes, how the face moves does not.
 
-    δw is how far another person's code lies from the mean of W, in some rows. Normal draws along W's principal
-    directions were tried: to hide a person they have to be so long that the face breaks. It can be undone by
-    whoever knows seed, strength and generator.
+    δw is how far another person's code lies from the mean of W, in some rows, without what turns the head or moves
+    the face (``beside``). Normal draws along W's principal directions were tried: to hide a person they have to be
+    so long that the face breaks. It can be undone by whoever knows seed, strength and generator.
     """
 
     name: str
@@ -67,3 +67,18 @@ class RandomIdentity:
     def restyle(self, styles: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
         """The styles as they are."""
         return dict(styles)
+
+
+def beside(people: Tensor, vectors: Tensor, least: float) -> Tensor:
+    """``people`` ``(K, w_dim)`` without what of them lies along ``vectors`` ``(M, w_dim)``.
+
+    Of the span of these vectors, each at unit length, the directions whose singular values are at least ``least``
+    are taken out: what many vectors share counts, what one alone has of its own counts where it is that much.
+    """
+    if vectors.ndim != 2 or people.ndim != 2 or vectors.shape[1] != people.shape[1]:
+        raise ValueError(f"people {tuple(people.shape)} and vectors {tuple(vectors.shape)} must have one w_dim")
+    unit = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    _, values, span = torch.linalg.svd(unit.double(), full_matrices=False)
+    span = span[values >= least]
+    rest: Tensor = people.double() - (people.double() @ span.T) @ span
+    return rest.to(people.dtype)

@@ -101,7 +101,7 @@ class VideoTransformer(nn.Module):
     def step(self, frames: Tensor, previous: Tensor) -> Tensor:
         """``follow(look(frames), previous)`` in one pass, which reads each weight once: for one frame at a time.
 
-        The extra token alone would cost a CPU the reading of all blocks again, a seventh of the time of a frame.
+        The extra token alone would cost a CPU the reading of all blocks again, a fifth of the time of a frame.
         """
         self._require_codes(previous, len(frames))
         tokens = torch.cat([self.trunk.tokens(frames), self._extra(previous)], dim=1)

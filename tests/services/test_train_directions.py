@@ -14,9 +14,9 @@ from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.encoders.vit import load_frame_encoder
 from modules.model_folder import load_model, weights_sha256
 from services.direction_settings import DirectionSettings
-from services.directions import EVALUATION, FOLDER, METRICS, _with_moved
+from services.directions import EVALUATION, METRICS, _with_moved
 from services.instruments import Instruments, draw_single, load_instruments
-from services.places import FRAME_ENCODER
+from services.places import DIRECTIONS, FRAME_ENCODER
 from services.registry.gate import Evaluation, Gates, judge
 from services.settings import load_params
 
@@ -28,7 +28,7 @@ def tools() -> Instruments:
 
 @pytest.fixture(scope="module")
 def edits(tools: Instruments) -> EditSet:
-    return load_directions(FOLDER, tools.generator.sha256)
+    return load_directions(DIRECTIONS, tools.generator.sha256)
 
 
 def test_what_the_issue_asks_for_is_offered_within_its_range(edits: EditSet) -> None:
@@ -46,12 +46,12 @@ def test_params_card_and_metrics_belong_to_the_shipped_folder(edits: EditSet, to
     assert list(settings.edits) == list(edits)
     for name, edit in settings.edits.items():
         assert (edit.lower, edit.upper, edit.unit) == (edits[name].lower, edits[name].upper, edits[name].unit)
-    card = load_model(FOLDER, "directions").card
+    card = load_model(DIRECTIONS, "directions").card
     assert tools.generator.sha256 in card and "non-commercial" in card
-    summary = json.loads((FOLDER / METRICS).read_text())
+    summary = json.loads((DIRECTIONS / METRICS).read_text())
     assert set(summary["edits"]) == set(edits)
     evaluation = Evaluation.from_json(EVALUATION.read_text())
-    assert evaluation.model_sha256 == weights_sha256(load_model(FOLDER).tensors)
+    assert evaluation.model_sha256 == weights_sha256(load_model(DIRECTIONS).tensors)
     for name in ("age", "yaw"):
         error = abs(summary["edits"][name]["slope"] - 1)
         assert evaluation.metrics[f"{name}_slope_error"] == pytest.approx(error, abs=1e-3)
@@ -61,7 +61,7 @@ def test_params_card_and_metrics_belong_to_the_shipped_folder(edits: EditSet, to
 
 def test_another_generator_is_refused_with_both_hashes(edits: EditSet) -> None:
     with pytest.raises(BadInputError, match=f"{edits['age'].generator_sha256}.*{'0' * 64}"):
-        load_directions(FOLDER, "0" * 64)
+        load_directions(DIRECTIONS, "0" * 64)
 
 
 @pytest.mark.parametrize(
