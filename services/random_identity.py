@@ -145,7 +145,7 @@ class _Fit(NamedTuple):
 
     length: float
     shift: float
-    """Of the landmarks, in % of the eyes; infinite where no length hides, or a face is lost by then."""
+    """Of the landmarks, in % of the eyes; NaN where no length hides, or a face is lost by then."""
 
     @classmethod
     def of(
@@ -155,10 +155,10 @@ class _Fit(NamedTuple):
         at, alike, moved = [0.0, *lengths], [1.0, *likeness], [0.0, *shifts]
         steps = zip(pairwise(at), pairwise(alike), pairwise(moved), strict=False)
         for (a, b), (high, low), (less, more) in steps:
-            if low <= wanted and np.isfinite(more):
+            if low <= wanted:
                 share = (high - wanted) / (high - low)
                 return cls(a + share * (b - a), less + share * (more - less))
-        return cls(np.nan, np.inf)
+        return cls(np.nan, np.nan)
 
 
 def _tries(

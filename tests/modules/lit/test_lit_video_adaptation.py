@@ -10,27 +10,15 @@ import lpips
 import numpy as np
 import pytest
 import torch
-from conformance_cases import FOLDER
 from torch import nn
 from tuned_toys import PLAN, pairs, trained
 
 from datamodules.coded_frames import CodedFrames
 from datamodules.rows import Rows
 from modules.generators.adaptation import adapted
-from modules.generators.load import load_generator
 from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation, LocalityConfig
-from modules.losses.perceptual import PerceptualLoss, load_lpips
-
-
-@pytest.fixture(scope="module")
-def base() -> Generator:
-    return load_generator(FOLDER / "stylegan2-64-small.pkl")
-
-
-@pytest.fixture(scope="module")
-def perceptual() -> PerceptualLoss:
-    return load_lpips("alex")
+from modules.losses.perceptual import PerceptualLoss
 
 
 def loss_over(generator: Generator, data: tuple[Rows[np.float32], Rows[np.uint8]], net: PerceptualLoss) -> float:

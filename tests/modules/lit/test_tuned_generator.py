@@ -9,27 +9,15 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from conformance_cases import FOLDER
 from torch import Tensor, nn
 from tuned_toys import PLAN, pairs, trained
 
 from datamodules.coded_frames import CodedFrames
 from modules.generators.adaptation import adaptable, adapted
-from modules.generators.load import load_generator
 from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation
-from modules.losses.perceptual import PerceptualLoss, load_lpips
+from modules.losses.perceptual import PerceptualLoss
 from services.training import fit_steps
-
-
-@pytest.fixture(scope="module")
-def base() -> Generator:
-    return load_generator(FOLDER / "stylegan2-64-small.pkl")
-
-
-@pytest.fixture(scope="module")
-def perceptual() -> PerceptualLoss:
-    return load_lpips("alex")
 
 
 def test_a_stopped_training_ends_as_an_undisturbed_one(
