@@ -1,6 +1,6 @@
 """Peak memory of 'stylereel edit' on a clip of 100 frames and one of 1,000: streaming keeps them alike.
 
-python benchmarks/edit_memory.py [--clip FILE] [--frames 100 1000] [--height 360]
+python benchmarks/edit_memory.py [--clip FILE] [--frames 100 1000] [--height 360] [--refine STEPS]
 
 The clip (franck.mp4 of the assets) is played to and fro until it is long enough, with a tone beside it. Each edit
 is a process of its own: detection, inversion, edit, paste, encoding, audio and sidecar are all in its peak.
@@ -73,13 +73,13 @@ def write_clip(source: Path, path: Path, count: int, height: int) -> None:
             writer.write(FrameBatch(next(played)[None], (index,), index))
 
 
-def peak_of_edit(clip: Path) -> float:
-    """Peak resident memory of the edit of one clip, in MiB."""
+def peak_of_edit(clip: Path, refine: int | None) -> float:
+    """Peak resident memory of the edit of one clip, in MiB; ``refine`` steps per frame, or the usual ones."""
     target = clip.with_suffix(".edited.mp4")
-    command = [sys.executable, "-m", "services.cli", "edit", str(clip), str(target), "--edit", "age=+20"]
-    process = subprocess.Popen(
-        [*command, "--edit", "smile=1", "--refine", "0"], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "services.cli", "edit", str(clip), str(target)]
+    command += ["--edit", "age=+20", "--edit", "smile=1"]
+    command += [] if refine is None else ["--refine", str(refine)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--clip", type=Path, help="a clip that shows a face; franck.mp4 without")
     parser.add_argument("--frames", type=int, nargs=2, default=(100, 1000))
     parser.add_argument("--height", type=int, default=360, help="pixels to which the clip is scaled")
+    parser.add_argument("--refine", type=int, help="steps per frame; as many as usual without")
     given = parser.parse_args()
     source = given.clip or asset_path("franck", "franck.mp4")
     peaks = []
@@ -103,7 +104,7 @@ def main() -> None:
             clip = Path(folder) / f"{count}.mp4"
             write_clip(source, clip, count, given.height)
             began = time.monotonic()
-            peaks.append(peak_of_edit(clip))
+            peaks.append(peak_of_edit(clip, given.refine))
             print(f"  {count:5d} frames  {peaks[-1]:8.1f} MiB  {time.monotonic() - began:6.0f} s", flush=True)
     print(f"  change {peaks[1] / peaks[0] - 1:+.1%} (within 5 % wanted)")
 
