@@ -162,7 +162,7 @@ def each(show: Callable[[Tensor], Tensor], ws: Tensor) -> Tensor:
 
 def plan_frames(clip: Path, models: Models, options: EditOptions) -> NDArray[np.uint8]:
     """All frames of the section: it is short."""
-    return np.concatenate([batch.frames for batch in taken_frames(clip, models, options)])
+    return np.concatenate([batch.frames for _, batch in taken_frames(clip, models, options)])
 
 
 def draw(

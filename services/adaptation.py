@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.alignment import crop_frame
 from datamodules.coded_frames import CodedFrames
 from datamodules.disk import write_whole
 from datamodules.rows import Rows
@@ -31,7 +30,6 @@ from modules.losses.perceptual import load_lpips
 from modules.model_folder import require_replaceable
 from services.adaptation_card import adaptation_card
 from services.model_names import adaptation_of
-from services.pipeline.composite import resized_transform
 from services.pipeline.edit import crop_synthesis_size
 from services.pipeline.follow import Follower
 from services.pipeline.invert import measure
@@ -212,17 +210,10 @@ def collect(
     chosen = set(face.spread(most))
     follower = Follower(face, plan.cuts, models, steps=0)
     meter = Meter("encode", len(plan.numbers), report, cancelled)
-    place = 0
-    for batch in taken_frames(source, models, options):
-        for stretch in follower.stretches(batch.frames, place, meter.check):
-            if stretch.seen is None:
-                continue
-            for offset, index in enumerate(range(stretch.start, stretch.stop)):
-                if index in chosen:
-                    matrix = resized_transform(alignment.crop_to_frame[index], alignment.size, size)
-                    found.crops.append(crop_frame(batch.frames[index - place], matrix, size)[None])
-                    found.codes.append(stretch.seen.ws[offset : offset + 1].float().cpu().numpy())
-        place += len(batch.frames)
+    for place, batch in taken_frames(source, models, options):
+        for seen, at, crop in follower.chosen(batch.frames, place, chosen, size, meter.check):
+            found.crops.append(crop[None])
+            found.codes.append(seen.ws[at : at + 1].float().cpu().numpy())
         meter.advance(len(batch.frames))
     write_whole(work / COLLECTED, json.dumps({"size": size, "frames": len(found.codes)}))
     return found

@@ -103,12 +103,11 @@ def kept_lips(clip: Path, request: EditRequest, label: str, models: Models, opti
 
 def crops_of(clip: Path, plan: ClipPlan, models: Models, options: EditOptions) -> Tensor:
     """The plan's first face in all frames that show it, ``(N, 3, S, S)`` in [-1, 1]."""
-    alignment, crops, place = plan.faces[0].alignment, [], 0
-    for batch in taken_frames(clip, models, options):
+    alignment, crops = plan.faces[0].alignment, []
+    for place, batch in taken_frames(clip, models, options):
         for index, frame in enumerate(batch.frames, place):
             if alignment.valid[index]:
                 crops.append(crop_frame(frame, alignment.crop_to_frame[index], models.config.crop_size))
-        place += len(batch.frames)
     return to_tensor(np.stack(crops), models.device)
 
 

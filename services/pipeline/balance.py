@@ -63,15 +63,14 @@ def balanced_in_clip(
         return [tuple(requests)] * len(plan.faces)
     wanted = [face.spread(balancing.config.frames) for face in plan.faces]
     crops: list[list[NDArray[np.uint8]]] = [[] for _ in plan.faces]
-    place, last = 0, max((rows[-1] for rows in wanted if rows), default=-1)
-    for batch in taken_frames(source, models, options):
+    last = max((rows[-1] for rows in wanted if rows), default=-1)
+    for place, batch in taken_frames(source, models, options):
         check()
         for face, rows, kept in zip(plan.faces, wanted, crops, strict=True):
             size, matrices = face.alignment.size, face.alignment.crop_to_frame
             inside = [row for row in rows if place <= row < place + len(batch.frames)]
             kept += [crop_frame(batch.frames[row - place], matrices[row], size) for row in inside]
-        place += len(batch.frames)
-        if place > last:
+        if place + len(batch.frames) > last:
             break
     applied = []
     for kept in crops:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.alignment import crop_frame
 from datamodules.rows import Rows
+from services.pipeline.composite import resized_transform
 from services.pipeline.invert import CodesState, invert_crops
 from services.pipeline.models import Models
 from services.pipeline.plan import FacePlan
@@ -86,6 +87,21 @@ class Follower:
             else:
                 ws = torch.from_numpy(self.known.read(row, row + len(crops))).to(self.models.device)
             yield Stretch(start, stop, begins, Seen(row, crops, ws))
+
+    def chosen(
+        self, frames: NDArray[np.uint8], place: int, rows: Set[int], size: int, check: Callable[[], None]
+    ) -> Iterator[tuple[Seen, int, NDArray[np.uint8]]]:
+        """Of ``stretches``, the frames whose plan's index is in ``rows`` and that show the face.
+
+        Each with what its stretch shows, its place in there, and the face cut out anew, ``(size, size, 3)``.
+        """
+        alignment = self.face.alignment
+        for stretch in self.stretches(frames, place, check):
+            if stretch.seen is None:
+                continue
+            for index in sorted(rows & set(range(stretch.start, stretch.stop))):
+                matrix = resized_transform(alignment.crop_to_frame[index], alignment.size, size)
+                yield stretch.seen, index - stretch.start, crop_frame(frames[index - place], matrix, size)
 
     def _runs(self, place: int, count: int) -> list[tuple[int, int]]:
         valid = self.face.alignment.valid

@@ -168,13 +168,12 @@ def _read(
     source: Path, plan: ClipPlan, lanes: Sequence[Lane], models: Models, options: EditOptions, meter: Meter
 ) -> Iterator[_Frame]:
     """The frames of the section one by one, with their faces."""
-    place, cuts = 0, frozenset(plan.cuts)
-    for batch in taken_frames(source, models, options):
+    cuts = frozenset(plan.cuts)
+    for place, batch in taken_frames(source, models, options):
         faces = [_faces(lane, batch.frames, place, meter.check) for lane in lanes]
         for offset, (pixels, pts) in enumerate(zip(batch.frames, batch.pts, strict=True)):
             standing = tuple(one[offset] for one in faces)
             yield _Frame(pixels, pts, place + offset in cuts, standing)
-        place += len(batch.frames)
 
 
 def _faces(lane: Lane, frames: NDArray[np.uint8], place: int, check: Callable[[], None]) -> list[Standing | None]:

@@ -77,16 +77,20 @@ def check_clip(path: Path, runtime: Runtime) -> ClipInfo:
     return info
 
 
-def taken_frames(source: Path, models: Models, options: EditOptions) -> Iterator[FrameBatch]:
-    """The frames of the section as the task reads them, in batches; ``preview`` takes one in ``preview.every``."""
+def taken_frames(source: Path, models: Models, options: EditOptions) -> Iterator[tuple[int, FrameBatch]]:
+    """The frames of the section as the task reads them, in batches, each after the plan's index of its first.
+
+    ``preview`` takes one in ``preview.every``, so that index is not the batch's ``first``.
+    """
     every = models.config.preview.every if options.preview else 1
-    seen = 0
+    seen = place = 0
     for batch in read_frames(source, models.config.chunk, options.start, options.end):
         skip = -seen % every
         seen += len(batch.frames)
         if skip < len(batch.frames):
             frames = np.stack([read_by(models.task, frame) for frame in batch.frames[skip::every]])
-            yield FrameBatch(frames, batch.pts[skip::every], batch.first + skip)
+            yield place, FrameBatch(frames, batch.pts[skip::every], batch.first + skip)
+            place += len(frames)
 
 
 def plan_clip(
@@ -113,7 +117,7 @@ def plan_clip(
     )  # fmt: skip
     numbers: list[int] = []
     carried = CarriedLandmarks(models.landmark_flow, config.faces)
-    for batch in taken_frames(source, models, options):
+    for _, batch in taken_frames(source, models, options):
         faces_of = models.judges.find(batch.frames)
         who = sampler.look(batch.frames, faces_of)
         for frame, faces, known in zip(batch.frames, faces_of, who, strict=True):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.alignment import crop_frame
 from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
@@ -20,7 +19,6 @@ from modules.editing.directions import EditRequest
 from modules.generators.adaptation import copy_of
 from modules.generators.protocol import Generator
 from modules.losses.perceptual import load_lpips
-from services.pipeline.composite import resized_transform
 from services.pipeline.edit import changes_nothing, crop_synthesis_size, edit_crops, to_pixels, way_to_paste
 from services.pipeline.follow import Follower
 from services.pipeline.models import Models
@@ -132,25 +130,16 @@ def collected(
     chosen = set(face.spread(models.config.stitching.frames))
     follower = Follower(face, edited.plan.cuts, models, 0, track.codes)
     meter = Meter("collect", len(chosen), report, cancelled)
-    place = 0
-    for batch in taken_frames(edited.source, models, options):
-        for stretch in follower.stretches(batch.frames, place, meter.check):
-            if stretch.seen is None:
-                continue
-            for index in sorted(chosen & set(range(stretch.start, stretch.stop))):
-                at, row = index - stretch.start, stretch.seen.row + index - stretch.start
-                ws, moved = stretch.seen.ws[at : at + 1], track.offsets_of(row, 1, models.device)
-                target = to_tensor(stretch.seen.crops[at : at + 1], models.device)
-                (crop,) = edit_crops(
-                    ws, target, edited.requests, models, options, size, edited.applied, offsets=moved
-                )
-                matrix = resized_transform(alignment.crop_to_frame[index], alignment.size, size)
-                rows.codes.append(ws.float().cpu().numpy())
-                rows.offsets.append((torch.zeros_like(ws) if moved is None else moved).float().cpu().numpy())
-                rows.crops.append(crop_frame(batch.frames[index - place], matrix, size)[None])
-                rows.edited.append(to_pixels(crop.edit)[None])
-                rows.masks.append(np.rint(crop.mask * 255).astype(np.uint8)[None])
-                meter.advance()
-        place += len(batch.frames)
+    for place, batch in taken_frames(edited.source, models, options):
+        for seen, at, crop in follower.chosen(batch.frames, place, chosen, size, meter.check):
+            ws, moved = seen.ws[at : at + 1], track.offsets_of(seen.row + at, 1, models.device)
+            target = to_tensor(seen.crops[at : at + 1], models.device)
+            (made,) = edit_crops(ws, target, edited.requests, models, options, size, edited.applied, offsets=moved)
+            rows.codes.append(ws.float().cpu().numpy())
+            rows.offsets.append((torch.zeros_like(ws) if moved is None else moved).float().cpu().numpy())
+            rows.crops.append(crop[None])
+            rows.edited.append(to_pixels(made.edit)[None])
+            rows.masks.append(np.rint(made.mask * 255).astype(np.uint8)[None])
+            meter.advance()
     write_whole(whole, json.dumps({"rows": [len(some) for some in rows.all()]}))
     return rows, size

@@ -137,8 +137,7 @@ def edit_video(
             Lane(face, plan, requests, models, options, applied=moves, track=track)
             for face, moves, track in zip(plan.faces, applied, tracks, strict=True)
         ]
-        place = 0
-        for batch in taken_frames(source, models, options):
+        for place, batch in taken_frames(source, models, options):
             edited = np.stack([canvas_of(models.task, frame) for frame in batch.frames])
             for lane in lanes:
                 lane.paint(batch.frames, edited, place, meter.check)
@@ -146,7 +145,6 @@ def edit_video(
             if observe is not None:
                 for number, before, after in zip(plan.numbers[place:], batch.frames, edited, strict=False):
                     observe(number, before, after)
-            place += len(edited)
             meter.advance(len(edited))
     done = _report(plan, lanes, started)
     warnings = (*lost_bits(plan.info, models.config.video), *models.learned_with, *said, *done.warnings)
@@ -203,10 +201,8 @@ def invert_video(
     plan = plan_clip(source, models, options, report, cancelled)
     lane = Lane(plan.faces[0], plan, (), models, options, keep_codes=True)
     meter = Meter("invert", len(plan.numbers), report, cancelled)
-    place = 0
-    for batch in taken_frames(source, models, options):
+    for place, batch in taken_frames(source, models, options):
         lane.paint(batch.frames, batch.frames.copy(), place, meter.check)
-        place += len(batch.frames)
         meter.advance(len(batch.frames))
     return torch.cat(lane.codes), _report(plan, [lane], started)
 

@@ -67,13 +67,11 @@ def encoded_tracks(
     steps = options.steps(models.config.follow, models.adapted)
     followers = [Follower(face, plan.cuts, models, steps) for face in plan.faces]
     meter = Meter("encode", len(plan.numbers), report, cancelled)
-    place = 0
-    for batch in taken_frames(source, models, options):
+    for place, batch in taken_frames(source, models, options):
         for follower, track in zip(followers, tracks, strict=True):
             for stretch in follower.stretches(batch.frames, place, meter.check):
                 if stretch.seen is not None:
                     track.codes.append(stretch.seen.ws.float().cpu().numpy())
-        place += len(batch.frames)
         meter.advance(len(batch.frames))
     write_whole(whole, json.dumps({"rows": [len(track.codes) for track in tracks]}))
     return tracks
