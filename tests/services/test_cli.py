@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +210,17 @@ def test_interrupting_exits_130_and_leaves_nothing(shell, tmp_path, monkeypatch,
     monkeypatch.setattr("services.pipeline.stream.measure", interrupt)
     assert shell(["edit", str(clip), str(tmp_path / "out.mp4"), "-e", "age=1", "--end", "0.3", "-q"]) == 130
     assert "interrupted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_ends_an_edit_as_an_interrupt_does(tmp_path, clip) -> None:
+    command = [sys.executable, "-m", "services.cli", "edit", str(clip), str(tmp_path / "out.mp4"), "-e", "age=1"]
+    with subprocess.Popen([*command, "-q"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not any(tmp_path.iterdir()):
+            time.sleep(0.01)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in said
     assert list(tmp_path.iterdir()) == []
 
 
