@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -231,6 +232,7 @@ def fit_in_phases(
     """Train ``lit`` from the last checkpoint in ``run_folder``, or from the start, to the averaged weights.
 
     ``batches(first_step, rank)`` are those that are left. A training that is done is read, not repeated.
+    Of the processes of several devices only the first returns; the others end here.
     """
     last = run_folder / LAST
     step, _ = _progress_of(last)
@@ -263,6 +265,9 @@ def fit_in_phases(
     with _interruptible(trainer):
         trainer.fit(lit, loader, validation, ckpt_path=str(last) if step else None, weights_only=True)
     trainer.save_checkpoint(last)
+    if not trainer.is_global_zero:
+        # With several devices each process runs the whole command: the first alone goes on and writes the model.
+        sys.exit(0)
 
 
 def fit_steps(

@@ -1,8 +1,12 @@
 """Training end to end on the small conformance generator: it learns, it resumes, it ships averaged weights."""
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
 from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, Phase, code_loss
 from modules.perception.identity import FaceSight
+from services.settings import ROOT
 from services.training import FrameEncoderSettings, TrainerConfig, fit_frame_encoder
 
 NETWORK = FrameEncoderConfig(64, (16, 32), 32, 1, 2, 8, 0)
@@ -44,14 +49,18 @@ def settings(codes: int, images: int, linear_start: int = 0) -> FrameEncoderSett
     )
 
 
-@pytest.fixture(scope="module")
-def generator() -> StyleGAN2:
+def conformance_generator() -> StyleGAN2:
     small = case("stylegan2-64-small")
     return StyleGAN2.from_state(tensors(small), small.json["init"])
 
 
 @pytest.fixture(scope="module")
-def samples(generator, tmp_path_factory) -> SampleDataset:
+def generator() -> StyleGAN2:
+    return conformance_generator()
+
+
+@pytest.fixture(scope="module")
+def samples_folder(generator, tmp_path_factory) -> Path:
     config = SamplesConfig(
         count=150, shard_size=150, seed=1, resolution=64, jpeg_quality=95, render_batch=25, two_codes=0.0,
         three_codes=0.0, truncation_low=1.0, truncation_high=1.0, jitter=0.0,
@@ -62,7 +71,12 @@ def samples(generator, tmp_path_factory) -> SampleDataset:
         return draw_codes(generator.map, n, seed, config, generator.z_dim)
 
     write_samples(folder, draw, generator.synthesize, config)
-    return SampleDataset(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(samples_folder) -> SampleDataset:
+    return SampleDataset(samples_folder)
 
 
 def new_encoder(generator: StyleGAN2) -> FrameEncoder:
@@ -220,3 +234,21 @@ def test_ctrl_c_is_an_interrupt_and_training_goes_on_from_its_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     fit([samples[0].image])
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == plan.training.ends[-1]
+
+
+def test_of_two_processes_one_alone_goes_on_with_what_was_learned(samples_folder, tmp_path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    here = Path(__file__).parent
+    folders = [str(samples_folder), str(tmp_path / "run"), str(models)]
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", here)))}
+    command = [sys.executable, str(here / "trained_by_two.py"), *folders]
+    done = subprocess.run(
+        command, env=os.environ | paths, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (kept,) = models.iterdir()
+    last = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 5
+    for name, value in torch.load(kept, weights_only=True).items():
+        assert torch.equal(value, last["state_dict"][f"encoder.{name}"])
