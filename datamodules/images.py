@@ -96,7 +96,9 @@ def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
         raise
     except Image.DecompressionBombError as error:
         raise BadInputError(f"{name} has more pixels than are allowed; make it smaller", status=413) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except UnidentifiedImageError as error:
+        raise BadInputError(f"{name} is damaged (not all of it is {kind}); save it again") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         # Pillow has no one error for damaged data: each decoder raises its own.
         raise BadInputError(f"{name} is damaged ({str(error).splitlines()[0]}); save it again") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from services.turns import Turns
 
 Value = TypeVar("Value")
 MODEL_HEADER = "X-Stylereel-Model"
+WARNING_HEADER = "X-Stylereel-Warning"
 
 
 @dataclass
@@ -35,6 +36,16 @@ def state_of(request: Request) -> State:
     """The state of the server that a request came to."""
     state: State = request.app.state.state
     return state
+
+
+def headers_of(models: str, warnings: Sequence[str]) -> dict[str, str]:
+    """Headers of an answer that is an image: which models made it, and what to beware of."""
+    return {MODEL_HEADER: models} | ({WARNING_HEADER: "; ".join(warnings)} if warnings else {})
+
+
+def in_api_terms(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Warnings with the names that a request's options have in the place of the shell's."""
+    return tuple(warning.replace("--refine ", "refine=") for warning in warnings)
 
 
 def deadline(seconds: float) -> Callable[[], bool]:

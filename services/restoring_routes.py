@@ -9,13 +9,12 @@ from datamodules.types import BadInputError
 from modules.encoders.restoring import FACTOR, TASKS, Task
 from services.bodies import Body, accepted_image, encode_image, read_body
 from services.engine import edit_options
-from services.handling import MODEL_HEADER, deadline, in_thread, state_of
+from services.handling import WARNING_HEADER, deadline, headers_of, in_thread, state_of
 from services.limits import error_response
 from services.openapi import TASK, takes
 from services.pipeline.restore import restore_image, restoring_options
 from services.schemas import ErrorOut
 
-WARNING_HEADER = "X-Stylereel-Warning"
 FACE = ("face",)
 WITH_TASK = (*FACE, "start", "end")
 """What can be chosen of a job beside its task."""
@@ -70,14 +69,13 @@ def _add(app: FastAPI, task: Task) -> None:
             data, face = await body.image(), edit_options(body.options).face
         session = state.engine.restoring(task)
 
-        def work() -> tuple[bytes, str]:
+        def work() -> tuple[bytes, tuple[str, ...]]:
             image = read_image(data, runtime.max_pixels)
             with state.turns.turn(runtime.request_seconds):
                 late = deadline(runtime.request_seconds)
                 options = restoring_options(face)
                 made = restore_image(image, session.models, options, runtime.max_pixels, cancelled=late)
-            return encode_image(made.image, media_type), "; ".join(made.warnings)
+            return encode_image(made.image, media_type), made.warnings
 
-        content, warning = await in_thread(work)
-        headers = {MODEL_HEADER: session.header} | ({WARNING_HEADER: warning} if warning else {})
-        return Response(content, media_type=media_type, headers=headers)
+        content, warnings = await in_thread(work)
+        return Response(content, media_type=media_type, headers=headers_of(session.header, warnings))

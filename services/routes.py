@@ -24,7 +24,16 @@ from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from services.bodies import accepted_image, encode_image, read_body
 from services.engine import edit_options
-from services.handling import MODEL_HEADER, State, Value, deadline, in_thread, state_of
+from services.handling import (
+    MODEL_HEADER,
+    State,
+    Value,
+    deadline,
+    headers_of,
+    in_api_terms,
+    in_thread,
+    state_of,
+)
 from services.jobs import Jobs
 from services.limits import DISK_FULL, Guard, error_response, public_message
 from services.measures import MEDIA_TYPE, Measures
@@ -211,7 +220,7 @@ def _add_images(app: FastAPI) -> None:
                 expires=expires.isoformat(timespec="seconds"),
                 generator_sha256=session.models.generator.sha256,
                 metrics=plain(inversion.metrics),
-                warnings=[warning.replace("--refine ", "refine=") for warning in inversion.warnings],
+                warnings=list(in_api_terms(inversion.warnings)),
                 codes=inversion.ws[0].tolist() if codes else None,
             )
 
@@ -226,7 +235,10 @@ def _add_images(app: FastAPI) -> None:
         openapi_extra=takes("image", "image/*", IMAGE_OPTIONS, latent=True),
     )
     async def edit(request: Request) -> Response:
-        """Edit the face of an image, or of one that was inverted before; PNG or JPEG, as Accept asks."""
+        """Edit the face of an image, or of one that was inverted before; PNG or JPEG, as Accept asks.
+
+        X-Stylereel-Warning says where the reconstruction is poor.
+        """
         state, runtime = state_of(request), state_of(request).runtime
         media_type = accepted_image(request.headers.get("accept", "*/*"))
         if media_type is None:
@@ -241,7 +253,7 @@ def _add_images(app: FastAPI) -> None:
         _require_edits(edits)
         session.models.edits.check(edits)
 
-        def work() -> bytes:
+        def work() -> tuple[bytes, tuple[str, ...]]:
             source = (
                 state.latents.get(name, session.models.generator.sha256)
                 if name is not None
@@ -250,9 +262,10 @@ def _add_images(app: FastAPI) -> None:
             with state.turns.turn(runtime.request_seconds):
                 late = deadline(runtime.request_seconds)
                 edited = edit_image(source, edits, session.models, options, cancelled=late)
-            return encode_image(edited.image, media_type)
+            return encode_image(edited.image, media_type), in_api_terms(edited.warnings)
 
-        return Response(await in_thread(work), media_type=media_type, headers={MODEL_HEADER: session.header})
+        content, warnings = await in_thread(work)
+        return Response(content, media_type=media_type, headers=headers_of(session.header, warnings))
 
 
 def _require_edits(edits: Sequence[EditRequest]) -> None:

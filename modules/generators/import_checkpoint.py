@@ -22,6 +22,7 @@ from modules.sheet import Image, draw_grid, to_picture
 _TILE = 256
 _COLUMNS = 4
 _PSI = 0.7
+_Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class ImportReport:
     resolution: int
     mean_from_file: bool
     """Whether the file had W's mean; else it was measured over samples."""
-    used: dict[str, tuple[int, ...]]
+    used: _Shapes
     """The file's names and shapes that the generator is made of, constants that were checked included."""
-    unused: dict[str, tuple[int, ...]]
+    unused: _Shapes
     """Names and shapes that were left."""
-    encoder: dict[str, tuple[int, ...]]
+    encoder: _Shapes
     """Those of them that an encoder is made of (e4e, pSp, ReStyle)."""
     sheet: Path
     """PNG with samples."""
@@ -75,7 +76,7 @@ def import_checkpoint(file: Path, folder: Path, samples: int = 8) -> ImportRepor
     used, unused = _split(found)
     encoder = {name: shape for name, shape in unused.items() if name.startswith("state_dict.encoder.")}
     picture = _samples(generator, samples)
-    save_generator(generator, folder, _card(file, found, generator))
+    save_generator(generator, folder, _card(file, found, generator, used, unused))
     sheet = folder.with_name(f"{folder.name}-samples.png")
     PIL.Image.fromarray(picture).save(sheet)
     return ImportReport(
@@ -94,10 +95,10 @@ def import_checkpoint(file: Path, folder: Path, samples: int = 8) -> ImportRepor
     )
 
 
-def _split(found: Checkpoint) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+def _split(found: Checkpoint) -> tuple[_Shapes, _Shapes]:
     taken = {tensor.data_ptr() for tensor in found.tensors.values()}
-    used: dict[str, tuple[int, ...]] = {}
-    unused: dict[str, tuple[int, ...]] = {}
+    used: _Shapes = {}
+    unused: _Shapes = {}
     for name, tensor in found.source.items():
         home = used if tensor.data_ptr() in taken or name in found.checked else unused
         home[found.prefix + name] = tuple(tensor.shape)
@@ -120,7 +121,7 @@ def _samples(generator: Generator, count: int) -> Image:
     return draw_grid(pictures, side, _COLUMNS)
 
 
-def _card(file: Path, found: Checkpoint, generator: Generator) -> str:
+def _card(file: Path, found: Checkpoint, generator: Generator, used: _Shapes, unused: _Shapes) -> str:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return (
@@ -130,4 +131,9 @@ def _card(file: Path, found: Checkpoint, generator: Generator) -> str:
         f"- rows of codes: {generator.num_ws}\n"
         "- data and metrics: those of the checkpoint's authors; not measured here\n"
         "- licence: the checkpoint's own; look it up before you use or share this folder\n"
+        f"\n## Keys used\n\n{_listed(used)}\n## Keys unused\n\n{_listed(unused)}"
     )
+
+
+def _listed(keys: _Shapes) -> str:
+    return "".join(f"- `{name}` {shape}\n" for name, shape in keys.items()) or "none\n"

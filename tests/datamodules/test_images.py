@@ -194,4 +194,5 @@ def test_unusable_images_get_one_clear_line(tmp_path):
         with pytest.raises(BadInputError, match=words) as caught:
             read_image(source, limit)
         assert caught.value.status == status and "\n" not in str(caught.value)
+        assert "object at" not in str(caught.value)
     assert read_image(data, 1200).shape == (30, 40, 3)

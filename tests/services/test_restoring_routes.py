@@ -29,14 +29,14 @@ from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, load_frame_en
 from modules.model_folder import load_model, weights_sha256
 from services.bodies import Body
 from services.engine import Engine
-from services.handling import MODEL_HEADER, State
+from services.handling import MODEL_HEADER, WARNING_HEADER, State
 from services.jobs import Jobs
 from services.latents import LatentStore
 from services.model_names import COLOURISER, ENLARGER
 from services.pipeline.restorers import load_restorer
 from services.registry.connection import RegistryConfig
 from services.registry.promote import ModelRegistry
-from services.restoring_routes import WARNING_HEADER, task_of
+from services.restoring_routes import task_of
 from services.routes import create_app
 from services.settings import Params, load_params
 from services.turns import Turns

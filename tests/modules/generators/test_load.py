@@ -93,6 +93,10 @@ def test_an_import_reports_what_it_took_and_what_it_left(tmp_path: Path) -> None
     assert sheet.shape == (2 * 64 + GAP, 4 * 64 + 3 * GAP, 3)
     assert sheet[:64, :64].std() > 10
     assert (sheet[64:, 64:] == 255).all()
+    card = (report.folder / "card.md").read_text()
+    used, unused = card.split("## Keys unused")
+    assert "- `state_dict.decoder.input.input` (1, 32, 4, 4)\n" in used and used.count("- `") == len(report.used)
+    assert "- `state_dict.encoder.input_layer.0.weight` (64, 3, 3, 3)\n" in unused
     for part in ("e4e", report.sha256, "encoder's: 1"):
         assert part in str(report)
 

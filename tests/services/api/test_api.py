@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.testclient import TestClient
 
-from services.routes import MODEL_HEADER, State
+from services.handling import MODEL_HEADER, WARNING_HEADER, State
 
 
 def test_models_edits_and_health(client: TestClient) -> None:
@@ -78,6 +78,8 @@ def test_invert_then_edit_by_id(client: TestClient, face: bytes) -> None:
     by_id = client.post("/v1/edit", json=asked)
     at_once = client.post("/v1/edit?edit=age=%2B20", content=face)
     assert by_id.headers["content-type"] == "image/png" and by_id.headers[MODEL_HEADER]
+    assert by_id.headers[WARNING_HEADER] == at_once.headers[WARNING_HEADER] == "; ".join(body["warnings"])
+    assert "refine=" in by_id.headers[WARNING_HEADER]
     assert np.array_equal(pixels(by_id.content), pixels(at_once.content))
     assert not np.array_equal(pixels(by_id.content), pixels(face))
     form = {"edits": json.dumps(asked["edits"]), "latent": body["latent"]}
