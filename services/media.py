@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.disk import not_written
 from datamodules.images import FORMATS, HEAD, read_image, sniff
 from datamodules.types import BadInputError
 from datamodules.video import probe
@@ -290,6 +291,11 @@ def _check_paths(source: Path, target: Path) -> None:
         raise BadInputError(f"{target} is a folder; name a file")
     if target.exists() and target.samefile(source):
         raise BadInputError(f"{target} is the input itself; give the output another name")
+    try:
+        # Permissions alone do not tell: a file system may be read-only, or take no files at all.
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise not_written(target, error) from error
 
 
 def _check_still(source: Path, options: EditOptions) -> None:

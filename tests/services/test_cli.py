@@ -182,6 +182,7 @@ def test_faces_side_by_side_that_no_jpeg_holds_are_refused_before_they_are_made(
         (["edit", "IN", "out.png", "--start", "soon"], "cannot read the time"),
         (["edit", "IN", "IN"], "input itself"),
         (["edit", "IN", "none/out.png"], "make it first"),
+        (["edit", "IN", "/proc/out.png"], "cannot write /proc/out.png"),
         (["edit", "IN", "out.png", "--face", "9"], "at most"),
         (["edit", "IN", "out.png", "--paste", "glue"], "glue"),
         (["edit", "IN", "out.png", "--set", "pipeline.x=1"], "pipeline.x"),
