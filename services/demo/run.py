@@ -34,7 +34,7 @@ from services.model_names import DIRECTIONS
 from services.pipeline.encoders import NAMES
 from services.pipeline.encoders import SHIPPED as ENCODERS
 from services.pipeline.models import SECTIONS, SHIPPED_DIRECTIONS, Models, load_models
-from services.pipeline.progress import Report
+from services.pipeline.progress import Meter, Report, never
 from services.pipeline.sidecar import file_sha256, plain
 from services.places import METRICS_FOLDER
 from services.registry.connection import RegistryConfig
@@ -69,8 +69,11 @@ class Demo:
         out.mkdir(parents=True, exist_ok=True)
         self.work = self.state / "steps"
         self.ledger = Ledger(self.work, say)
-        for name in manifest():
-            fetch(name)
+        with bars(quiet) as report:
+            meter = Meter("fetch", len(manifest()), report, never)
+            for name in manifest():
+                fetch(name)
+                meter.advance()
         self.clip = asset_path(self.config.asset, self.config.file)
         self.info: ClipInfo = probe(self.clip)
         self.codes = self.work / "codes.safetensors"
