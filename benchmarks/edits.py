@@ -53,14 +53,19 @@ def main() -> None:
         ws = draw_single(tools.generator, settings.measured_codes, seed, settings.truncation)
         edits = load_directions(arguments.folder, tools.generator.sha256)
         asked = standard_strengths(settings)
-        readings = measure_edits(ws, edits, asked, tools.render, tools.judge, tools.embed)
+        readings = measure_edits(
+            ws, edits, asked, tools.render, tools.judge, tools.embed, second_embed=tools.second_embed
+        )
         print("\n".join(as_markdown(summary_of(readings, settings))))
         return
     second = SecondAttributeJudge(SecondJudges(), tools.judge.mesh, settings.least_score)
     frames = frames_of_test_persons(settings, tools.generator.sha256)
     if arguments.as_they_are:
         edits, asked = load_directions(arguments.folder, tools.generator.sha256), standard_strengths(settings)
-        readings = measure_edits(frames.ws, edits, asked, tools.render, tools.judge, tools.embed, second)
+        readings = measure_edits(
+            frames.ws, edits, asked, tools.render, tools.judge, tools.embed, second,
+            second_embed=tools.second_embed,
+        )  # fmt: skip
         print("\n".join(as_markdown(summary_of(readings, settings))))
         return
     balancing = balancing_of(params)

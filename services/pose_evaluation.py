@@ -200,6 +200,7 @@ def evaluate_pose_editor(
     readings = measure_edits(
         frames.ws, edits, {name: edit.measured for name, edit in settings.edits.items()}, tools.render, judge,
         tools.embed, second, lambda done, total: say(f"measured {done} of {total} edits"),
+        second_embed=tools.second_embed,
     )  # fmt: skip
     typical = {name: edit.typical for name, edit in settings.edits.items()}
     units = {name: edit.per_unit for name, edit in settings.edits.items()}
