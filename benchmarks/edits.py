@@ -1,6 +1,7 @@
 """The directions on persons not trained on, by the first and a second judge, and on generator samples.
 
-python benchmarks/edits.py [--folder FOLDER] [--samples | --as-they-are] [--per-clip N] [--evaluation FILE]
+python benchmarks/edits.py [--folder FOLDER] [--samples | --as-they-are | --age-drift] [--per-clip N]
+                           [--evaluation FILE]
 
 The persons' codes are the shipped encoder's answers to their prepared crops ('stylereel train prepare').
 """
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datamodules.disk import write_whole
 from modules.editing.directions import load_directions
 from modules.perception.second_judges import SecondJudges
+from services.age_drift import ExpressionJudge, age_drift, drift_markdown
 from services.attributes import SecondAttributeJudge
 from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
@@ -36,13 +38,16 @@ def main() -> None:
     parser.add_argument(
         "--as-they-are", action="store_true", help="Not set right on each clip's first frames, and on all frames."
     )
+    parser.add_argument(
+        "--age-drift", action="store_true", help="What age moves of the expression, and the judge's noise, alone."
+    )
     parser.add_argument("--evaluation", type=Path, help="Write what the gate reads there.")
     parser.add_argument(
         "--per-clip", type=int, help="Frames of each clip, instead of the gate's measured_per_clip."
     )
     arguments = parser.parse_args()
-    if (arguments.samples or arguments.as_they_are) and arguments.evaluation:
-        parser.error("the gate reads edits as they are served to persons: leave out --evaluation, or the other")
+    if arguments.samples + arguments.as_they_are + arguments.age_drift + (arguments.evaluation is not None) > 1:
+        parser.error("one of --samples, --as-they-are and --age-drift, and --evaluation with none of them")
     params = load_params()
     settings = params.section("directions", DirectionSettings)
     if arguments.per_clip:
@@ -53,17 +58,28 @@ def main() -> None:
         ws = draw_single(tools.generator, settings.measured_codes, seed, settings.truncation)
         edits = load_directions(arguments.folder, tools.generator.sha256)
         asked = standard_strengths(settings)
-        readings = measure_edits(ws, edits, asked, tools.render, tools.judge, tools.embed)
+        readings = measure_edits(
+            ws, edits, asked, tools.render, tools.judge, tools.embed, second_embed=tools.second_embed
+        )
         print("\n".join(as_markdown(summary_of(readings, settings))))
         return
     second = SecondAttributeJudge(SecondJudges(), tools.judge.mesh, settings.least_score)
     frames = frames_of_test_persons(settings, tools.generator.sha256)
     if arguments.as_they_are:
         edits, asked = load_directions(arguments.folder, tools.generator.sha256), standard_strengths(settings)
-        readings = measure_edits(frames.ws, edits, asked, tools.render, tools.judge, tools.embed, second)
+        readings = measure_edits(
+            frames.ws, edits, asked, tools.render, tools.judge, tools.embed, second,
+            second_embed=tools.second_embed,
+        )  # fmt: skip
         print("\n".join(as_markdown(summary_of(readings, settings))))
         return
     balancing = balancing_of(params)
+    if arguments.age_drift:
+        edits = load_directions(arguments.folder, tools.generator.sha256)
+        judge = ExpressionJudge(tools.judge.mesh, settings.least_score)
+        drift = age_drift(frames, edits, settings, balancing, tools, judge)
+        print("\n".join(drift_markdown(drift)))
+        return
     summary, evaluation = evaluate_directions(arguments.folder, frames, settings, balancing, tools, second=second)
     print(f"{evaluation.clips} clips, data {evaluation.data_hash[:12]}.", end=" ")
     print("\n".join(as_markdown(summary)))

@@ -15,6 +15,7 @@ from modules.editing.boundaries import slope
 from modules.editing.directions import EditRequest, EditSet
 from modules.perception.identity import IdentityNet
 from modules.perception.landmarks import landmarks_68
+from modules.perception.second_identity import SAME_PERSON
 from services.appearance import NAMES, AppearanceJudge, Look
 
 Array = NDArray[np.float64]
@@ -118,33 +119,54 @@ def measure_identity(
     judge: AppearanceJudge,
     identity: IdentityNet,
     same_person: float,
+    second: Callable[[Tensor], Tensor],
 ) -> dict[str, Any]:
     """The random identity by strength: likeness to the unedited picture, and how far the landmarks move.
 
     Each code is edited under each seed; ``people`` ``(N,)`` numbers the persons. ``hidden`` is the share of
-    pairs of person and seed whose mean likeness lies below ``same_person``; ``judge_noise`` is how far the
-    landmarks move where the picture is shifted by one pixel and the points are shifted back.
+    pairs of person and seed whose mean likeness lies below ``same_person``, ``hidden_second`` of those whose mean
+    distance by ``second``, an identity net that nothing was made or chosen with, lies above its own threshold;
+    ``strangers`` are the same shares of pairs of two persons, unedited, which no edit can be asked to surpass.
+    ``judge_noise`` is how far the landmarks move where the picture is shifted by one pixel and the points are
+    shifted back.
     """
     start = Seen.of(render(ws, edits, [], 0), judge, identity)
     with torch.no_grad():
+        second_start = second(start.pictures)
         moved = judge(torch.roll(start.pictures, (1, 1), (2, 3)))
     back = Look(moved.measures, moved.regions, moved.points - moved.points.new_tensor([1.0, 1.0, 0.0]))
-    table: dict[str, Any] = {"judge_noise": float(np.nanmean(landmark_shift(start.look, back))), "strengths": {}}
     numbers = np.asarray(people)
+    alike = (start.embedding @ start.embedding.T).double().cpu().numpy()
+    table: dict[str, Any] = {
+        "judge_noise": float(np.nanmean(landmark_shift(start.look, back))),
+        "strangers": {
+            "hidden": _share_of_strangers(alike < same_person, numbers),
+            "hidden_second": _share_of_strangers(
+                torch.cdist(second_start, second_start).cpu().numpy() > SAME_PERSON, numbers
+            ),
+        },
+        "strengths": {},
+    }
     for strength in strengths:
-        likeness, shifts, yaw = [], [], []
+        likeness, distance, shifts, yaw = [], [], [], []
         for seed in seeds:
             pictures = render(ws, edits, [EditRequest(name, strength)], seed)
             with torch.no_grad():
                 look = judge(pictures)
                 likeness.append((identity.embed(pictures) * start.embedding).sum(1).double().cpu().numpy())
+                distance.append((second(pictures) - second_start).norm(dim=1).double().cpu().numpy())
             shifts.append(landmark_shift(start.look, look))
             yaw.append((look.measures["yaw"] - start.look.measures["yaw"]).abs().double().cpu().numpy())
-        by_person = np.array([[row[numbers == person].mean() for person in set(people)] for row in likeness])
+        by_person, apart = (
+            np.array([[row[numbers == person].mean() for person in set(people)] for row in rows])
+            for rows in (likeness, distance)
+        )
         table["strengths"][f"{strength:g}"] = {
             "likeness": float(np.mean(likeness)),
             "likeness_95th_percentile": float(np.percentile(by_person, 95)),
             "hidden": float((by_person < same_person).mean()),
+            "distance": float(np.mean(distance)),
+            "hidden_second": float((apart > SAME_PERSON).mean()),
             "landmark_shift": float(np.nanmean(shifts)),
             "yaw_shift": float(np.nanmean(yaw)),
         }
@@ -175,16 +197,30 @@ def channels_markdown(table: Mapping[str, Any]) -> list[str]:
 def identity_markdown(table: Mapping[str, Any]) -> list[str]:
     """The table of ``measure_identity``."""
     lines = [
-        "| random_identity | likeness, mean | 95th percentile | hidden | points, % of outer eyes | yaw, degrees |",
-        "|--:|--:|--:|--:|--:|--:|",
+        "| random_identity | likeness, mean | 95th percentile | hidden | distance by a second net "
+        "| hidden from it | points, % of outer eyes | yaw, degrees |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for strength, row in table["strengths"].items():
         lines.append(
             f"| {strength} | {row['likeness']:.2f} | {row['likeness_95th_percentile']:.2f} "
-            f"| {100 * row['hidden']:.0f}% | {row['landmark_shift']:.1f} | {row['yaw_shift']:.1f} |"
+            f"| {100 * row['hidden']:.0f}% | {row['distance']:.2f} | {100 * row['hidden_second']:.0f}% "
+            f"| {row['landmark_shift']:.1f} | {row['yaw_shift']:.1f} |"
         )
-    noise = table["judge_noise"]
-    return [*lines, "", f"Landmarks of a picture shifted by one pixel, shifted back, move by {noise:.1f} %."]
+    noise, strangers = table["judge_noise"], table["strangers"]
+    return [
+        *lines,
+        "",
+        f"Landmarks of a picture shifted by one pixel, shifted back, move by {noise:.1f} %. Of pairs of two "
+        f"persons, unedited, the first net parts {100 * strangers['hidden']:.0f} %, the second "
+        f"{100 * strangers['hidden_second']:.0f} %.",
+    ]
+
+
+def _share_of_strangers(parted: NDArray[np.bool_], people: Array) -> float:
+    """Of pairs ``(N, N)`` of pictures the share that is parted among those of two persons; NaN for one person."""
+    strangers = people[:, None] != people
+    return float(parted[strangers].mean()) if strangers.any() else float("nan")
 
 
 def _spill(change: Tensor, region: Tensor) -> dict[str, float]:

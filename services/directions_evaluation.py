@@ -174,7 +174,7 @@ def measure_as_served(
     served = as_served(frames, balancing)
     return measure_edits(
         served.measured.ws, edits, strengths, tools.render, tools.judge, tools.embed, second, progress,
-        served.move(edits, balancing, tools),
+        served.move(edits, balancing, tools), tools.second_embed,
     )  # fmt: skip
 
 

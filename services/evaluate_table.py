@@ -75,6 +75,7 @@ def load_table_parts(params: Params, prepared: Prepared, split: Split = "test") 
     from modules.metrics.distribution import VggFeatures
     from modules.perception.detection import DetectionConfig
     from modules.perception.inception import load_fid_inception
+    from modules.perception.second_landmarks import load_second_landmarks
 
     runtime = params.runtime
     runtime.apply_threads()
@@ -87,7 +88,10 @@ def load_table_parts(params: Params, prepared: Prepared, split: Split = "test") 
         load_fid_inception(ROOT / inception, device) if inception else VggFeatures(load_lpips("vgg", device))
     )
     flow = DenseFlow(params.section("flow", FlowConfig))
-    asked = VideoJudges(judges.mesh, judges.perceptual, features, "inception" if inception else "vgg", flow)
+    asked = VideoJudges(
+        judges.mesh, load_second_landmarks(), judges.second_identity, judges.perceptual, features,
+        "inception" if inception else "vgg", flow,
+    )  # fmt: skip
     return TableParts(load_generator(device=device), clips, asked, config, device)
 
 

@@ -21,7 +21,7 @@ Render = Callable[[Tensor], Tensor]
 ImageJudge = Callable[[Tensor], Measures]
 """``judge(images)`` gives ``(N,)`` per attribute, NaN where there is no face."""
 Embed = Callable[[Tensor], Tensor]
-"""``embed(images)`` gives ``(N, E)`` of unit length."""
+"""``embed(images)`` gives ``(N, E)``, of unit length where likeness is asked and not distance."""
 Move = Callable[[Tensor, EditRequest], Tensor]
 """``move(ws, request)`` gives the codes under one edit."""
 Progress = Callable[[int, int], None]
@@ -41,6 +41,8 @@ class Reading:
     """The same of the second judge; empty where there is none."""
     identity: NDArray[np.float32]
     """``(N,)`` likeness to the unedited picture."""
+    distance: NDArray[np.float32] | None
+    """``(N,)`` from the unedited picture by the second identity net; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def measure_edits(
     second: ImageJudge | None = None,
     progress: Progress = lambda done, total: None,
     move: Move | None = None,
+    second_embed: Embed | None = None,
 ) -> Readings:
     """Render codes ``(N, num_ws, w_dim)`` under each edit at its strengths and measure the pictures.
 
@@ -75,17 +78,19 @@ def measure_edits(
     for name, strength in asked:
         edits.check([EditRequest(name, strength)])
     total, done = len(asked) + 1, 0
-    start_embedding: Tensor | None = None
+    starts: list[Tensor] = []
+    embeds = [embed] if second_embed is None else [embed, second_embed]
     readings = []
     with torch.no_grad():
         for name, strength in [("", 0.0), *asked]:
             moved = _moved(ws, EditRequest(name, strength), edits, move) if name else ws
             images = torch.cat([render(one) for one in torch.split(moved, 1)]).clamp(-1, 1)
-            embedding = torch.cat([embed(some) for some in torch.split(images, BATCH)])
-            start_embedding = embedding if start_embedding is None else start_embedding
-            likeness = (embedding * start_embedding).sum(1).float().cpu().numpy()
+            found = [torch.cat([net(some) for some in torch.split(images, BATCH)]) for net in embeds]
+            starts = starts or found
+            likeness = (found[0] * starts[0]).sum(1).float().cpu().numpy()
+            apart = (found[1] - starts[1]).norm(dim=1).float().cpu().numpy() if second_embed else None
             others = _judged(second, images) if second else {}
-            readings.append(Reading(name, strength, _judged(judge, images), others, likeness))
+            readings.append(Reading(name, strength, _judged(judge, images), others, likeness, apart))
             done += 1
             progress(done, total)
     return Readings(readings[0], tuple(readings[1:]))
@@ -127,6 +132,12 @@ def summarise(
             },
             "cross_effects": _cross_effects(readings, name, typical, units),
         }
+        if readings.start.distance is not None:
+            apart = {f"{r.strength:g}": r.distance for r in rows if r.strength and r.distance is not None}
+            entry["identity_distance"] = {s: _mean(values) for s, values in apart.items()}
+            entry["identity_distance_95th_percentile"] = {
+                s: float(np.percentile(values, 95)) for s, values in apart.items()
+            }
         if name == "age":
             ages = readings.start.measures["age"]
             entry["slope_by_start_age"] = _by_band(ages, per_code, age_bands)
@@ -141,8 +152,10 @@ def summarise(
 
 def numbers_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a run keeps of a summary, by edit: slope and its spread, identity by strength, cross-effects."""
-    kept = ("slope", "slope_spread", "identity", "cross_effects")
-    return {name: {part: entry[part] for part in kept} for name, entry in summary["edits"].items()}
+    kept = ("slope", "slope_spread", "identity", "identity_distance", "cross_effects")
+    return {
+        name: {part: entry[part] for part in kept if part in entry} for name, entry in summary["edits"].items()
+    }
 
 
 def as_markdown(summary: Mapping[str, Any]) -> list[str]:
@@ -151,20 +164,22 @@ def as_markdown(summary: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Measured on {summary['codes']} codes.",
         "",
-        "| edit | asked | slope | spread | second judge | identity at the ends (5th percentile) |",
-        "|---|---|---|---|---|---|",
+        "| edit | asked | slope | spread | second judge | identity at the ends (5th percentile) "
+        "| distance by a second net (95th) |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, entry in edits.items():
         second = entry.get("second_judge")
         other = f"{second['slope']:.2f} ± {second['slope_spread']:.2f}" if second else "—"
         asked = entry["asked"]
         ends = [f"{s:g}" for s in (asked[0], asked[-1]) if s]
-        likeness = ", ".join(
-            f"{float(s):+g}: {entry['identity'][s]:.2f} ({entry['identity_5th_percentile'][s]:.2f})" for s in ends
-        )
+        likeness = _at(ends, entry["identity"], entry["identity_5th_percentile"])
+        apart = "—"
+        if "identity_distance" in entry:
+            apart = _at(ends, entry["identity_distance"], entry["identity_distance_95th_percentile"])
         lines.append(
             f"| {name} | {asked[0]:+g} to {asked[-1]:+g} | {entry['slope']:.2f} | {entry['slope_spread']:.2f} "
-            f"| {other} | {likeness} |"
+            f"| {other} | {likeness} | {apart} |"
         )
     names = list(edits)
     lines += ["", "| edit \\ moves | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -176,6 +191,10 @@ def as_markdown(summary: Mapping[str, Any]) -> list[str]:
         lines += ["", "| age at the start | codes | slope of age | spread |", "|---|--:|--:|--:|"]
         lines += [f"| {n} | {b['codes']} | {b['slope']:.2f} | {b['spread']:.2f} |" for n, b in bands.items()]
     return lines
+
+
+def _at(strengths: Sequence[str], means: Mapping[str, float], percentiles: Mapping[str, float]) -> str:
+    return ", ".join(f"{float(s):+g}: {means[s]:.2f} ({percentiles[s]:.2f})" for s in strengths)
 
 
 def rounded(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -39,7 +40,10 @@ COARSE = 32
 """Pixels: rows that modulate features up to this side are coarse, the same as ViEN's in ``params.yaml``."""
 
 
-METRICS = ("psnr", "ssim", "lpips", "frechet", "kernel", "kernel_low", "kernel_high", "lm", "tc", "ms_per_frame")
+METRICS = (
+    "psnr", "ssim", "lpips", "frechet", "kernel", "kernel_low", "kernel_high", "lm", "lm_second",
+    "identity_distance", "tc", "ms_per_frame",
+)  # fmt: skip
 """Of a row; only the first two are better the higher they are."""
 
 
@@ -98,6 +102,10 @@ class VideoJudges:
 
     mesh: FaceMesh
     """Landmarks."""
+    second_landmarks: Callable[[Tensor], Tensor]
+    """``(N, 3, 256, 256)`` to ``(N, 68, 2)`` by a net that is in no loss."""
+    second_identity: Callable[[Tensor], Tensor]
+    """The same to embeddings ``(N, D)`` whose distance parts persons, by a net that is in no loss."""
     perceptual: PerceptualLoss
     """LPIPS."""
     features: Callable[[Tensor], Tensor]
@@ -116,16 +124,23 @@ class VideoRow:
     label: str
     metrics: dict[str, float]
     """``psnr`` dB, ``ssim``, ``lpips``, ``frechet``, ``kernel`` with ``kernel_low`` and ``kernel_high``, ``lm``
-    square pixels at 256, ``tc``, ``ms_per_frame`` of finding the codes (NaN where there is nothing to find)."""
+    square pixels at 256 and ``lm_second`` the same by the second landmark net, ``identity_distance`` of the second
+    identity net, ``tc``, ``ms_per_frame`` of finding the codes (NaN where there is nothing to find)."""
+
+
+class _Looked(NamedTuple):
+    """What the nets say of frames or of their reconstructions, ``(n, ...)``."""
+
+    points: Tensor
+    second_points: Tensor
+    embeddings: Tensor
 
 
 @dataclass
 class _Seen:
     """What was measured of one row so far."""
 
-    values: dict[str, list[Tensor]] = field(
-        default_factory=lambda: {n: [] for n in ("psnr", "ssim", "lpips", "lm")}
-    )
+    values: defaultdict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     features: list[Tensor] = field(default_factory=list)
     tc: dict[str, Tensor] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
@@ -159,7 +174,7 @@ class VideoMeter:
         for number, clip in enumerate(clips):
             images = to_tensor(clip.pixels).to(self.device)
             judged = images[:: self.judge_every]
-            points, features = self._points(judged), self._features(judged)
+            wanted, features = self._looked(judged), self._features(judged)
             alignment = neighbour_flows(clip.pixels, self.judges.flow)
             name = f"{number}: {clip.clips[0]}"
             still[name] = temporal_consistency(images, alignment).cpu()
@@ -168,7 +183,7 @@ class VideoMeter:
             for source in sources:
                 encoding = source.encode(clip)
                 shown = self.render(encoding.ws)
-                self._add(seen[source.name], name, shown, judged, points, alignment)
+                self._add(seen[source.name], name, shown, judged, wanted, alignment)
                 seen[source.name].seconds += encoding.seconds
                 progress.advance(len(clip))
         reference, clip_of = torch.cat(real), torch.cat(groups)
@@ -189,7 +204,7 @@ class VideoMeter:
         return shown, accumulated_errors(shown, neighbour_flows(clip.pixels, self.judges.flow))
 
     def _add(
-        self, seen: _Seen, clip: str, shown: Tensor, targets: Tensor, points: Tensor, alignment: NeighbourFlows
+        self, seen: _Seen, clip: str, shown: Tensor, targets: Tensor, wanted: _Looked, alignment: NeighbourFlows
     ) -> None:
         seen.tc[clip] = temporal_consistency(shown, alignment).cpu()
         judged = shown[:: self.judge_every]
@@ -197,11 +212,20 @@ class VideoMeter:
             seen.values["psnr"].append(psnr(ours, theirs))
             seen.values["ssim"].append(ssim(ours, theirs))
             seen.values["lpips"].append(lpips_distance(self.judges.perceptual, ours, theirs))
-        seen.values["lm"].append(landmark_mse(self._points(judged), points))
+        found = self._looked(judged)
+        seen.values["lm"].append(landmark_mse(found.points, wanted.points))
+        seen.values["lm_second"].append(landmark_mse(found.second_points, wanted.second_points))
+        seen.values["identity_distance"].append((found.embeddings - wanted.embeddings).norm(dim=1))
         seen.features.append(self._features(judged))
 
-    def _points(self, images: Tensor) -> Tensor:
-        return torch.cat([landmarks_68(self.judges.mesh(part).points) for part in torch.split(images, self.batch)])
+    def _looked(self, images: Tensor) -> _Looked:
+        judges = self.judges
+        nets = (
+            lambda part: landmarks_68(judges.mesh(part).points),
+            judges.second_landmarks,
+            judges.second_identity,
+        )
+        return _Looked(*(torch.cat([net(part) for part in torch.split(images, self.batch)]) for net in nets))
 
     def _features(self, images: Tensor) -> Tensor:
         return torch.cat([self.judges.features(part).cpu() for part in torch.split(images, self.batch)])

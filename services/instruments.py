@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modules.generators import Generator
 from modules.perception.identity import load_identity
+from modules.perception.second_identity import load_second_identity
 from services.attributes import AttributeJudge, load_attribute_judge
 from services.direction_settings import DirectionSettings
 from services.evaluation_edits import Embed, Render
@@ -25,6 +26,8 @@ class Instruments:
     render: Render
     judge: AttributeJudge
     embed: Embed
+    second_embed: Embed | None = None
+    """The same by a net that is in no loss and that no edit is fitted or chosen with; None goes without."""
 
 
 def load_instruments(
@@ -46,6 +49,7 @@ def instruments_for(
         lambda ws: generator.synthesize(ws.to(device), resolution=side),
         judge,
         load_identity(device, judge.mesh).embed,
+        load_second_identity(device, judge.mesh),
     )
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.types import BadInputError
 from modules.editing.expression import QUANTITIES
-from modules.editing.pose import EXPRESSIONS, NAMES, SHIFTS, TURNS, PoseEditSettings, load_pose_editor
+from modules.editing.pose import EXPRESSIONS, SHIFTS, TURNS, PoseEditSettings, load_pose_editor
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.face_shape import UNIT, FaceBasis
 from modules.perception.landmarks import head_pose
@@ -26,11 +25,13 @@ from services.attributes import Measures, SecondAttributeJudge
 from services.encoded_codes import EncodedFrames
 from services.evaluation_edits import Readings, as_markdown, measure_edits, summarise
 from services.instruments import Instruments
+from services.judge_noise import judge_noise, moved
 from services.pose_settings import PoseEditorSettings
 from services.registry.gate import Evaluation, utc_now
 
 _PERCENT = UNIT / 100
-_MIRRORED = -1.0
+_TURNING = ("pose.yaw", "pose.roll", "pose.right")
+"""Measures of which a mirrored face has the opposite."""
 
 
 @dataclass(frozen=True)
@@ -71,43 +72,14 @@ def second_judge(judge: SecondAttributeJudge) -> Callable[[Tensor], Measures]:
     return measure
 
 
-def judge_noise(judge: PoseJudge, images: Tensor) -> dict[str, float]:
-    """Root mean square error of a reading of each measure, from ``(N, 3, H, W)`` pictures and their mirror images.
-
-    A mirrored face has the same expression, pitch and size, and the opposite yaw, roll and place: what differs is
-    the judge's. The mean difference is taken off where the sign flips, since a crop's own offset is no noise.
-    """
-    plain, mirrored = judge(images), judge(images.flip(3))
-    noise = {}
-    for name in NAMES:
-        flips = name in ("pose.yaw", "pose.roll", "pose.right")
-        difference = plain[name] - (_MIRRORED if flips else 1.0) * mirrored[name]
-        difference = difference - (np.nanmean(difference) if flips else 0.0)
-        noise[name] = float(np.sqrt(np.nanmean(np.square(difference)) / 2))
-    return noise
-
-
 def drift(
     readings: Readings, noise: Mapping[str, float], offered: Mapping[str, PoseEditSettings]
 ) -> dict[str, Any]:
-    """For each edit at its usual strengths, what it moves of every other measure, and the noise of that.
-
-    ``{"edit": {"other": {"mean": ..., "rms": ..., "noise": ...}}}``, in the judge's numbers; ``rms`` is over the
-    codes, ``noise`` that of a difference of two readings.
-    """
+    """For each edit at its usual strengths, what it moves of every other measure: see ``judge_noise.moved``."""
     table: dict[str, Any] = {}
     for name, edit in offered.items():
         rows = [r for r in readings.edited if r.edit == name and abs(abs(r.strength) - edit.typical) < 1e-6]
-        changes = {
-            other: np.concatenate([r.measures[other] - readings.start.measures[other] for r in rows])
-            for other in offered if other != name
-        } if rows else {}  # fmt: skip
-        table[name] = {
-            other: {
-                "mean": float(np.nanmean(change)), "rms": _rms(change), "noise": float(np.sqrt(2) * noise[other]),
-            }
-            for other, change in changes.items()
-        }  # fmt: skip
+        table[name] = moved(readings.start, rows, noise, [other for other in offered if other != name])
     return table
 
 
@@ -156,14 +128,14 @@ def evaluation_of(
     """
     model, edits = load_model(folder), summary["edits"]
     yaw = edits["pose.yaw"]
-    moved = [drifts["pose.yaw"][name] for name in EXPRESSIONS if name in drifts["pose.yaw"]]
+    changed = [drifts["pose.yaw"][name] for name in EXPRESSIONS if name in drifts["pose.yaw"]]
     metrics = {
         "yaw_slope_error": abs(yaw["slope"] - 1),
         "yaw_second_slope_error": abs(yaw["second_judge"]["slope"] - 1),
         "pitch_slope_error": abs(edits["pose.pitch"]["slope"] - 1),
         # Not min() and max(): they leave a NaN out wherever it does not stand first.
         "identity": float(np.min(list(yaw["identity"].values()))),
-        "expression_drift": float(np.max([0.0, *(abs(row["mean"]) / row["noise"] for row in moved)])),
+        "expression_drift": float(np.max([0.0, *(abs(row["mean"]) / row["noise"] for row in changed)])),
     }
     return Evaluation(
         model_sha256=weights_sha256(model.tensors),
@@ -200,11 +172,12 @@ def evaluate_pose_editor(
     readings = measure_edits(
         frames.ws, edits, {name: edit.measured for name, edit in settings.edits.items()}, tools.render, judge,
         tools.embed, second, lambda done, total: say(f"measured {done} of {total} edits"),
+        second_embed=tools.second_embed,
     )  # fmt: skip
     typical = {name: edit.typical for name, edit in settings.edits.items()}
     units = {name: edit.per_unit for name, edit in settings.edits.items()}
     summary = summarise(readings, typical, units, ())
-    drifts = drift(readings, judge_noise(judge, images), settings.edits)
+    drifts = drift(readings, judge_noise(judge, images, _TURNING), settings.edits)
     evaluation = evaluation_of(summary, drifts, folder, settings, frames)
     lines = [
         f"Frames of {len(set(frames.people))} persons in {evaluation.clips} clips.",
@@ -217,7 +190,3 @@ def evaluate_pose_editor(
         *drift_table(drifts, settings.edits),
     ]
     return lines, evaluation
-
-
-def _rms(values: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.nanmean(np.square(values))))

@@ -25,6 +25,7 @@ from modules.generators import Generator
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.appearance import REGIONS
 from modules.perception.identity import IdentityNet, load_identity
+from modules.perception.second_identity import load_second_identity
 from services.appearance import NAMES, AppearanceJudge, load_appearance_judge
 from services.appearance_card import card
 from services.appearance_measure import (
@@ -138,6 +139,8 @@ class Tools:
     generator: Generator
     judge: AppearanceJudge
     identity: IdentityNet
+    second_identity: Callable[[Tensor], Tensor]
+    """Embeddings ``(N, D)`` whose distance parts persons, by a net that nothing is made or chosen with."""
     device: str
     resolution: int
 
@@ -155,7 +158,8 @@ def load_tools(settings: StylespaceSettings, params: Params) -> Tools:
     """The default generator, in the precision of ``params.runtime``, and the judges."""
     generator, device = training_generator(params), params.runtime.torch_device()
     judge = load_appearance_judge(settings.least_score, device)
-    return Tools(generator, judge, load_identity(device, judge.mesh), device, settings.resolution)
+    nets = load_identity(device, judge.mesh), load_second_identity(device, judge.mesh)
+    return Tools(generator, judge, *nets, device, settings.resolution)
 
 
 def locate(tools: Tools, settings: StylespaceSettings, say: Say, kept: Path = FOUND) -> Located:
@@ -340,13 +344,12 @@ def measure_appearance(
     random = settings.random_identity
     effects = {name: effect for name, effect in effects_of(settings).items() if name in edits}
     judges = tools.render, tools.judge, tools.identity
-    return {
-        "codes": len(ws),
-        "channels": measure_channels(ws, edits, effects, *judges, say),
-        "random_identity": measure_identity(
-            ws, people, edits, "random_identity", random.measured, random.seeds, *judges, random.same_person
-        ),
-    }
+    identity = measure_identity(
+        ws, people, edits, "random_identity", random.measured, random.seeds, *judges, random.same_person,
+        tools.second_identity,
+    )  # fmt: skip
+    channels = measure_channels(ws, edits, effects, *judges, say)
+    return {"codes": len(ws), "channels": channels, "random_identity": identity}
 
 
 def as_markdown(summary: Mapping[str, Any]) -> list[str]:

@@ -39,7 +39,7 @@ def onnx_session(file: str, threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 class SecondJudges:
-    """``fr_age``, ``fr_gender``, ``fr_pose``, ``fr_expression`` and ``fr_landmark``, loaded when first asked.
+    """``fr_age``, ``fr_gender``, ``fr_pose`` and ``fr_expression``, loaded when first asked.
 
     Every method takes ``(N, H, W, 3)`` uint8 RGB images and one face box per image, ``(N, 4)`` x0, y0, x1, y1 in
     pixels, as YuNet gives it.
@@ -73,17 +73,6 @@ class SecondJudges:
         scaled = _cuts(images, boxes, 1.2, 224).astype(np.float32).transpose(0, 3, 1, 2)[:, None] / 255
         return np.stack([_softmax(self._expression.run(None, {"input": x})[0][0]) for x in scaled])
 
-    def landmarks(self, images: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The usual 68 points ``(N, 68, 2)`` in pixels of the images."""
-        squares = [_square(box, 1.0) for box in boxes]
-        cuts = _cuts(images, boxes, 1.0, 64)
-        points = []
-        for cut, (x0, y0, x1, y1) in zip(cuts, squares, strict=True):
-            grey = cv2.cvtColor(cut, cv2.COLOR_BGR2GRAY).astype(np.float32)[None, None] / 256
-            inside = self._landmark.run(None, {"input": grey})[0].reshape(68, 2)
-            points.append(inside * [x1 - x0, y1 - y0] + [x0, y0])
-        return np.stack(points).astype(np.float32)
-
     @cached_property
     def _age(self) -> onnxruntime.InferenceSession:
         return onnx_session("fr_age.onnx", self.threads)
@@ -99,10 +88,6 @@ class SecondJudges:
     @cached_property
     def _expression(self) -> onnxruntime.InferenceSession:
         return onnx_session("fr_expression.onnx", self.threads)
-
-    @cached_property
-    def _landmark(self) -> onnxruntime.InferenceSession:
-        return onnx_session("fr_landmark.onnx", self.threads)
 
 
 def _square(box: NDArray[np.float32], scale: float) -> tuple[float, float, float, float]:

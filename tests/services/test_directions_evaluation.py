@@ -21,7 +21,7 @@ from services.directions import calibrate
 from services.directions_evaluation import as_served, evaluate_directions, evaluation_of
 from services.encoded_codes import EncodedFrames, frames_of_test_persons
 from services.evaluate import DIRECTIONS, re_evaluation
-from services.evaluation_edits import as_markdown
+from services.evaluation_edits import as_markdown, numbers_of
 from services.instruments import Instruments
 from services.places import CLIPS, FRAME_ENCODER
 from services.registry.gate import Evaluation, Gates
@@ -54,7 +54,7 @@ def instruments() -> Any:
         angle = images[:, 0, 0].abs().sum(1) * 10
         return torch.stack([angle.cos(), angle.sin()], 1)
 
-    return Instruments(Toy(), render, judge, embed)  # type: ignore[arg-type]
+    return Instruments(Toy(), render, judge, embed, lambda images: images[:, 0, 0])  # type: ignore[arg-type]
 
 
 def saved(
@@ -91,6 +91,16 @@ def test_slopes_likeness_and_what_moves_along(tmp_path: Path) -> None:
     assert (found.frames, found.clips) == (2, 2)
     assert found.model_sha256 == weights_sha256(load_model(folder).tensors)
     assert summary["edits"]["yaw"]["slope"] == pytest.approx(0.7, abs=1e-4)
+    # Two edits in one: years and what they do to gender, at right angles, each a thousandth of its unit.
+    apart = summary["edits"]["age"]["identity_distance"][f"{age.typical:g}"]
+    assert apart == pytest.approx(np.hypot(1, 0.02) * age.typical / 1000, rel=1e-3)
+
+
+def test_without_a_second_identity_net_its_column_is_empty(tmp_path: Path) -> None:
+    tools = replace(instruments(), second_embed=None)
+    summary, _ = evaluate_directions(saved(tmp_path / "edits"), FRAMES, SETTINGS, AS_THEY_ARE, tools)
+    assert "identity_distance" not in summary["edits"]["yaw"] and numbers_of(summary)["yaw"]["slope"] > 0
+    assert any(line.startswith("| yaw |") and line.endswith("| — |") for line in as_markdown(summary))
 
 
 def test_edits_are_measured_as_they_are_served(tmp_path: Path) -> None:
@@ -119,6 +129,8 @@ def test_the_tables_show_every_edit_and_age_by_start_age(tmp_path: Path) -> None
     )
     lines = as_markdown(summary)
     assert any(line.startswith("| yaw | -15 to +15 | 0.70 |") for line in lines)
+    # The second identity net is the picture itself, in which a degree of yaw is a thousandth.
+    assert any(line.endswith("| -15: 0.01 (0.01), +15: 0.01 (0.01) |") for line in lines if "| yaw | -15" in line)
     # All start at 0 years: one band, of which both measured codes are.
     assert lines[-1] == "| 0-25 | 2 | 1.00 | 0.00 |"
 

@@ -95,6 +95,8 @@ class GreyEncoder:
 
 JUDGES = VideoJudges(
     ToyMesh(),  # type: ignore[arg-type]
+    lambda images: torch.zeros(len(images), 68, 2) + 3 * images.mean((1, 2, 3))[:, None, None],
+    lambda images: torch.stack([images.mean((1, 2, 3)), -images.mean((1, 2, 3))], 1),
     ToyPerceptual(),  # type: ignore[arg-type]
     lambda images: torch.nn.functional.adaptive_avg_pool2d(images, (1, 2)).flatten(1),
     "vgg",
@@ -170,6 +172,9 @@ def test_a_row_by_hand() -> None:
     assert row.metrics["lpips"] == pytest.approx(0.1 * 4 / 9, abs=1e-5)
     # x moves by half as many pixels as values, of 4 in 9 frames; y stays.
     assert row.metrics["lm"] == pytest.approx(0.5 * 0.1**2 * 4 / 9, rel=1e-3)
+    # The other nets: both coordinates by three times the change, both numbers of an embedding by the change.
+    assert row.metrics["lm_second"] == pytest.approx((3 * 0.1) ** 2 * 4 / 9, rel=1e-3)
+    assert row.metrics["identity_distance"] == pytest.approx(2**0.5 * 0.1 * 4 / 9, rel=1e-3)
     shown = np.array(wrong) / 2
     expected = [sum(abs(shown[t + k] - shown[t]) for k in (-3, -2, -1, 1, 2, 3)) for t in (3, 4, 5)]
     assert row.metrics["tc"] == pytest.approx(np.mean(expected), rel=1e-4), "a flat picture has no flow"
@@ -312,7 +317,9 @@ def test_the_files_name_the_features(parts: TableParts, tmp_path: Path) -> None:
     write_table(tmp_path, [table, few])
     read = json.loads((tmp_path / TABLE).read_text())
     assert read["all"]["frames"] == 18 and read["all"]["persons"] == 2 and read["optimised"]["frames"] == 7
-    assert {"fd_vgg", "kd_vgg", "kd_vgg_low", "tc", "lm", "psnr"} <= set(read["all"]["rows"]["fren"])
+    assert {"fd_vgg", "kd_vgg", "kd_vgg_low", "tc", "lm", "lm_second", "identity_distance", "psnr"} <= set(
+        read["all"]["rows"]["fren"]
+    )
     assert read["all"]["rows"]["mean_face"]["ms_per_frame"] == "nan"
     text = markdown([table, few], "stylereel evaluate --table", ["No row ViEN: x is not there."])
     assert (

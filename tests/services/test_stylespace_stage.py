@@ -14,6 +14,7 @@ from modules.editing.channels import ChannelIndex, style_spread
 from modules.editing.directions import EditRequest, EditSet
 from modules.generators.protocol import StyleLayer
 from modules.perception.appearance import REGIONS
+from modules.perception.second_identity import SAME_PERSON
 from services import stylespace as stage
 from services.appearance import NAMES, Look
 from services.appearance_measure import EffectOf, identity_markdown, measure_channels, measure_identity
@@ -88,6 +89,11 @@ class ToyIdentity:
         return torch.nn.functional.normalize(images.flatten(1) + 1e-3, dim=1)
 
 
+def second_identity(images: torch.Tensor) -> torch.Tensor:
+    """How red the picture is."""
+    return images[:, 0].mean((1, 2))[:, None]
+
+
 @pytest.fixture
 def settings() -> StylespaceSettings:
     shipped = load_params().section("stylespace", StylespaceSettings)
@@ -107,7 +113,7 @@ def settings() -> StylespaceSettings:
 
 @pytest.fixture
 def tools() -> Tools:
-    return Tools(Painter(), ToyJudge(), ToyIdentity(), "cpu", SIDE)  # type: ignore[arg-type]
+    return Tools(Painter(), ToyJudge(), ToyIdentity(), second_identity, "cpu", SIDE)  # type: ignore[arg-type]
 
 
 def test_the_channels_that_paint_the_lips_are_found_and_set_to_their_unit(settings, tools, tmp_path) -> None:
@@ -179,13 +185,28 @@ def test_measurement_says_what_the_toy_does(settings, tools, tmp_path) -> None:
     assert entry["moves"]["lip_red"] > 0 and entry["moves"]["lids"] == pytest.approx(0.0, abs=1e-6)
     assert set(entry["identity"]) == {"-2", "+1", "+2"}
     asked = [0, 0, 1, 2], edits, "random_identity", (1.0,), (0, 1), *judges
-    hidden = measure_identity(ws, *asked, 2.0)
+    hidden = measure_identity(ws, *asked, 2.0, second_identity)
     found = hidden["strengths"]["1"]
-    assert found["hidden"] == 1.0 and measure_identity(ws, *asked, -1.0)["strengths"]["1"]["hidden"] == 0.0
+    none = measure_identity(ws, *asked, -1.0, second_identity)
+    assert found["hidden"] == 1.0 and none["strengths"]["1"]["hidden"] == 0.0
+    assert hidden["strangers"]["hidden"] == 1.0 and none["strangers"]["hidden"] == 0.0
     assert found["likeness"] < 0.999 and found["landmark_shift"] > 1e-4
-    some = measure_identity(ws, *asked, found["likeness"])["strengths"]["1"]["hidden"]
+    some = measure_identity(ws, *asked, found["likeness"], second_identity)["strengths"]["1"]["hidden"]
     assert 0 < some < 1
-    assert any("likeness" in line for line in identity_markdown(hidden))
+    by_hand = []
+    for seed in (0, 1):
+        pictures = (tools.render(ws, edits, asks, seed) for asks in ([], [EditRequest("random_identity", 1.0)]))
+        moved = np.abs(np.subtract(*(second_identity(some)[:, 0].numpy() for some in pictures)))
+        by_hand += [moved[:2].mean(), moved[2], moved[3]]
+    # So that half of the six pairs of a person and a seed lie beyond 0.6.
+    scale = SAME_PERSON / float(np.median(by_hand))
+    told = measure_identity(ws, *asked, 0.5, lambda images: scale * second_identity(images))
+    row = told["strengths"]["1"]
+    assert row["hidden_second"] == 0.5 and hidden["strengths"]["1"]["hidden_second"] == 0.0
+    reds = scale * second_identity(tools.render(ws, edits, []))[:, 0].numpy()
+    apart = [abs(reds[i] - reds[k]) > SAME_PERSON for i in range(4) for k in range(i) if (i, k) != (1, 0)]
+    assert told["strangers"]["hidden_second"] == pytest.approx(np.mean(apart))
+    assert any("50%" in line and "likeness" not in line for line in identity_markdown(told))
     assert rounded({"a": [1.23456, {"b": 2}]}) == {"a": [1.2346, {"b": 2}]}
 
 

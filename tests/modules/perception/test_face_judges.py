@@ -20,6 +20,7 @@ from modules.perception.mesh import load_face_mesh
 from modules.perception.onnx_net import read_onnx
 from modules.perception.second_identity import SAME_PERSON, _padded, load_second_identity
 from modules.perception.second_judges import SecondJudges, onnx_session
+from modules.perception.second_landmarks import load_second_landmarks
 from modules.perception.warp import similarity_grid
 
 PICTURES = ("15-f13-anc-ph.jpg", "45-m7-di-ph.jpg", "single_face.jpg")
@@ -175,14 +176,31 @@ def test_a_short_weights_file_is_refused(tmp_path):
 
 def test_second_judges_agree_with_the_first(pictures, images, boxes):
     judges = SecondJudges()
-    points = load_face_mesh()(images).points
-    first, second = landmarks_68(points).numpy(), judges.landmarks(pictures, boxes)
-    eyes = np.linalg.norm(first[:, 36:42].mean(1) - first[:, 42:48].mean(1), axis=1)
-    assert (np.linalg.norm(first - second, axis=2).mean(1) / eyes).max() < 0.2
-    pose, other = head_pose(points), judges.pose(pictures, boxes)
+    pose, other = head_pose(load_face_mesh()(images).points), judges.pose(pictures, boxes)
     assert np.abs(pose.yaw.numpy() - other.yaw).max() < 12
     shares = judges.expression(pictures, boxes)
     assert shares.shape == (3, 7) and np.allclose(shares.sum(1), 1, atol=1e-4)
+
+
+def test_second_landmarks_lie_where_the_mesh_has_them_and_move_with_the_picture(images):
+    net = load_second_landmarks()
+    first, second = landmarks_68(load_face_mesh()(images).points), net(images)
+    eyes = (first[:, 36:42].mean(1) - first[:, 42:48].mean(1)).norm(dim=1)
+    assert ((second - first).norm(dim=2).mean(1) / eyes).max() < 0.15
+    moved = net(torch.roll(images, (3, 5), (2, 3)))
+    assert (moved - second - torch.tensor([5.0, 3.0])).norm(dim=2).mean() < 0.02 * eyes.mean()
+    with pytest.raises(ValueError, match=r"\(N, 3, H, H\)"):
+        net(images[:, :, :200])
+
+
+def test_second_landmarks_are_those_of_the_published_steps(pictures, images):
+    """The square cut, reduced and made grey by OpenCV, as the JavaScript does it."""
+    session, found = onnx_session("fr_landmark.onnx"), load_second_landmarks()(images)
+    for picture, ours in zip(pictures, found, strict=True):
+        face = picture[80 : 80 + 224, 48 : 48 + 224]
+        grey = cv2.cvtColor(cv2.resize(face, (64, 64), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        (points,) = session.run(None, {"input": grey[None, None].astype(np.float32) / 256})
+        assert np.abs(points.reshape(68, 2) * 224 + [47.5, 79.5] - ours.numpy()).mean() < 0.5
 
 
 def test_second_judge_of_pose_sees_a_flip(pictures, boxes):
