@@ -13,8 +13,6 @@ from services.serve import OVERRIDES, stop_with_parent
 from services.settings import Params, load_params
 
 keep_freed_memory()
-if OVERRIDES in os.environ:  # a worker of 'stylereel serve', not an app in somebody else's process
-    stop_with_parent()
 _PARAMS = load_params(overrides=json.loads(os.environ.get(OVERRIDES, "[]")))
 # Read by BentoML when it is imported: its home is ours, and nothing is reported to its makers.
 os.environ["BENTOML_HOME"] = str(_PARAMS.runtime.state / "bentoml")
@@ -57,7 +55,7 @@ def open_state(params: Params) -> Iterator[State]:
 
 
 class OwnPaths:
-    """ASGI middleware: what is not BentoML's own page goes to our app, its 404 and its health checks included.
+    """ASGI middleware: what is not a file of BentoML's goes to our app, its 404 and its health checks included.
 
     BentoML asks its own ``/livez`` and ``/readyz`` before what is mounted, and these know nothing of models.
     """
@@ -70,7 +68,7 @@ class OwnPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand one request on."""
         path = scope.get("path", "")
-        theirs = path in ("/", *self.BENTOML) or path.startswith(("/static_content/", "/assets/"))
+        theirs = path in self.BENTOML or path.startswith(("/static_content/", "/assets/"))
         await (self.app if scope["type"] != "http" or theirs else self.ours)(scope, receive, send)
 
 
@@ -86,6 +84,12 @@ http = create_app(lambda: open_state(_PARAMS), _PARAMS.runtime.max_bytes)
 )
 class StyleReelService:
     """Inverts and edits faces in images and videos; the API is at /openapi.json."""
+
+    def __init__(self) -> None:
+        # Made by the worker, in its main thread. The supervisor imports this module too, and is to outlive the
+        # shell that started it.
+        if OVERRIDES in os.environ:
+            stop_with_parent()
 
 
 # BentoML's stubs call what the decorator returns the class itself.

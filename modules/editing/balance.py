@@ -41,9 +41,9 @@ def balance(
 
     ``typical`` names the attributes in the order of ``measure``, each with the usual strength of the edit of that
     name, by which deviations are compared. Of the requests those that name one are measured; others, whose effects
-    nobody has put into numbers, are left as they are. Every round adds what is missing on average over the faces;
-    the best of the measured ones is taken, within the bounds of the edits. Empty where nothing that is measured is
-    asked, or where the edited face is lost.
+    nobody has put into numbers, are left as they are. Every round adds to the best so far what is missing on
+    average over the faces, half as much after one that made it worse, within the bounds of the edits. Empty where
+    nothing that is measured is asked, or where the edited face is lost.
     """
     names = [name for name in typical if name in edits]
     places = [list(typical).index(name) for name in names]
@@ -54,15 +54,17 @@ def balance(
     lower = np.maximum([edits[name].lower for name in names], asked - config.most * usual)
     upper = np.minimum([edits[name].upper for name in names], asked + config.most * usual)
     start = measure(ws)[:, places]
-    best, least, now = asked, np.inf, asked
+    best, least, left, rate, now = asked, np.inf, np.zeros(len(names)), config.rate, asked
     for _ in range(config.rounds):
         tried = [EditRequest(name, float(s)) for name, s in zip(names, now, strict=True) if s]
         missing = asked - (measure(edits.apply(ws, tried))[:, places] - start).mean(0)
         deviation = float(np.linalg.norm(missing / usual))
-        if not np.isfinite(deviation):
-            break
         if deviation < least:
-            best, least = now, deviation
-        now = np.clip(now + config.rate * missing, lower, upper)
+            best, least, left = now, deviation, missing
+        elif np.isfinite(least):
+            rate /= 2  # a face that answers more than edits say: half as far, from the best one
+        else:
+            break
+        now = np.clip(best + rate * left, lower, upper)
     change = best - asked
     return tuple(EditRequest(name, float(c)) for name, c in zip(names, change, strict=True) if c)

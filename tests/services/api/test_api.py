@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -47,7 +48,7 @@ def test_metrics_count_by_route_and_not_by_path(client: TestClient) -> None:
     assert 'stylereel_model_info{alias="",name="stylereel-generator"' in text
 
 
-def test_openapi_and_bentos_page(client: TestClient) -> None:
+def test_openapi_and_the_page(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/v1/invert", "/v1/edit", "/v1/jobs", "/v1/jobs/{job_id}/result", "/v1/edits", "/v1/models"} <= set(
         paths
@@ -63,7 +64,11 @@ def test_openapi_and_bentos_page(client: TestClient) -> None:
         ("/v1/jobs", "adapt"), ("/v1/jobs", "keep_lips"), ("/v1/jobs", "stitch"),
     }  # fmt: skip
     assert "/v1/invert" in client.get("/docs.json").json()["paths"]
-    assert client.get("/").status_code == 200
+    page = client.get("/")
+    assert page.status_code == 200 and "'openapi.json'" in page.text
+    assert "http://" not in page.text and "https://" not in page.text, "nothing is loaded from elsewhere"
+    files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(files) == 3 and {client.get(f"/{file}").status_code for file in files} == {200}
 
 
 def test_invert_then_edit_by_id(client: TestClient, face: bytes) -> None:
