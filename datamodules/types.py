@@ -19,8 +19,8 @@ Frames = NDArray[np.uint8]
 class BadInputError(ValueError):
     """Input that cannot be used; the message is one line that says what to do.
 
-    ``status`` is the HTTP status the service answers with (400, 413, 415, 422, or 507 for a full disk); the shell
-    exits with 2.
+    ``status`` is the HTTP status the service answers with (400, 413, 415, 422, or 507 for a full disk or
+    memory); the shell exits with 2.
     """
 
     def __init__(self, message: str, status: int = 422) -> None:

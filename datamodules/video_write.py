@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from fractions import Fraction
@@ -17,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from datamodules.disk import not_written
+from datamodules.scratch import scratch_beside
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video_read import FULL, SCALING, matrix_of, opened, range_of
 
@@ -31,6 +31,8 @@ RGB_MATRIX = 0
 
 class VideoWriter:
     """Write a clip beside its place and move it there when it is whole; on any error nothing is left.
+
+    What a killed process left there of the same clip goes when the next one begins.
 
     ``info`` gives size, time base, rate and colour, usually the source's own. ``crf`` is the codec's quality
     number (lower is better; H.264 18 is near transparent). ``bit_depth`` is 8 or 10; None keeps what 8-bit
@@ -97,10 +99,7 @@ class VideoWriter:
     def __enter__(self) -> Self:
         self._check_folder()
         try:
-            scratch = self._stack.enter_context(
-                tempfile.TemporaryDirectory(prefix=f".{self.path.stem}-", dir=self.path.parent)
-            )
-            self._part = Path(scratch) / self.path.name
+            self._part = self._stack.enter_context(scratch_beside(self.path)) / self.path.name
             options = {"movflags": "+faststart"} if self.path.suffix.lower() in (".mp4", ".mov") else {}
             self._out = av.open(str(self._part.resolve()), "w", container_options=options)
             self._begin()

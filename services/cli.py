@@ -73,6 +73,9 @@ for _command in (register, promote, rollback, status, history):
     app.command()(_command)
 
 DISK_FULL = "the disk is full: free some space and run it again; nothing half-written is left"
+OUT_OF_MEMORY = (
+    "out of memory: free some, or lower detection.batch, pipeline.chunk or pipeline.sizes (params.yaml)"
+)
 
 EditsFolders = Annotated[
     list[Path] | None,
@@ -310,11 +313,11 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
         known = _exit_code(error)
         if known is None:
             raise
-        complain(DISK_FULL if is_disk_full(error) else str(error))
+        complain(DISK_FULL if is_disk_full(error) else _said(error))
         return known
     if code == INTERRUPTED:
         complain("interrupted; nothing half-written is left")
@@ -329,9 +332,16 @@ def _exit_code(error: Exception) -> int | None:
         # A full disk or a missing permission is the machine's, and its message says so.
         return 2 if error.strerror else None
     from modules.assets import AssetUnavailableError
+    from modules.out_of_memory import is_out_of_memory
     from services.registry.errors import exit_code
 
-    return 2 if isinstance(error, AssetUnavailableError) else exit_code(error)
+    return 2 if isinstance(error, AssetUnavailableError) or is_out_of_memory(error) else exit_code(error)
+
+
+def _said(error: Exception) -> str:
+    from modules.out_of_memory import is_out_of_memory
+
+    return OUT_OF_MEMORY if is_out_of_memory(error) else str(error)
 
 
 def _options(face: str, refine: int | None, start: str | None, end: str | None, **others: Any) -> EditOptions:

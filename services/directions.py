@@ -47,7 +47,7 @@ from services.registry.tracking import Run
 from services.runs import code_sha256, stage_run
 from services.settings import ROOT, Params
 from services.sheets import edits_sheet
-from services.training_parts import face_seen, image_losses
+from services.training_parts import face_seen, image_losses, seen_by
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -288,8 +288,9 @@ def refine_on(
     faces = faces.of(config.training)
     made_of.append(faces.judged_by)
     say(f"refining {alone or 'all edits'} on {len(pool.ws)} codes")
+    seen = seen_by(tools.judge.mesh, settings.least_score)
     return refine(
-        edits, goals, pool, root, tools.render, tools.judge, tools.embed, config,
+        edits, goals, pool, root, tools.render, tools.judge, tools.embed, seen, config,
         json.dumps([code_sha256("directions"), *made_of]), RUNS, logger,
         tools.generator.w_mean.device.type, only, faces.terms,
     )  # fmt: skip

@@ -335,8 +335,6 @@ class Jobs:
         if request is None:
             raise CancelledError
         part = folder / "output.part.mp4"
-        for left in folder.glob(f".{part.stem}*"):  # of a server that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
         with self._turns.turn():
             if cancelled():
                 raise _Interrupted if self._closing.is_set() else CancelledError

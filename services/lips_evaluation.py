@@ -76,7 +76,7 @@ def kept_lips(clip: Path, request: EditRequest, label: str, models: Models, opti
     plan = plan_clip(clip, models, options)
     applied = balanced_in_clip(clip, plan, [request], models, options, lambda: None)
     with tempfile.TemporaryDirectory() as work:
-        (track,) = keep_lips(clip, plan, [request], applied, models, options, Path(work))
+        (track,), _ = keep_lips(clip, plan, [request], applied, models, options, Path(work))
         ws, offsets = (
             torch.from_numpy(rows.read(0, len(rows))).to(models.device) for rows in (track.codes, track.offsets)
         )

@@ -50,7 +50,14 @@ from services.refinement import render_pool
 from services.runs import code_sha256, training_run
 from services.settings import ROOT, Params
 from services.training import fit_steps
-from services.training_parts import OF_FACES, face_seen, image_losses, judged_by, training_generator
+from services.training_parts import (
+    OF_FACES,
+    face_seen,
+    image_losses,
+    judged_by,
+    seen_by,
+    training_generator,
+)
 
 FOLDER = ROOT / "assets" / "pose-editor"
 MESHES, POOL = ROOT / "build" / "meshes", ROOT / "build" / "pose" / "pool.safetensors"
@@ -194,11 +201,10 @@ def asked_terms(model: FaceModel, tools: Instruments, settings: PoseEditorSettin
         settings.named_units * (offered.per_unit if (offered := settings.edits.get(f"expression.{name}")) else 1.0)
         for name in QUANTITIES
     ]
+    mesh, least = tools.judge.mesh, settings.least_score
     return {
-        "mesh": AskedMesh(
-            tools.judge.mesh, model.basis, settings.mesh_pixels, torch.tensor(units), settings.least_score
-        ),
-        "identity": IdentityFloor(tools.embed, settings.identity),
+        "mesh": AskedMesh(mesh, model.basis, settings.mesh_pixels, torch.tensor(units), least),
+        "identity": IdentityFloor(tools.embed, settings.identity, seen_by(mesh, least)),
     }
 
 

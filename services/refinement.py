@@ -20,6 +20,7 @@ from datamodules.types import Frames
 from modules.editing.directions import EditSet
 from modules.lit.directions import DirectionTraining, LitDirections
 from modules.losses.edits import AttributeTerm, EditTerm, Embed, IdentityFloor
+from modules.losses.face import Seen
 from services.attributes import AttributeJudge
 from services.evaluation_edits import Progress, Render
 from services.training import fit_steps
@@ -133,6 +134,7 @@ def refine(
     render: Render,
     judge: AttributeJudge,
     embed: Embed,
+    seen: Seen,
     settings: RefineSettings,
     made_of: str,
     runs: Path,
@@ -145,15 +147,16 @@ def refine(
 
     ``goals`` are those of all edits, since each is to leave alone what the others are for. ``alone`` names the one
     edit that learns, and the strengths between which it does; without, all learn, within their bounds. ``spread``
-    is a symmetric root of W's covariance, ``made_of`` says what else the outcome hangs on, for the run's name:
-    code, networks and what ``render``, ``judge`` and ``embed`` were made with. ``further`` are
-    terms by the names that weights give them (eq. S2's L_f and L_v). Units and bounds stay.
+    is a symmetric root of W's covariance, ``seen`` says where there is a face to embed. ``made_of`` says what else
+    the outcome hangs on, for the run's name: code, networks and what ``render``, ``judge``, ``embed`` and ``seen``
+    were made with. ``further`` are terms by the names that weights give them (eq. S2's L_f and L_v). Units and
+    bounds stay.
     """
     names = [alone[0]] if alone else list(goals)
     attributes, asked = attribute_term(judge, goals, settings)
     terms: dict[str, EditTerm] = {
         "attributes": attributes,
-        "identity": IdentityFloor(embed, settings.identity),
+        "identity": IdentityFloor(embed, settings.identity, seen),
         **(further or {}),
     }
     asked = asked[[list(goals).index(name) for name in names]]

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from datamodules.coded_frames import CodedFrames
-from datamodules.types import BadInputError
 from modules.lit.tuned_generator import LitTunedGenerator
+from modules.out_of_memory import BatchSize
 from services.pipeline.progress import Meter
 from services.training import LAST, fit_steps
-
-log = logging.getLogger("stylereel.tuning")
 
 
 class Steps(Protocol):
@@ -54,36 +49,32 @@ def tune(
     def tell(step: int) -> None:
         meter.advance(step - meter.done)
 
-    batch_size, said = steps.batch_size, list[str]()
+    batch = BatchSize(
+        steps.batch_size,
+        "frames per step",
+        f"one frame of {size} px with gradients; leave the larger of pipeline.sizes out",
+    )
     while True:
         try:
             fit_steps(
                 lit,
                 steps.iterations,
-                lambda first, count=batch_size: batches(count, first),  # type: ignore[misc]
+                lambda first, count=batch.size: batches(count, first),  # type: ignore[misc]
                 steps.checkpoint_every,
                 run,
                 accelerator="gpu" if device == "cuda" else "cpu",
                 after_step=tell,
             )
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            if batch_size == 1:
-                raise BadInputError(
-                    f"the memory does not hold one frame of {size} px with gradients; "
-                    "leave the larger of pipeline.sizes out",
-                    507,
-                ) from error
+        except (RuntimeError, MemoryError) as error:
+            batch.halve(error, batch.size)
             if not (run / LAST).is_file():
                 lit.restart()
-            batch_size //= 2
-            said.append(f"out of memory: went on with {batch_size} frames per step")
-            log.warning("%s: %s", meter.stage, said[-1])
             continue
         break
     if lit.stopped_at is None:
-        return steps.iterations, tuple(said)
-    said.append(
+        return steps.iterations, tuple(batch.said)
+    stopped = (
         f"the loss was no number after {lit.stopped_at} of {steps.iterations} steps; what was learned "
         f"until then is kept; a smaller {rate} may go on"
     )
-    return lit.stopped_at, tuple(said)
+    return lit.stopped_at, (*batch.said, stopped)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from modules.losses.perceptual import Features, PerceptualLoss
+from modules.out_of_memory import BatchSize
 
 Render = Callable[[slice, Tensor], Tensor]
 """``render(frames, offsets)``: those n edited frames with ``(n, num_ws, w_dim)`` on top, ``(n, 3, r, r)``."""
@@ -95,6 +96,15 @@ def point_distance(points: Tensor, wanted: Tensor) -> Tensor:
     return distance
 
 
+class Found(NamedTuple):
+    """What came out of a window."""
+
+    offsets: Tensor
+    """``(T, num_ws, w_dim)``, finite."""
+    steps: int
+    """Steps that led to them: all, or as many as gave numbers."""
+
+
 def window_offsets(
     start: Tensor,
     render: Render,
@@ -102,45 +112,67 @@ def window_offsets(
     mouth: MouthJudge,
     eyes: Eyes,
     config: DynamicsConfig,
+    batch: BatchSize,
     before: Tensor | None = None,
-    check: Callable[[], None] = lambda: None,
-    batch: int = 1,
+    rendered: Callable[[int], None] = lambda frames: None,
     rows: Tensor | None = None,
-) -> Tensor:
+) -> Found:
     """Minimise eq. 7 over the offsets of T consecutive frames, from ``start`` ``(T, num_ws, w_dim)``.
 
     ``wanted`` ``(T, K, D)`` is what ``mouth`` says of the lips before the expression was edited. ``before``
     ``(num_ws, w_dim)`` is the offset of the frame before the first, which stays. ``batch`` frames are rendered
-    with gradients at a time, so that the memory does not grow with T; ``check`` is called before and may raise.
-    ``rows`` ``(num_ws,)`` is 1 for rows that may move and 0 for those that may not.
+    with gradients at a time, so that the memory does not grow with T; where it does not hold them, fewer are from
+    there on. ``rendered`` is told how many were, after each batch, and may raise. ``rows`` ``(num_ws,)`` is 1 for
+    rows that may move and 0 for those that may not.
+
+    A loss or gradient that is no number ends the search with the last offsets that gave numbers.
     """
     if start.ndim != 3 or len(wanted) != len(start):
         raise ValueError(f"{len(wanted)} lips need as many offsets (T, num_ws, w_dim), got {tuple(start.shape)}")
-    parts = [slice(first, min(first + batch, len(start))) for first in range(0, len(start), batch)]
+
+    def plain(part: slice) -> tuple[Features, Tensor]:
+        images = render(part, torch.zeros_like(start[part]))
+        return eyes.features(images), mouth(images).corners
+
     with torch.no_grad():
-        edited = (render(part, torch.zeros_like(start[part])) for part in parts)
-        plain = [(eyes.features(images), mouth(images).corners) for images in edited]
+        parts = list(batch.over(len(start), plain))
+    eyes_before = tuple(torch.cat(layer) for layer in zip(*(features for features, _ in parts), strict=True))
+    corners_before = torch.cat([corners for _, corners in parts])
     offsets = start.detach().clone().requires_grad_()
+
+    def slope(part: slice) -> tuple[slice, Tensor, Tensor]:
+        """Of the terms that pictures are needed for."""
+        with torch.enable_grad():
+            moved = offsets[part].detach().requires_grad_()
+            shown = render(part, moved)
+            seen, eye = mouth(shown), eyes(shown, tuple(layer[part] for layer in eyes_before)).sum()
+            lip = point_distance(seen.lips, wanted[part]).sum()
+            corner = point_distance(seen.corners, corners_before[part]).sum()
+            loss = config.lip_weight * lip + config.eye_weight * eye + config.corner_weight * corner
+            (gradient,) = torch.autograd.grad(loss, moved)
+        return part, loss.detach(), gradient
+
     optimizer = torch.optim.Adam([offsets], lr=config.learning_rate)
-    for _ in range(config.iterations):
-        optimizer.zero_grad()
-        for part, (eyes_of_part, corners) in zip(parts, plain, strict=True):
-            check()
-            with torch.enable_grad():
-                shown = render(part, offsets[part])
-                seen, eye = mouth(shown), eyes(shown, eyes_of_part).sum()
-                lip = point_distance(seen.lips, wanted[part]).sum()
-                corner = point_distance(seen.corners, corners).sum()
-                torch.autograd.backward(
-                    config.lip_weight * lip + config.eye_weight * eye + config.corner_weight * corner
-                )
+    good = start.detach().clone()
+    for step in range(config.iterations):
         with torch.enable_grad():
             calm = config.reg_weight * regularity(offsets) + config.temp_weight * unsteadiness(offsets, before)
-            torch.autograd.backward(calm)
-        if rows is not None and offsets.grad is not None:
-            offsets.grad *= rows[:, None]
+            gradient = torch.autograd.grad(calm, offsets)[0].clone()
+        total = calm.detach()
+        for part, loss, of_part in batch.over(len(start), slope):
+            gradient[part] += of_part
+            total = total + loss
+            rendered(len(of_part))
+        if rows is not None:
+            gradient *= rows[:, None]
+        if not (total.isfinite() and gradient.isfinite().all()):
+            return Found(good, max(0, step - 1))
+        good = offsets.detach().clone()
+        offsets.grad = gradient
         optimizer.step()
-    return offsets.detach()
+    if not offsets.isfinite().all():
+        return Found(good, config.iterations - 1)
+    return Found(offsets.detach(), config.iterations)
 
 
 def regularity(offsets: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from modules.losses.edits import Edited, EditTerm
+from modules.losses.edits import Edited, EditTerm, judged_means
 
 Render = Callable[[Tensor], Tensor]
 """``render(ws)`` gives ``(N, 3, r, r)``, differentiable with respect to the codes."""
@@ -47,6 +47,8 @@ class LitDirections(L.LightningModule):
     What is learned is a change of the start in the coordinates in which W is round: along what codes differ in, a
     step moves far, along what no code does, hardly. That, and the pull to the start, keep a direction from turning
     into a pattern that only the judges see.
+
+    ``judge_failures`` counts, since the start or the resumption, the edits whose face some judge did not see.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class LitDirections(L.LightningModule):
         missing = set(training.weights) - set(terms)
         if missing:
             raise ValueError(f"no term named {', '.join(sorted(missing))}")
-        self.training_plan, self.render, self.terms = training, render, dict(terms)
+        self.training_plan, self.render = training, render
+        self.terms = {name: terms[name] for name in training.weights}
+        self.judge_failures = 0
         round_start = start.double() @ torch.linalg.inv(spread.double())
         size = (round_start.square().sum((1, 2)) / (mask.sum(1) * w_dim)).sqrt()
         self.register_buffer("start", start.float(), persistent=False)
@@ -101,12 +105,16 @@ class LitDirections(L.LightningModule):
         return self.start + self.size * ((self.change * self.mask) @ self.spread)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Unweighted mean of each term, and ``pull``: 1 where the directions went as far as they began long."""
+        """Unweighted mean of each term over the edits that its judge saw, and ``pull``.
+
+        That is 1 where the directions went as far as they began long.
+        """
         code, edit, strength = batch["code"], batch["edit"], batch["strength"]
         moved = batch["ws"][code] + strength[:, None, None] * self.directions()[edit]
         after = self.render(moved).clamp(-1, 1)
         edited = Edited(batch["images"], after, code, strength[:, None] * self.asked[edit])
-        found = {name: self.terms[name](edited).mean() for name in self.training_plan.weights}
+        found, failed = judged_means(self.terms, edited)
+        self.judge_failures += failed
         allowed = self.mask.sum() * self.change.shape[-1]
         return {**found, "pull": (self.change * self.mask).square().sum() / allowed}
 
@@ -117,6 +125,7 @@ class LitDirections(L.LightningModule):
         total = torch.stack([weights[name] * value for name, value in found.items()]).sum()
         self.log_dict({f"train/{name}": value for name, value in found.items()}, batch_size=len(batch["edit"]))
         self.log("train/total", total, prog_bar=True, batch_size=len(batch["edit"]))
+        self.log("train/judge_failures", float(self.judge_failures))
         return total
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

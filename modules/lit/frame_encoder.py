@@ -16,7 +16,7 @@ from modules.encoders.restoring import RestoringEncoder
 from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
 from modules.lit.phases import Phased
-from modules.losses.face import ImageLoss, Seen
+from modules.losses.face import ImageLoss, Seen, trusted_mean
 from modules.losses.pixels import rms_distance
 from modules.metrics.fidelity import psnr
 
@@ -150,12 +150,6 @@ class PartsWithFrameEncoder(FrozenParts):
         """Move every part that is a network."""
         super().to(device)
         self.first.to(device)
-
-
-def trusted_mean(distances: Tensor, trusted: Tensor) -> Tensor:
-    """Mean of ``(N,)`` distances over those that ``trusted`` ``(N,)`` names, 0 where it names none."""
-    kept = torch.where(trusted, distances, torch.zeros_like(distances))
-    return kept.sum() / trusted.sum().clamp_min(1)
 
 
 def code_loss(ws: Tensor, known: Tensor, w_basis: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from modules.editing.pose import PoseEditor
 from modules.encoders.vit import FrameEncoder
 from modules.lit.frame_encoder import FrozenParts
-from modules.losses.edits import Edited, EditTerm
+from modules.losses.edits import Edited, EditTerm, judged_means
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class LitPoseEditor(L.LightningModule):
     moved as asked, and what the judges see in the rendering is held against what was asked, so that 20 degrees are
     20 degrees where pairs a third of a second apart turn by 3.
 
-    ``judge_failures`` counts, since the start or the resumption, the pairs whose face was not seen.
+    ``judge_failures`` counts, since the start or the resumption, the pairs and the movements whose face was not
+    seen.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class LitPoseEditor(L.LightningModule):
         )
         if missing:
             raise ValueError(f"no loss named {', '.join(sorted(missing))}")
-        self.editor, self.training_plan, self.frozen, self.terms = editor, training, frozen, dict(terms)
+        self.editor, self.training_plan, self.frozen = editor, training, frozen
+        self.terms = {name: terms[name] for name in training.asked_weights if name != "pull"}
         self.judge_failures = 0
         # Not a submodule: it is not trained, and its weights have a folder of their own.
         self._encoder = (encoder,)
@@ -83,7 +85,10 @@ class LitPoseEditor(L.LightningModule):
         self._encoder[0].to(self.device)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Unweighted mean of each loss: of eq. 6 as ``pair/...``, of what was asked as ``asked/...``."""
+        """Unweighted mean of each loss over what its judge saw.
+
+        Those of eq. 6 are ``pair/...``, those of what was asked ``asked/...``.
+        """
         found: dict[str, Tensor] = {}
         if "frames" in batch and self.training_plan.weights:
             with torch.no_grad():
@@ -96,10 +101,11 @@ class LitPoseEditor(L.LightningModule):
         asked = batch["asked"]
         after = self.frozen.render(batch["ws"] + self.editor(asked), batch["images"].shape[-1]).clamp(-1, 1)
         edited = Edited(batch["images"], after, torch.arange(len(after), device=after.device), asked)
-        for name in self.training_plan.asked_weights:
-            value = self.editor.parts(asked)[1].square() if name == "pull" else self.terms[name](edited)
-            found[f"asked/{name}"] = value.mean()
-        return found
+        means, failed = judged_means(self.terms, edited)
+        self.judge_failures += failed
+        if "pull" in self.training_plan.asked_weights:
+            means["pull"] = self.editor.parts(asked)[1].square().mean()
+        return {**found, **{f"asked/{name}": value for name, value in means.items()}}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The weighted sum of all losses."""

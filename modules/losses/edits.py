@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from modules.losses.face import ImageLoss, Seen
+from modules.losses.face import ImageLoss, Seen, trusted_mean
 
 Measure = Callable[[Tensor], Tensor]
 """``measure(images)``: ``(N, 3, H, W)`` in [-1, 1] to ``(N, K)`` attributes, NaN where there is no face."""
@@ -31,8 +31,30 @@ class Edited(NamedTuple):
     what may move."""
 
 
-EditTerm = Callable[[Edited], Tensor]
-"""One term: ``(N,)``, 0 where nothing is to be said against the edit."""
+class Judged(NamedTuple):
+    """What one term says of N edits."""
+
+    errors: Tensor
+    """``(N,)``, 0 where nothing is to be said against the edit."""
+    seen: Tensor
+    """``(N,)`` bool: whether the judge saw a face before and after; where not, the error is any number."""
+
+
+EditTerm = Callable[[Edited], Judged]
+"""One term of the loss."""
+
+
+def judged_means(terms: Mapping[str, EditTerm], edited: Edited) -> tuple[dict[str, Tensor], int]:
+    """The mean of each term over the edits that its judge saw, and how many of the N edits some judge did not.
+
+    Edits that are not seen have no part in the mean (FrEN/ViEN, 3.3); of none it is 0.
+    """
+    found, all_seen = {}, torch.ones(len(edited.after), dtype=torch.bool, device=edited.after.device)
+    for name, term in terms.items():
+        errors, seen = term(edited)
+        found[name] = trusted_mean(errors, seen)
+        all_seen = all_seen & seen
+    return found, int((~all_seen).sum())
 
 
 @dataclass(frozen=True)
@@ -40,16 +62,16 @@ class AttributeTerm:
     """How far each attribute is from the change asked of it, summed; as eq. S2's first term of FrEN/ViEN.
 
     ``sqrt(1 + r^2) - 1`` of each ``r`` in units of ``scales``: a square below one unit, a distance above, so that
-    a judge that errs on one picture does not lead. An attribute that is not seen before or after counts as met,
-    and so does one that may move.
+    a judge that errs on one picture does not lead. An attribute that is not measured before or after counts as
+    met, and so does one that may move; where none is measured, there is no face.
     """
 
     measure: Measure
     scales: Tensor
     """``(K,)`` above 0, in the judge's numbers."""
 
-    def __call__(self, edited: Edited) -> Tensor:
-        """``(N,)``; raises ``ValueError`` where the judge's attributes are not those that were asked."""
+    def __call__(self, edited: Edited) -> Judged:
+        """See the class; raises ``ValueError`` where the judge's attributes are not those that were asked."""
         with torch.no_grad():
             start = self.measure(edited.before)[edited.code]
         got = self.measure(edited.after) - start
@@ -62,37 +84,41 @@ class AttributeTerm:
         # Zeroed before anything is computed of it: a NaN that is only masked in the sum still has a NaN gradient.
         left = torch.where(left.isfinite(), left, 0.0)
         square = left.square()
-        return (square / (1 + (1 + square).sqrt())).sum(1)
+        return Judged((square / (1 + (1 + square).sqrt())).sum(1), got.isfinite().any(1))
 
 
 @dataclass(frozen=True)
 class IdentityFloor:
-    """How far the likeness to the unedited face is below ``least``, ``(N,)``; 0 where it is not."""
+    """How far the likeness to the unedited face is below ``least``, 0 where it is not.
+
+    ``seen`` says where both pictures show a face: a net of likeness answers of anything.
+    """
 
     embed: Embed
     least: float
     """Cosine that is enough."""
+    seen: Seen
 
-    def __call__(self, edited: Edited) -> Tensor:
+    def __call__(self, edited: Edited) -> Judged:
         """See the class."""
         with torch.no_grad():
             start = self.embed(edited.before)[edited.code]
-        return (self.least - (self.embed(edited.after) * start).sum(1)).clamp_min(0)
+        likeness = (self.embed(edited.after) * start).sum(1)
+        return Judged((self.least - likeness).clamp_min(0), self.seen(edited.after, edited.before[edited.code]))
 
 
 @dataclass(frozen=True)
 class FaceKept:
-    """How far what a face net sees moved from the unedited face, ``(N,)``: L_f or L_v of eq. S2 of FrEN/ViEN.
+    """How far what a face net sees moved from the unedited face: L_f or L_v of eq. S2 of FrEN/ViEN.
 
     ``loss`` is one of ``modules.losses.face.FaceTerm``: norms of the difference of feature maps, or of points.
-    Where ``seen`` says that either picture shows no face, which gives any number, it counts as kept.
+    ``seen`` says where both pictures show a face: without one the net gives any number.
     """
 
     loss: ImageLoss
     seen: Seen
 
-    def __call__(self, edited: Edited) -> Tensor:
+    def __call__(self, edited: Edited) -> Judged:
         """See the class."""
         start = edited.before[edited.code]
-        moved = self.loss(edited.after, start)
-        return torch.where(self.seen(edited.after, start), moved, torch.zeros_like(moved))
+        return Judged(self.loss(edited.after, start), self.seen(edited.after, start))

@@ -19,6 +19,12 @@ Seen = Callable[[Tensor, Tensor], Tensor]
 """The same to ``(N,)`` bool: whether the face judges can be believed in both pictures."""
 
 
+def trusted_mean(distances: Tensor, trusted: Tensor) -> Tensor:
+    """Mean of ``(N,)`` distances over those that ``trusted`` ``(N,)`` names, 0 where it names none."""
+    kept = torch.where(trusted, distances, torch.zeros_like(distances))
+    return kept.sum() / trusted.sum().clamp_min(1)
+
+
 class FaceTarget(NamedTuple):
     """What the mesh sees in the images to be matched; kept, it saves a pass per step."""
 

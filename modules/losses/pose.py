@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.editing.expression import quantities
-from modules.losses.edits import Edited
+from modules.losses.edits import Edited, Judged
 from modules.perception.face_shape import UNIT, FaceBasis
 from modules.perception.mesh import FaceMesh
 
@@ -20,7 +20,7 @@ class AskedMesh:
     ``Edited.asked`` is ``(N, I + E + 6)`` as ``face_shape.difference`` gives it. The mesh before, changed by that,
     is what the mesh after is held against, by the root mean square distance of all points (pixels of a crop 256
     wide), and the named expressions of the two by their difference. Each ``r``, in units of its scale, counts as
-    ``sqrt(1 + r^2) - 1``. A face that is not seen before or after counts as met.
+    ``sqrt(1 + r^2) - 1``.
     """
 
     mesh: FaceMesh
@@ -32,8 +32,8 @@ class AskedMesh:
     least_score: float
     """Of the mesh, below which a picture shows no face."""
 
-    def __call__(self, edited: Edited) -> Tensor:
-        """``(N,)``; carries gradients to ``edited.after``."""
+    def __call__(self, edited: Edited) -> Judged:
+        """See the class; carries gradients to ``edited.after``."""
         with torch.no_grad():
             before = self.mesh(edited.before)
             start = (before.points * (UNIT / edited.before.shape[3]))[edited.code]
@@ -43,8 +43,7 @@ class AskedMesh:
         seen = (before.score[edited.code] >= self.least_score) & (after.score >= self.least_score)
         away = _flat(points - wanted).square().sum(2).mean(1).clamp_min(1e-12).sqrt() / self.pixels
         wrong = (quantities(points) - quantities(wanted)) / self.named.to(points)
-        error: Tensor = _robust(away) + _robust(wrong).mean(1)
-        return torch.where(seen, error, 0.0)
+        return Judged(_robust(away) + _robust(wrong).mean(1), seen)
 
 
 def _flat(offset: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules.alignment import crop_frame, crop_scale
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
+from modules.out_of_memory import BatchSize
 from services.pipeline.balance import balanced
 from services.pipeline.canvas import kept_of, on_canvas
 from services.pipeline.composite import (
@@ -147,6 +148,7 @@ def edit_crops(
     sides: Sequence[float] = (),
     offsets: Tensor | None = None,
     corrector: SeamCorrector | None = None,
+    batch: BatchSize | None = None,
 ) -> Iterator[EditedCrop]:
     """Synthesise codes ``(N, num_ws, w_dim)`` before and after the edits, with the masks; one by one in order.
 
@@ -160,21 +162,26 @@ def edit_crops(
     ``offsets`` ``(N, num_ws, w_dim)`` are how far the lips' keeping moves the edited codes.
     An edit that is pasted whole has the drift of its colours at the seam taken out, by a ``corrector`` that
     remembers the frames before; without one the N are frames of one shot.
+    ``batch`` is from ``faces_at_once``: handed in, it remembers what the memory did not hold. Raises
+    ``BadInputError`` (507) where that is one face.
     """
     moves = requests if applied is None else applied
     corrector = corrector or SeamCorrector(models.config.seam)
-    step = 1 if models.device == "cpu" else models.config.batch
+    batch = batch or faces_at_once(models, size)
     same = all(request.strength == 0 for request in requests)
     head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
-    for at, (part, seen) in enumerate(zip(torch.split(ws, step), torch.split(targets, step), strict=True)):
+
+    def rendered(part: slice) -> tuple[Floats, Floats, Floats, Floats]:
+        """Before, after, what is there, and where the face may change."""
+        seen = targets[part]
         with torch.no_grad():
-            before = after = models.generator.synthesize(part, resolution=size).clamp(-1, 1)
-            before = kept_of(models.task, before, sides[at * step : (at + 1) * step])
+            before = after = models.generator.synthesize(ws[part], resolution=size).clamp(-1, 1)
+            before = kept_of(models.task, before, sides[part])
             region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
-            moved = None if offsets is None else offsets[at * step : (at + 1) * step]
             draw = partial(
                 models.edits.synthesize,
-                ws=part, requests=moves, seed=options.seed, resolution=size, offsets=moved,
+                ws=ws[part], requests=moves, seed=options.seed, resolution=size,
+                offsets=None if offsets is None else offsets[part],
             )  # fmt: skip
             if not same:
                 after = draw(models.generator).clamp(-1, 1)
@@ -182,11 +189,12 @@ def edit_crops(
                     region = torch.maximum(region, models.judges.region(after, head))
             if models.stitched is not None:  # the mask stays the one that the stitching was tuned with
                 after = draw(models.stitched).clamp(-1, 1)
-        # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.
-        grown: Paste = paste if head else "difference"
-        regions = region[:, 0].float().cpu().numpy()
-        crops = zip(to_arrays(before), to_arrays(after), to_arrays(seen), regions, strict=True)
-        for one, other, there, area in crops:
+        return to_arrays(before), to_arrays(after), to_arrays(seen), region[:, 0].float().cpu().numpy()
+
+    # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.
+    grown: Paste = paste if head else "difference"
+    for made in batch.over(len(ws), rendered):
+        for one, other, there, area in zip(*made, strict=True):
             mask = feathered_mask(area, models.config.composite, grown)
             if paste != "replace":
                 yield EditedCrop(one, other, mask)
@@ -196,6 +204,15 @@ def edit_crops(
             shown = one if head and models.stitched is None else other
             taken = corrector.correction(shown, there, mask)
             yield EditedCrop(one, corrected(other, taken), mask, taken)
+
+
+def faces_at_once(models: Models, size: int) -> BatchSize:
+    """How many faces of ``size`` pixels are rendered in a batch."""
+    return BatchSize(
+        1 if models.device == "cpu" else models.config.batch,
+        f"faces of {size} px at once",
+        f"one face of {size} px; leave the larger of pipeline.sizes out",
+    )
 
 
 def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Paste:

@@ -103,7 +103,7 @@ def interpolate_video(
         read = _pairs(_read(source, plan, lanes, models, options, meter))
         for number, (frame, following) in zip(plan.numbers, read, strict=False):
             first = frame.pts if first is None else first
-            between = _between(frame, following, factor, models, flow)
+            between = _between(frame, following, factor, lanes, flow)
             if between is None and following is not None:
                 repeated.append(number)
             ticks = stamps(plan.info, factor, first, frame.pts, following.pts if following is not None else None)
@@ -189,7 +189,7 @@ def _faces(lane: Lane, frames: NDArray[np.uint8], place: int, check: Callable[[]
             alignment.crop_to_frame[stretch.start : stretch.stop], alignment.size, lane.size
         )
         shown = []
-        rendered = edit_crops(ws, targets, (), lane.models, lane.options, lane.size)
+        rendered = edit_crops(ws, targets, (), lane.models, lane.options, lane.size, batch=lane.batch)
         for one, crop, matrix in zip(torch.split(ws, 1), rendered, matrices, strict=True):
             check()
             found.append(Standing(one, crop.reconstruction, crop.mask, matrix))
@@ -211,34 +211,40 @@ def _pairs(frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, _Frame | None]]:
 
 
 def _between(
-    first: _Frame, second: _Frame | None, factor: int, models: Models, flow: DenseFlow
+    first: _Frame, second: _Frame | None, factor: int, lanes: Sequence[Lane], flow: DenseFlow
 ) -> Iterator[Image] | None:
     """The ``factor - 1`` pictures between two frames, one by one; None where nothing lies between them."""
     if second is None or second.begins_shot:
         return None
-    both = [(a, b) for a, b in zip(first.faces, second.faces, strict=True) if a is not None and b is not None]
+    lined_up = zip(lanes, first.faces, second.faces, strict=True)
+    both = [(lane, a, b) for lane, a, b in lined_up if a is not None and b is not None]
     if not both:
         return None
     motion = Motion(flow(first.pixels, second.pixels), flow(second.pixels, first.pixels))
     times = [k / factor for k in range(1, factor)]
-    rendered = [_rendered([codes_between(a, b, t) for t in times], len(a.rendering), models) for a, b in both]
+    rendered = [_rendered([codes_between(a, b, t) for t in times], lane) for lane, a, b in both]
     pixels = [frame.pixels.astype(np.float32) for frame in (first, second)]
 
     def pictures() -> Iterator[Image]:
         for t in times:
             canvas = laid_between(pixels[0], pixels[1], motion, t)
-            for (a, b), shown in zip(both, rendered, strict=True):
+            for (_, a, b), shown in zip(both, rendered, strict=True):
                 add_face(canvas, a, b, next(shown), motion, t)
             yield np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
     return pictures()
 
 
-def _rendered(codes: Sequence[Tensor], size: int, models: Models) -> Iterator[Floats]:
-    """``(size, size, 3)`` in [-1, 1] of each ``(1, num_ws, w_dim)``."""
-    for part in torch.split(torch.cat(list(codes)), 1 if models.device == "cpu" else models.config.batch):
+def _rendered(codes: Sequence[Tensor], lane: Lane) -> Iterator[Floats]:
+    """``(S, S, 3)`` in [-1, 1] of each ``(1, num_ws, w_dim)``, S the side at which the lane's face is made."""
+    ws = torch.cat(list(codes))
+
+    def shown(part: slice) -> Floats:
         with torch.no_grad():
-            yield from to_arrays(models.generator.synthesize(part, resolution=size).clamp(-1, 1))
+            return to_arrays(lane.models.generator.synthesize(ws[part], resolution=lane.size).clamp(-1, 1))
+
+    for made in lane.batch.over(len(ws), shown):
+        yield from made
 
 
 def _standing_still(repeated: Sequence[int], cuts: Sequence[int], factor: int) -> tuple[str, ...]:

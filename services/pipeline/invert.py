@@ -18,6 +18,7 @@ from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, Landmarks
 from modules.metrics.face import identity_similarity, landmark_error_percent
 from modules.metrics.fidelity import psnr
+from modules.out_of_memory import memory_for
 from modules.perception.landmarks import landmarks_68
 from services.pipeline.canvas import kept_of
 from services.pipeline.composite import Image
@@ -72,10 +73,13 @@ def invert_crops(
 
     The encoder answers for all of them; with ``steps`` each frame is then optimised, beginning at the
     encoder's answer moved as far as the frame before had to be. Without an encoder all begin at the mean face.
-    ``check`` is called in every step and may raise.
+    ``check`` is called in every step and may raise. Raises ``BadInputError`` (507) where the memory does not hold
+    the crops, or one frame's refinement.
     """
     targets = to_tensor(crops, models.device)
-    with torch.inference_mode(False), torch.no_grad():
+    side = crops.shape[1]
+    looked_at = f"{len(crops)} crops of {side} px and their encoder; lower pipeline.chunk"
+    with torch.inference_mode(False), torch.no_grad(), memory_for(looked_at):
         encoded, memory = (
             models.encoder(targets, state.encoder) if models.encoder else (models.mean_codes(len(crops)), None)
         )
@@ -85,10 +89,11 @@ def invert_crops(
     for ws, target in zip(torch.split(encoded, 1), torch.split(targets, 1), strict=True):
         budget = steps if offset is not None else max(steps, models.config.follow.first_steps)
         begin = ws if offset is None else ws + offset
-        better = refine(
-            begin, target, models.generator, models.judges.perceptual, models.config.refine, budget, check,
-            follow=models.config.follow if offset is not None else None, moments=moments,
-        )  # fmt: skip
+        with memory_for(f"one frame of {side} px with gradients; take --refine 0 (pipeline.follow.steps)"):
+            better = refine(
+                begin, target, models.generator, models.judges.perceptual, models.config.refine, budget, check,
+                follow=models.config.follow if offset is not None else None, moments=moments,
+            )  # fmt: skip
         offset, moments = better.ws - ws, better.moments
         refined.append(better.ws)
     return torch.cat(refined), CodesState(memory, offset, moments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
@@ -11,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.disk import write_whole
 from modules.editing.directions import EditRequest
-from modules.editing.expression_dynamics import Eyes, Mouth, MouthJudge, window_offsets, windows
+from modules.editing.expression_dynamics import Eyes, Found, Mouth, MouthJudge, window_offsets, windows
 from modules.losses.perceptual import load_lpips
+from modules.out_of_memory import BatchSize, memory_for
 from modules.perception.fan import FaceAlignmentNet, load_fan
 from modules.perception.landmarks import eye_distance, lip_gaps, mouth_corners
 from modules.perception.mesh import FaceMesh
@@ -24,10 +28,14 @@ from services.pipeline.plan import ClipPlan
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.track import Track, encoded_tracks
 
+log = logging.getLogger("stylereel.lips")
+
 EXPRESSIONS = ("smile", "mouth_open", "eyes_open", "surprise", "anger")
 """Edits of the expression by name, beside those that begin with ``expression.``."""
 _INNER_LIPS = slice(60, 68)
 """Of the usual 68 points."""
+STOPPED = "stopped.json"
+"""In a work folder, where a loss was no number: the frames that it concerns, and the fewest steps of any."""
 
 
 def before_expression(requests: Sequence[EditRequest]) -> Requests:
@@ -54,11 +62,13 @@ def keep_lips(
     work: Path,
     report: Report = silent,
     cancelled: Cancelled = never,
-) -> list[Track]:
+) -> tuple[list[Track], tuple[str, ...]]:
     """For each face of the plan its codes, and the offsets under which the edited lips do what they did.
 
     ``applied`` is how each face is edited. Everything lies in files of ``work``: called again with it, the work
-    goes on where it was stopped. Memory does not grow with the clip.
+    goes on where it was stopped. Memory does not grow with the clip, and where it does not hold a batch, smaller
+    ones are rendered. A window whose loss is no number ends with the last offsets that gave one. Returns what is
+    to be said of both too, one line each.
     """
     tracks = encoded_tracks(source, plan, models, options, work, report, cancelled)
     earlier = before_expression(requests)
@@ -72,26 +82,66 @@ def keep_lips(
         seen = np.flatnonzero(face.alignment.valid)
         breaks = np.flatnonzero(np.diff(seen) > 1) + 1
         begins = {0, *breaks.tolist(), *np.searchsorted(seen, plan.cuts).tolist()}
+        numbers = [plan.numbers[index] for index in seen]
         jobs += [
-            (track, edited, before, first in begins, (first, kept, last))
+            (track, numbers, edited, before, first in begins, (first, kept, last))
             for first, kept, last in windows(len(seen), sorted(begins), config)
         ]
-    batch = 1 if models.device == "cpu" else models.config.batch
+    batch = BatchSize(
+        1 if models.device == "cpu" else models.config.batch,
+        "frames at once to keep the lips",
+        f"one face of {models.config.crop_size} px with gradients; free some, or edit without keep_lips",
+    )
+    stopped = Stopped(work / STOPPED)
+    if not any(len(track.offsets) for track in tracks):
+        stopped.path.unlink(missing_ok=True)
+    meter = Meter(
+        "keep lips", config.iterations * sum(last - first for *_, (first, _, last) in jobs), report, cancelled
+    )
+    behind = 0
+    for track, numbers, edited, before, begins_anew, (first, kept, last) in jobs:
+        behind += config.iterations * (last - first)
+        if len(track.offsets) < kept:
+            track.offsets.cut(first)
+            ws = torch.from_numpy(track.codes.read(first, last)).to(models.device)
+            previous = None if begins_anew else torch.from_numpy(track.offsets.read(first - 1, first)[0]).to(ws)
+            found = _window(ws, previous, edited, before, models, options, mouth_of, eyes, meter.advance, batch)
+            if found.steps < config.iterations:
+                stopped.add(numbers[first:kept], found.steps)
+            track.offsets.append(found.offsets[: kept - first].cpu().numpy())
+        meter.advance(behind - meter.done)
+    return tracks, (*batch.said, *stopped.said(config.iterations, models.config.keep_lips.judge))
 
-    def renderings(first: int, last: int) -> int:
-        return -(-(last - first) // batch) * config.iterations
 
-    meter = Meter("keep lips", sum(renderings(first, last) for *_, (first, _, last) in jobs), report, cancelled)
-    for track, edited, before, begins_anew, (first, kept, last) in jobs:
-        if len(track.offsets) >= kept:
-            meter.advance(renderings(first, last))
-            continue
-        track.offsets.cut(first)
-        ws = torch.from_numpy(track.codes.read(first, last)).to(models.device)
-        previous = None if begins_anew else torch.from_numpy(track.offsets.read(first - 1, first)[0]).to(ws)
-        found = _window(ws, previous, edited, before, models, options, mouth_of, eyes, meter.advance, batch)
-        track.offsets.append(found[: kept - first].cpu().numpy())
-    return tracks
+class Stopped:
+    """Frames whose search ended since the loss was no number, in a file: a later call says it too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, numbers: Sequence[int], steps: int) -> None:
+        """Note frames of the clip, and the steps that led to what is kept of them."""
+        frames, fewest = self._read()
+        log.warning("keep lips: no number after %d steps on frames %d-%d", steps, numbers[0], numbers[-1])
+        noted = {"frames": sorted({*frames, *numbers}), "steps": min(fewest, steps) if frames else steps}
+        write_whole(self.path, json.dumps(noted))
+
+    def said(self, steps: int, judge: str) -> tuple[str, ...]:
+        """One line, where there are such frames, of searches of ``steps`` under a ``judge`` of ``params.yaml``."""
+        frames, fewest = self._read()
+        if not frames:
+            return ()
+        return (
+            f"the loss of the lips was no number after {fewest} of {steps} steps on {len(frames)} frames between "
+            f"{frames[0]} and {frames[-1]}; what was found until then is kept; a smaller "
+            f"pipeline.keep_lips.dynamics.{judge}.learning_rate may go on",
+        )
+
+    def _read(self) -> tuple[list[int], int]:
+        if not self.path.is_file():
+            return [], 0
+        noted = json.loads(self.path.read_text())
+        return noted["frames"], noted["steps"]
 
 
 def _window(
@@ -103,9 +153,9 @@ def _window(
     options: EditOptions,
     mouth_of: Callable[[Tensor], MouthJudge],
     eyes: Eyes,
-    check: Callable[[], None],
-    batch: int,
-) -> Tensor:
+    rendered: Callable[[int], None],
+    batch: BatchSize,
+) -> Found:
     """The offsets of a few frames; see ``window_offsets``."""
     side = models.config.crop_size
 
@@ -114,12 +164,13 @@ def _window(
         return image.float().clamp(-1, 1)
 
     with torch.inference_mode(False):
-        with torch.no_grad():
+        config = models.config.keep_lips
+        remedy = f"lower pipeline.keep_lips.dynamics.{config.judge}.window"
+        with torch.no_grad(), memory_for(f"{len(ws)} faces of {side} px; {remedy}"):
             unedited = torch.cat([shown(one, before, None) for one in torch.split(ws, 1)])
             mouth = mouth_of(unedited)
             wanted = mouth(unedited).lips
         start = torch.zeros_like(ws) if previous is None else previous.expand_as(ws)
-        config = models.config.keep_lips
         return window_offsets(
             start,
             lambda frames, offsets: shown(ws[frames], edited, offsets),
@@ -127,9 +178,9 @@ def _window(
             mouth,
             eyes,
             config.dynamics[config.judge],
-            previous,
-            check,
             batch,
+            previous,
+            rendered,
             _rows(models, config.dynamics[config.judge].resolution),
         )
 

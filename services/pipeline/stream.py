@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_scale
+from datamodules.scratch import scratch_beside
 from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe
@@ -29,6 +29,7 @@ from services.pipeline.edit import (
     changes_nothing,
     crop_synthesis_size,
     edit_crops,
+    faces_at_once,
     strengths,
     to_pixels,
     way_to_paste,
@@ -91,7 +92,7 @@ class VideoReport:
     """Numbers of the frames that begin a new shot, or where another person takes the face's place."""
     faces: tuple[FaceReport, ...]
     warnings: tuple[str, ...]
-    """One line each: where bits are lost, persons change places, or a reconstruction is poor."""
+    """One line each: where bits are lost, persons change places, memory runs out, or a reconstruction is poor."""
     stitching: Stitching | None = None
     """What was tuned to the border of the face; None where that was not asked for."""
 
@@ -124,15 +125,18 @@ def edit_video(
     applied = balanced_in_clip(source, plan, requests, models, options, meter.check)
     with place_for(work, target) as place_of_work, writer:
         tracks: Sequence[Track | None] = [None] * len(plan.faces)
+        tuning, said = None, tuple[str, ...]()
         if options.keep_lips and any(request.strength for request in requests):
-            tracks = keep_lips(source, plan, requests, applied, models, options, place_of_work, report, cancelled)
+            tracks, said = keep_lips(
+                source, plan, requests, applied, models, options, place_of_work, report, cancelled
+            )
         elif stitch:
             tracks = encoded_tracks(source, plan, models, options, place_of_work, report, cancelled)
-        tuning, said = None, tuple[str, ...]()
         if stitch and (track := tracks[0]) is not None:
             folder = place_of_work / "stitch"
             edited_face = EditedFace(source, plan, requests, applied[0], track, models, options)
-            models, tuning, said = stitched(edited_face, folder, report, cancelled)
+            models, tuning, more = stitched(edited_face, folder, report, cancelled)
+            said += more
         lanes = [
             Lane(face, plan, requests, models, options, applied=moves, track=track)
             for face, moves, track in zip(plan.faces, applied, tracks, strict=True)
@@ -157,8 +161,8 @@ def place_for(work: Path | None, target: Path) -> Iterator[Path]:
     if work is not None:
         yield work
         return
-    with TemporaryDirectory(prefix=f".{target.stem}-work-", dir=target.parent) as scratch:
-        yield Path(scratch)
+    with scratch_beside(target) as scratch:
+        yield scratch
 
 
 def check_output(source: Path, target: Path, models: Models, options: EditOptions) -> VideoWriter:
@@ -261,6 +265,7 @@ class Lane:
         alignment = face.alignment
         seen = on_canvas(models.task, alignment.crop_to_frame[alignment.valid])
         self.size = crop_synthesis_size(seen, alignment.size, models, options)
+        self.batch = faces_at_once(models, self.size)
         self.identity = np.full(len(plan.numbers), np.nan)
         self.landmark_error = np.full(len(plan.numbers), np.nan)
         self._last: EditedCrop | None = None
@@ -293,7 +298,7 @@ class Lane:
             offsets = self._offsets(seen.row, len(seen.ws))
             edited = edit_crops(
                 seen.ws, targets, self.requests, self.models, self.options, self.size, self.applied, sides,
-                offsets, self._corrector,
+                offsets, self._corrector, self.batch,
             )  # fmt: skip
             for index, crop in enumerate(edited, start):
                 check()
@@ -329,12 +334,13 @@ class Lane:
         )
 
     def warnings(self) -> tuple[str, ...]:
-        """One line for each stretch of frames where the reconstruction is poor."""
+        """One line where memory ran out, and for each stretch of frames where the reconstruction is poor."""
         config = self.models.config.warnings
         advice = advice_of(self.models)
         if not advice and not self.models.adapted:
             advice = f"try --adapt, or --refine {config.try_refine}"
-        return poor_reconstruction(self.identity, self.landmark_error, config, self.plan.numbers, advice)
+        poor = poor_reconstruction(self.identity, self.landmark_error, config, self.plan.numbers, advice)
+        return (*self.batch.said, *poor)
 
     def _paste(self, into: NDArray[np.uint8], index: int, place: int, crop: EditedCrop) -> None:
         weight = float(self.face.presence.weight[index])

@@ -322,6 +322,14 @@ def test_a_full_disk_is_one_line(shell, monkeypatch, capsys, tmp_path, picture, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("make", [lambda: torch.empty(2**58), lambda: np.empty(2**58)])
+def test_a_full_memory_is_one_line_that_says_what_to_lower(tmp_path, monkeypatch, capsys, picture, make) -> None:
+    monkeypatch.setattr(services.media, "edit_file", lambda *_, **__: make())
+    assert run(["edit", str(picture), str(tmp_path / "out.png"), "--edit", "age=5", "-q"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("stylereel: out of memory: free some, or lower") and len(said.splitlines()) == 1
+
+
 def test_adapting_to_what_cannot_be_learned_from(tmp_path, picture, clip, capsys) -> None:
     text = tmp_path / "letter.mp4"
     text.write_text("no video")

@@ -14,7 +14,7 @@ import torch
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, save_directions
 from modules.lit.directions import DirectionTraining, LitDirections
-from modules.losses.edits import Edited
+from modules.losses.edits import Edited, Judged
 from services import directions, refinement
 from services.attributes import AttributeJudge
 from services.direction_settings import DirectionSettings
@@ -39,6 +39,8 @@ NONE = directions.KeptFaces({}, "")
 class Judge:
     """Attributes that are linear in the codes, which the pictures are."""
 
+    mesh = None
+
     def measure(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         found = images[:, 0].flatten(1) @ EFFECTS.T / GREY
         return dict(zip(("age", "smile", "roll"), found.unbind(1), strict=True))
@@ -53,6 +55,10 @@ def render(ws: torch.Tensor) -> torch.Tensor:
 
 def embed(images: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.ones(len(images), 2), dim=1)
+
+
+def everywhere(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    return torch.ones(len(images), dtype=torch.bool)
 
 
 def start(sign: float = 1.0) -> EditSet:
@@ -73,7 +79,9 @@ def pool() -> Pool:
 
 
 def train(folder: Path, settings: RefineSettings = SETTINGS, sign: float = 1.0, made_of: str = "code") -> EditSet:
-    return refine(start(sign), GOALS, pool(), np.eye(WIDTH), render, JUDGE, embed, settings, made_of, folder)
+    return refine(
+        start(sign), GOALS, pool(), np.eye(WIDTH), render, JUDGE, embed, everywhere, settings, made_of, folder
+    )
 
 
 def test_an_attribute_is_asked_its_unit_and_counted_in_its_usual_strength() -> None:
@@ -84,7 +92,7 @@ def test_an_attribute_is_asked_its_unit_and_counted_in_its_usual_strength() -> N
     changes = torch.tensor([[3.0, 0.02, -1.0]])
     moved = ws + (changes @ torch.linalg.pinv(EFFECTS).T).reshape(1, ROWS, WIDTH)
     left = (changes - 2 * asked[:1]) / term.scales
-    found = term(Edited(render(ws), render(moved), torch.tensor([0]), 2 * asked[:1]))
+    found, _ = term(Edited(render(ws), render(moved), torch.tensor([0]), 2 * asked[:1]))
     torch.testing.assert_close(found, ((1 + left**2).sqrt() - 1).sum(1), rtol=1e-3, atol=1e-3)
 
 
@@ -155,7 +163,7 @@ def test_an_edit_that_goes_on_alone_leaves_the_others_and_is_asked_its_own_reach
     asked: list[object] = []
     original = refinement.EditBatches
     monkeypatch.setattr(refinement, "EditBatches", lambda *given: asked.append(given[2]) or original(*given))
-    parts = np.eye(WIDTH), render, JUDGE, embed, short, "code", tmp_path
+    parts = np.eye(WIDTH), render, JUDGE, embed, everywhere, short, "code", tmp_path
     found = refine(start(), GOALS, pool(), *parts, alone=("age", (-5.0, 7.0)))
     assert torch.equal(found["smile"].vector, start()["smile"].vector)
     assert not torch.allclose(found["age"].vector, start()["age"].vector)
@@ -165,11 +173,16 @@ def test_an_edit_that_goes_on_alone_leaves_the_others_and_is_asked_its_own_reach
 
 def test_a_face_can_be_held_where_it_is_too(tmp_path: Path) -> None:
     """A term that counts every change, weighed heavily, leaves next to nothing of the edit."""
+
+    def moved(pair: Edited) -> Judged:
+        start = pair.before[pair.code]
+        return Judged((pair.after - start).flatten(1).norm(dim=1), everywhere(pair.after, start))
+
     held = replace(SETTINGS.training, weights={**SETTINGS.training.weights, "mesh": 100.0})
     free = train(tmp_path)
     kept = refine(
-        start(), GOALS, pool(), np.eye(WIDTH), render, JUDGE, embed, replace(SETTINGS, training=held), "code",
-        tmp_path, further={"mesh": lambda pair: (pair.after - pair.before[pair.code]).flatten(1).norm(dim=1)},
+        start(), GOALS, pool(), np.eye(WIDTH), render, JUDGE, embed, everywhere,
+        replace(SETTINGS, training=held), "code", tmp_path, further={"mesh": moved},
     )  # fmt: skip
     assert kept["age"].vector.norm() < 0.2 * free["age"].vector.norm()
 
@@ -194,11 +207,13 @@ def test_the_stage_refines_an_edit_alone_as_its_own_settings_say(monkeypatch: py
     own = settings.alone["age"]
     toy = SimpleNamespace(sha256="g", w_mean=torch.zeros(WIDTH))
     tools = SimpleNamespace(generator=toy, render=render, judge=JUDGE, embed=embed)
-    faces = directions.KeptFaces({"mesh": lambda edited: edited.asked[:, 0]}, "judge")
+    faces = directions.KeptFaces(
+        {"mesh": lambda edited: Judged(edited.asked[:, 0], edited.asked[:, 0] == 0)}, "judge"
+    )
     directions.refine_on(pool(), start(), tools, settings, faces, False, lambda line: None, "age")  # type: ignore[arg-type]
     (_, goals, *_rest), only = given[0], given[0][-2]
-    assert given[0][-1] == faces.terms and "judge" in str(given[0][8])
-    config = given[0][7]
+    assert given[0][-1] == faces.terms and "judge" in str(given[0][9])
+    config = given[0][8]
     assert isinstance(goals, dict) and goals["age"].rows == own.rows and goals["yaw"].rows != own.rows
     assert isinstance(config, RefineSettings)
     assert (config.training, config.identity) == (own.training, own.identity)
@@ -227,7 +242,7 @@ def test_edits_that_are_gone_on_from_are_those_that_params_names(tmp_path: Path)
 def test_the_stage_says_what_its_runs_are_made_of(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
     """What ``refine`` cannot see: with ``start_from``, other judges would read the finished run of these."""
     said: list[str] = []
-    monkeypatch.setattr(directions, "refine", lambda *given: said.append(given[8]))
+    monkeypatch.setattr(directions, "refine", lambda *given: said.append(given[9]))
     monkeypatch.setattr(directions, "_single_codes", lambda generator: np.eye(WIDTH))
     settings = load_params().section("directions", DirectionSettings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from modules.editing.expression_dynamics import (
     DynamicsConfig,
     Eyes,
+    Found,
     Mouth,
     point_distance,
     regularity,
@@ -22,6 +24,7 @@ from modules.editing.expression_dynamics import (
     windows,
 )
 from modules.losses.perceptual import PerceptualLoss, load_lpips
+from modules.out_of_memory import BatchSize
 
 ROWS, WIDTH, SIDE = 3, 4, 96
 CONFIG = DynamicsConfig(150, 0.05, 6, 2, 1.0, 0.0, 0.0, 0.0, 0.0, 1024)
@@ -57,11 +60,24 @@ def edited(frames: int = 5) -> Tensor:
     return torch.randn(frames, ROWS, WIDTH, generator=torch.Generator().manual_seed(frames))
 
 
-def offsets(config: DynamicsConfig, eyes: Eyes, wanted: Tensor, ws: Tensor, **more: Tensor | None) -> Tensor:
+def batches(size: int = 1) -> BatchSize:
+    return BatchSize(size, "frames at once", "one")
+
+
+def found(
+    config: DynamicsConfig, eyes: Eyes, wanted: Tensor, ws: Tensor, batch: BatchSize | None = None, **more: Any
+) -> Found:
     def render(frames: slice, moved: Tensor) -> Tensor:
         return show(ws[frames] + moved)
 
-    return window_offsets(torch.zeros_like(ws), render, wanted, mouth, eyes, config, **more)  # type: ignore[arg-type]
+    given = {"render": render, "mouth": mouth, "batch": batch or batches(), **more}
+    return window_offsets(torch.zeros_like(ws), wanted=wanted, eyes=eyes, config=config, **given)
+
+
+def offsets(config: DynamicsConfig, eyes: Eyes, wanted: Tensor, ws: Tensor, **more: Any) -> Tensor:
+    whole = found(config, eyes, wanted, ws, **more)
+    assert whole.steps == config.iterations
+    return whole.offsets
 
 
 def test_lips_come_to_where_they_were(eyes: Eyes) -> None:
@@ -74,8 +90,64 @@ def test_lips_come_to_where_they_were(eyes: Eyes) -> None:
 def test_batches_of_any_size_give_the_same(eyes: Eyes) -> None:
     ws, wanted = edited(), lips(show(edited() * 0.5))
     few = replace(CONFIG, iterations=5, eye_weight=2.0, reg_weight=0.1, temp_weight=0.1)
-    one, two = (offsets(few, eyes, wanted, ws, batch=batch) for batch in (1, 2))  # type: ignore[arg-type]
+    one, two = (offsets(few, eyes, wanted, ws, batch=batches(size)) for size in (1, 2))
     torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_that_the_memory_does_not_hold_is_halved_and_nothing_before_it_is_done_again(eyes: Eyes) -> None:
+    """The memory runs out in the third step: that step goes on in smaller batches, and the end is the same."""
+    ws, wanted = edited(), lips(show(edited() * 0.5))
+    few = replace(CONFIG, iterations=3, eye_weight=2.0, reg_weight=0.1, temp_weight=0.1)
+    steady = offsets(few, eyes, wanted, ws)
+    rendered: list[int] = []
+    tried: list[int] = []
+
+    def little(frames: slice, moved: Tensor) -> Tensor:
+        if moved.requires_grad:
+            tried.append(len(moved))
+            if sum(rendered) >= 10 and len(moved) > 1:
+                raise torch.OutOfMemoryError("tried to allocate")
+        return show(ws[frames] + moved)
+
+    batch = batches(4)
+    halved = offsets(few, eyes, wanted, ws, batch=batch, render=little, rendered=rendered.append)
+    torch.testing.assert_close(halved, steady, rtol=1e-3, atol=1e-4)
+    assert tried == [4, 1, 4, 1, 4, 2, *[1] * 5] and sum(rendered) == 5 * few.iterations
+    assert batch.said == [
+        "out of memory: went on with 2 frames at once", "out of memory: went on with 1 frames at once"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("breaks_at", [0, 1, 4])
+def test_a_loss_that_is_no_number_ends_with_the_last_offsets_that_gave_one(
+    eyes: Eyes, bad: float, breaks_at: int
+) -> None:
+    """Step 4 says so of what step 3 led to, so what is kept is what three steps before it led to."""
+    ws, wanted = edited(), lips(show(edited() * 0.5))
+    config = replace(CONFIG, iterations=9, reg_weight=0.1, temp_weight=0.1)
+    looks: list[int] = []
+
+    def breaking(images: Tensor) -> Mouth:
+        seen = mouth(images)
+        looks.append(len(images))
+        # Each of five frames is looked at once before the first step, and once in each.
+        broken = len(looks) > 5 * (1 + breaks_at) + 2
+        return seen._replace(lips=seen.lips * bad) if broken else seen
+
+    stopped = found(config, eyes, wanted, ws, mouth=breaking)
+    assert stopped.steps == max(0, breaks_at - 1)
+    expected = offsets(replace(config, iterations=stopped.steps), eyes, wanted, ws)
+    torch.testing.assert_close(stopped.offsets, expected)
+    assert len(looks) == 5 * (2 + breaks_at), "it stops there"
+
+
+def test_offsets_that_are_no_numbers_are_not_kept(eyes: Eyes) -> None:
+    """A step without end, in the last step of all: no loss is there to say so."""
+    ws, wanted = edited(), lips(show(edited() * 0.5))
+    config = replace(CONFIG, iterations=1, learning_rate=math.inf)
+    stopped = found(config, eyes, wanted, ws)
+    assert stopped.steps == 0 and not stopped.offsets.any()
 
 
 def test_each_term_holds_what_it_is_for(eyes: Eyes) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modules.lit.directions import DirectionTraining, LitDirections
-from modules.losses.edits import AttributeTerm, Edited
+from modules.losses.edits import AttributeTerm, Edited, EditTerm, Judged
 
 ROWS, WIDTH, ATTRIBUTES = 4, 6, 3
 PLAN = DirectionTraining(1, 1, 0.05, 0.0, 0.3, {"attributes": 1.0})
@@ -43,6 +43,10 @@ def module(
     return LitDirections(
         first() if start is None else start, MAY_MOVE, SPREAD, UNITS, plan, render, {"attributes": term}
     )
+
+
+def seen_all(errors: torch.Tensor) -> Judged:
+    return Judged(errors, torch.ones(len(errors), dtype=torch.bool))
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -118,7 +122,7 @@ def test_an_edit_is_held_to_its_own_strength_and_code() -> None:
         after = render(ws + strength * lit.directions()[edit])
         asked = torch.zeros(1, 3)
         asked[0, edit] = strength * UNITS[edit, edit]
-        alone.append(term(Edited(render(ws), after, torch.tensor([0]), asked)))
+        alone.append(term(Edited(render(ws), after, torch.tensor([0]), asked)).errors)
     torch.testing.assert_close(lit.losses(data)["attributes"], torch.cat(alone).mean())
 
 
@@ -126,14 +130,18 @@ def test_the_papers_age_direction_is_one_edit_and_its_terms() -> None:
     """Eq. S2: |k - change of age| + lambda_f L_f + lambda_v L_v, whatever the last two are."""
     weights = {"age": 1.0, "landmarks": 100.0, "mesh": 1e-4}
 
-    def age(edited: Edited) -> torch.Tensor:
+    def age(edited: Edited) -> Judged:
         years = measure(edited.after)[:, 0] - measure(edited.before)[edited.code, 0]
-        return (edited.asked[:, 0] - years).abs()
+        return seen_all((edited.asked[:, 0] - years).abs())
 
     def moved(edited: Edited) -> torch.Tensor:
         return (edited.after - edited.before[edited.code]).flatten(1).norm(dim=1)
 
-    terms = {"age": age, "landmarks": moved, "mesh": lambda edited: moved(edited) * 2}
+    terms = {
+        "age": age,
+        "landmarks": lambda edited: seen_all(moved(edited)),
+        "mesh": lambda edited: seen_all(moved(edited) * 2),
+    }
     start = first()[:1]
     lit = LitDirections(start, [(0, 2)], SPREAD, torch.ones(1, 1), replace(PLAN, weights=weights), render, terms)
     data = batch()
@@ -144,6 +152,33 @@ def test_the_papers_age_direction_is_one_edit_and_its_terms() -> None:
     found = lit.losses(data)
     total = sum(weights[name] * value for name, value in found.items() if name != "pull")
     torch.testing.assert_close(total, expected.mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_edit_whose_face_is_not_seen_has_no_part_in_the_loss_and_is_counted() -> None:
+    """As if it were not in the batch; where no face is seen, nothing is learned, and nothing is no number."""
+    data = batch()
+
+    def term(seen: torch.Tensor) -> EditTerm:
+        return lambda edited: Judged(edited.after.flatten(1).square().mean(1), seen)
+
+    seen = torch.arange(12) % 3 != 0
+    half, alone, none = module(), module(), module()
+    half.terms, none.terms = {"attributes": term(seen)}, {"attributes": term(seen & False)}
+    alone.terms = {"attributes": term(torch.ones(8, dtype=torch.bool))}
+    few = data | {name: data[name][seen] for name in ("code", "edit", "strength")}
+    for lit, given in ((half, data), (alone, few), (none, data)):
+        lit.losses(given)["attributes"].backward()
+    assert half.change.grad is not None and alone.change.grad is not None and none.change.grad is not None
+    torch.testing.assert_close(half.change.grad, alone.change.grad)
+    assert half.change.grad.any() and not none.change.grad.any()
+    assert (half.judge_failures, alone.judge_failures, none.judge_failures) == (4, 0, 12)
+    half.losses(data)
+    assert half.judge_failures == 8
+    logged: dict[str, float] = {}
+    half.log = lambda name, value, **how: logged.update({name: float(torch.as_tensor(value).detach())})  # type: ignore[method-assign]
+    half.log_dict = lambda found, **how: None  # type: ignore[method-assign]
+    half.training_step(data, 0)
+    assert logged["train/judge_failures"] == 12
 
 
 def test_what_does_not_fit_is_refused() -> None:

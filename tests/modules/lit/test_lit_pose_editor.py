@@ -17,7 +17,7 @@ from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
 from modules.lit.frame_encoder import FrozenParts, ImageLoss, Seen
 from modules.lit.pose_editor import LitPoseEditor, PoseEditorTraining
-from modules.losses.edits import Edited
+from modules.losses.edits import Edited, Judged
 from services.training import fit_steps
 
 ROWS, WIDTH, ASKED, STEPS = 2, 4, 3, 120
@@ -39,10 +39,10 @@ class Read(nn.Module):
         return frames[:, 0] / 0.05, None
 
 
-def asked(edited: Edited) -> Tensor:
+def asked(edited: Edited) -> Judged:
     """What is measured of a picture are known projections of the code; squares of what is left."""
     change = ((edited.after - edited.before)[:, 0] / 0.05).flatten(1)
-    return (change @ EFFECTS.T - edited.asked).square().sum(1)
+    return Judged((change @ EFFECTS.T - edited.asked).square().sum(1), torch.ones(len(change), dtype=torch.bool))
 
 
 def module(
@@ -102,6 +102,18 @@ def test_a_pair_whose_face_is_not_seen_has_no_part_in_the_losses_of_faces() -> N
         found = lit.losses(batch(0))
     assert float(found["pair/mesh"]) == 2.0, "the second pair's alone"
     assert float(found["pair/l2"]) > 0 and lit.judge_failures == 1
+
+
+def test_a_movement_whose_face_is_not_seen_has_no_part_in_what_was_asked() -> None:
+    data, lit = batch(0), module()
+    lit.terms = {"asked": lambda edited: asked(edited)._replace(seen=torch.tensor([True, False, True, False]))}
+    with torch.no_grad():
+        found = lit.losses(data)
+    wanted = data["asked"][[0, 2]].square().sum(1).mean()
+    assert float(found["asked/asked"]) == pytest.approx(float(wanted), rel=1e-4)
+    assert lit.judge_failures == 2
+    lit.terms = {"asked": lambda edited: asked(edited)._replace(seen=torch.zeros(4, dtype=torch.bool))}
+    assert float(lit.losses(data)["asked/asked"]) == 0 and lit.judge_failures == 6
 
 
 def test_it_learns_what_is_asked_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from modules.encoders.video_vit import VideoEncoderConfig, start_from_frame_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
-from modules.lit.frame_encoder import FrozenParts, PartsWithFrameEncoder, code_loss, trusted_mean
+from modules.lit.frame_encoder import FrozenParts, PartsWithFrameEncoder, code_loss
 from modules.lit.video_encoder import (
     LitVideoEncoder,
     VideoEncoderTraining,
@@ -18,6 +18,7 @@ from modules.lit.video_encoder import (
     change_distance,
     smoothed,
 )
+from modules.losses.face import trusted_mean
 from modules.losses.pixels import rms_distance
 
 PAIRS = VideoPhase("pairs", 5, 2, 1, 1, 0.0, 0.0, 0.0, 1e-3, {"codes": 1.0, "l2": 1.0, "half": 0.5})

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditRequest, EditSet
+from modules.out_of_memory import BatchSize
 from services.pipeline.edit import changes_nothing, edit_crops, way_to_paste
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -99,6 +101,48 @@ def test_only_what_is_pasted_whole_has_its_colours_corrected(models) -> None:
     # The mean code's picture is grey all over, 0.1 below the target.
     assert turned.taken is not None
     np.testing.assert_allclose(turned.taken, -12.75, atol=0.05)
+
+
+class Little:
+    """A generator on a machine whose memory holds one picture of so many pixels in all, or none."""
+
+    def __init__(self, generator, holds: int) -> None:
+        self.generator, self.holds, self.tried = generator, holds, list[int]()
+
+    def __getattr__(self, name: str):
+        return getattr(self.generator, name)
+
+    def synthesize(self, ws: torch.Tensor, **how) -> torch.Tensor:
+        self.tried.append(len(ws))
+        if len(ws) > self.holds:
+            raise torch.OutOfMemoryError("tried to allocate")
+        return self.generator.synthesize(ws, **how)
+
+
+def test_faces_that_the_memory_does_not_hold_at_once_are_rendered_in_smaller_batches(models) -> None:
+    ws = models.mean_codes(5) + torch.linspace(0, 1, 5)[:, None, None]
+    targets = torch.full((5, 3, 64, 64), 0.1)
+    models = replace(models, judges=Disc())
+    plain = list(edit_crops(ws, targets, [OLDER], models, EditOptions(), 64))
+    little = Little(models.generator, 2)
+    batch = BatchSize(4, "faces at once", "one face")
+    found = list(
+        edit_crops(ws, targets, [OLDER], replace(models, generator=little), EditOptions(), 64, batch=batch)
+    )
+    assert little.tried == [4, 2, 2, 2, 2, 1, 1] and batch.said == ["out of memory: went on with 2 faces at once"]
+    for one, other in zip(found, plain, strict=True):
+        for name in ("reconstruction", "edit", "mask"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-5)
+
+
+def test_one_face_that_the_memory_does_not_hold_is_refused_with_what_to_lower(models) -> None:
+    models = replace(models, generator=Little(models.generator, 0), judges=Disc())
+    target = torch.zeros(1, 3, 64, 64)
+    with pytest.raises(
+        BadInputError, match=r"one face of 64 px; leave the larger of pipeline.sizes out"
+    ) as refused:
+        list(edit_crops(models.mean_codes(1), target, [OLDER], models, EditOptions(), 64))
+    assert refused.value.status == 507
 
 
 class Disc:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from adapted_toys import DYNAMICS, small_models
+from torch import Tensor
 
-from modules.editing.directions import EditRequest
+from modules.editing.directions import EditRequest, EditSet
+from modules.editing.expression_dynamics import Mouth
+from modules.generators.protocol import Generator
+from modules.out_of_memory import BatchSize
+from modules.perception.mesh import FaceMesh
 from services.pipeline import lips
 from services.pipeline.lips import before_expression, keep_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip
 from services.pipeline.progress import CancelledError, Progress
+from services.pipeline.sidecar import plain
 from services.pipeline.stream import edit_video
 from services.pipeline.track import Track
 
@@ -25,10 +32,18 @@ SHORT = EditOptions(start=0.5, end=0.9, keep_lips=True)
 SMILE, AGE, YAW = EditRequest("smile", 1.0), EditRequest("age", 20.0), EditRequest("yaw", 10.0)
 
 
-def tracks(clip: Path, models: Models, work: Path, requests: list[EditRequest], **more: object) -> list[Track]:
+def kept(
+    clip: Path, models: Models, work: Path, requests: list[EditRequest], **more: Any
+) -> tuple[list[Track], tuple[str, ...]]:
     plan = plan_clip(clip, models, SHORT)
     applied = [tuple(requests)] * len(plan.faces)
-    return keep_lips(clip, plan, requests, applied, models, SHORT, work, **more)  # type: ignore[arg-type]
+    return keep_lips(clip, plan, requests, applied, models, SHORT, work, **more)
+
+
+def tracks(clip: Path, models: Models, work: Path, requests: list[EditRequest], **more: Any) -> list[Track]:
+    found, said = kept(clip, models, work, requests, **more)
+    assert said == ()
+    return found
 
 
 def test_only_what_comes_before_the_expression_stands_in_eq_3() -> None:
@@ -99,7 +114,7 @@ def test_the_edited_clip_shows_codes_and_offsets_of_the_track(
         observe=lambda number, before, after: again.append(after.copy()),
     )  # fmt: skip
     assert max(np.abs(a.astype(int) - b).max() for a, b in zip(again, seen["plain"], strict=True)) <= 1
-    assert not list(tmp_path.glob(".*work*"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_an_edit_of_nothing_keeps_the_frames(clip: Path, small_models: Models, tmp_path: Path) -> None:
@@ -118,6 +133,61 @@ def test_what_stands_before_the_expression_is_rendered_for_eq_3(
     (before_age,) = tracks(clip, small_models, tmp_path / "before", [SMILE, AGE])
     torch.testing.assert_close(alone.codes.read(0, 12), after_age.codes.read(0, 12))
     assert np.abs(after_age.offsets.read(0, 12) - before_age.offsets.read(0, 12)).max() > 1e-3
+
+
+def test_a_loss_that_is_no_number_stops_its_window_and_is_said_in_the_sidecars_report(
+    clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second window of four, from its second step on; the others are searched to their end."""
+    (whole,) = tracks(clip, small_models, tmp_path / "whole", [SMILE])
+    by_mesh, looks = lips.by_mesh, list[int]()
+
+    def breaking(mesh: FaceMesh, images: Tensor, unit: Tensor) -> Mouth:
+        found = by_mesh(mesh, images, unit)
+        looks.append(len(images))
+        # A window of four frames: all as they were, each as edited, then each in both steps.
+        return found._replace(lips=found.lips * torch.nan) if 13 + 9 < len(looks) <= 26 else found
+
+    monkeypatch.setattr(lips, "by_mesh", breaking)
+    (broken,), said = kept(clip, small_models, tmp_path / "work", [SMILE])
+    monkeypatch.undo()
+    assert len(said) == 1 and "no number after 0 of 2 steps on 3 frames between " in said[0]
+    assert "a smaller pipeline.keep_lips.dynamics.mesh.learning_rate" in said[0]
+    offsets, unbroken = broken.offsets.read(0, 12), whole.offsets.read(0, 12)
+    np.testing.assert_allclose(offsets[:3], unbroken[:3], atol=1e-6)
+    np.testing.assert_array_equal(offsets[3:6], offsets[2:3].repeat(3, 0))  # where the window began
+    assert np.isfinite(offsets).all() and (offsets[6:] != offsets[2]).any()
+    # The clip that is made of it says so, though it only reads what is there.
+    done = edit_video(clip, tmp_path / "out.mp4", [SMILE], small_models, SHORT, work=tmp_path / "work")
+    assert said[0] in done.warnings and said[0] in plain(done)["warnings"]
+
+
+def test_where_the_memory_does_not_hold_a_batch_of_renderings_it_is_halved_and_goes_on(
+    clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One step: after a second one, this small generator shows what rounding did to the first.
+    config = replace(small_models.config.keep_lips, dynamics={"mesh": replace(DYNAMICS, iterations=1)})
+    models = replace(small_models, config=replace(small_models.config, keep_lips=config))
+    (whole,) = tracks(clip, models, tmp_path / "whole", [SMILE])
+    monkeypatch.setattr(lips, "BatchSize", lambda size, of, one: BatchSize(4, of, one))
+    synthesize, sizes = EditSet.synthesize, list[int]()
+
+    def little(self: EditSet, generator: Generator, ws: Tensor, *rest: Any) -> Tensor:
+        if torch.is_grad_enabled():
+            sizes.append(len(ws))
+            if len(sizes) > 1 and len(ws) > 1:
+                raise torch.OutOfMemoryError("tried to allocate")
+        return synthesize(self, generator, ws, *rest)
+
+    monkeypatch.setattr(EditSet, "synthesize", little)
+    seen: list[Progress] = []
+    (found,), said = kept(clip, models, tmp_path / "little", [SMILE], report=seen.append)
+    assert said == tuple(f"out of memory: went on with {n} frames at once to keep the lips" for n in (2, 1))
+    # The first window is done; the second is tried, halved twice, and nothing but it is rendered again.
+    assert sizes[:7] == [4, 4, 2, 1, 1, 1, 1] and set(sizes[7:]) == {1}
+    apart = found.offsets.read(0, 12) - whole.offsets.read(0, 12)
+    assert np.abs(apart).mean() < 2e-3 < 0.02 < np.abs(whole.offsets.read(0, 12)).mean()
+    assert max(one.done for one in seen if one.stage == "keep lips") == seen[-1].total
 
 
 class _Heatmaps:

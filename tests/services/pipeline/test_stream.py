@@ -1,22 +1,30 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import av
 import numpy as np
 import pytest
+import torch
+from pipeline_toys import ToyGenerator
 
 from datamodules.types import BadInputError
 from datamodules.video import VideoWriter, probe, read_frames
 from modules.assets import asset_path
 from modules.editing.directions import EditRequest
+from modules.out_of_memory import BatchSize
+from services.pipeline import stream
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import check_clip, plan_clip
 from services.pipeline.progress import CancelledError, Progress
 from services.pipeline.stream import VideoReport, edit_video
-from services.settings import load_params
+from services.settings import ROOT, load_params
 
 AGE = [EditRequest("age", 20)]
 SHORT = EditOptions(start=0.5, end=0.9)
@@ -183,6 +191,59 @@ def test_an_error_half_way_leaves_the_old_file(tmp_path, toy_models, clip) -> No
     with pytest.raises((OSError, BadInputError)):
         edit_video(clip, target, AGE, toy_models, SHORT, observe=fail)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from services.pipeline.stream import place_for
+
+with place_for(None, Path(sys.argv[1])) as work:
+    (work / "codes-0").write_bytes(b"a face")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_edit_left_beside_its_target_goes_with_the_next_one(tmp_path, toy_models, clip) -> None:
+    target = tmp_path / "out.mp4"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(target)], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL and [len(list(one.iterdir())) for one in tmp_path.iterdir()] == [1]
+    edit_video(clip, target, AGE, toy_models, EditOptions(start=0.5, end=0.6))
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("refine", [0, 1])
+def test_a_clip_whose_codes_the_memory_does_not_hold_is_refused_with_what_to_lower(
+    tmp_path, toy_models, clip, refine
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise torch.OutOfMemoryError("tried to allocate")
+
+    if refine:
+        toy_models.judges.perceptual = full  # type: ignore[assignment]
+        toy_models.judges.perceptual.features = full
+    else:
+        toy_models = replace(toy_models, encoder=full)
+    with pytest.raises(BadInputError, match="--refine 0" if refine else "lower pipeline.chunk") as refused:
+        edit_video(clip, tmp_path / "out.mp4", AGE, toy_models, replace(SHORT, refine=refine))
+    assert refused.value.status == 507 and list(tmp_path.iterdir()) == []
+
+
+def test_a_clip_says_that_its_faces_were_rendered_in_smaller_batches(
+    tmp_path, toy_models, clip, monkeypatch
+) -> None:
+    monkeypatch.setattr(stream, "faces_at_once", lambda models, size: BatchSize(4, "faces at once", "one face"))
+    synthesize = ToyGenerator.synthesize
+
+    def little(self: ToyGenerator, ws: torch.Tensor, **how: Any) -> torch.Tensor:
+        if len(ws) > 1:
+            raise torch.OutOfMemoryError("tried to allocate")
+        return synthesize(self, ws, **how)
+
+    monkeypatch.setattr(ToyGenerator, "synthesize", little)
+    report, seen = edited(clip, tmp_path / "out.mp4", toy_models, AGE)
+    assert report.warnings[:2] == tuple(f"out of memory: went on with {n} faces at once" for n in (2, 1))
+    assert len(seen) == 12 and all((before != after).any() for before, after in seen.values())
 
 
 def test_progress_counts_every_frame(tmp_path, toy_models, clip) -> None:
