@@ -152,7 +152,7 @@ class Tools:
 
 
 def load_tools(settings: StylespaceSettings, params: Params) -> Tools:
-    """The default generator, in the precision of ``params.runtime``, and the judges."""
+    """The generator of ``generator.source``, in the precision of ``params.runtime``, and the judges."""
     generator, device = training_generator(params), params.runtime.torch_device()
     judge = load_appearance_judge(settings.least_score, device)
     return Tools(generator, judge, load_identity(device, judge.mesh), device, settings.resolution)
