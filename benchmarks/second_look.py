@@ -164,6 +164,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     params = load_params()
     generator = training_generator(params)
+    if not isinstance(generator, MobileStyleGAN):
+        parser.error("it looks at a MobileStyleGAN's features: leave generator.source as it is")
     looked = Looked(load_frame_encoder(FRAME_ENCODER, generator.sha256), generator)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     faces, held_out, samples = data.dataset("train"), data.dataset("val"), SampleDataset(SAMPLES)

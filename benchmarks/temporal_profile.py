@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datamodules.types import BadInputError
 from datamodules.video import read_frames
 from modules.generators.codes_file import read_codes
-from modules.generators.load import DEFAULT_GENERATOR, load_generator
 from modules.sheet import FAINT, GAP, INK, PAPER
 from services.analyses import clusters, profile
 from services.media import write_image
+from services.precise_generator import exact_generator
+from services.settings import load_params
 
 Image = NDArray[np.uint8]
 HEIGHT, WIDTH, LABEL, BAR, MARGIN = 320, 960, 28, 28, 16
@@ -117,7 +118,7 @@ def main() -> None:
     where.add_argument("--column", type=float, help="share of the frame's width; 0.5 without")
     parser.add_argument("--k", type=int, default=7, help="groups of codes")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--generator", default=DEFAULT_GENERATOR, help="whose codes they are")
+    parser.add_argument("--generator", help="whose codes they are; else generator.source of params.yaml")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     try:
@@ -125,7 +126,7 @@ def main() -> None:
             column = 0.5 if arguments.row is None and arguments.column is None else arguments.column
             sheet = draw_profiles(arguments.profile, arguments.row, column)
         else:
-            generator = load_generator(arguments.generator)
+            generator = exact_generator(load_params(), arguments.generator)
             some = [(path, read_codes(path, generator).numpy()) for path in arguments.codes]
             sheet = below([draw_codes(ws, path.name, arguments.k, arguments.seed) for path, ws in some])
         write_image(arguments.out, sheet)

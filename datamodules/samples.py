@@ -179,14 +179,21 @@ def shard_seed(seed: int, number: int) -> int:
 class SampleDataset(Dataset[Sample]):
     """Shards as a torch dataset; pixels are read and decoded when asked for.
 
-    ``count`` limits it to the first so many. Raises ``BadInputError`` for a folder without shards.
+    ``count`` limits it to the first so many. Raises ``BadInputError`` for a folder without shards, and for samples
+    of another generator than ``made_by``, its sha256, where that is given.
     """
 
-    def __init__(self, folder: Path, count: int | None = None) -> None:
+    def __init__(self, folder: Path, count: int | None = None, made_by: str | None = None) -> None:
         paths = sorted(folder.glob("samples-*.safetensors"))
         if not paths:
             raise BadInputError(f"{folder} has no samples; make them with `{REMAKE}`")
         self.shards = [Shard(path, REMAKE) for path in paths]
+        said = {shard.metadata.get("generator", "nobody's") for shard in self.shards}
+        if made_by is not None and said != {made_by}:
+            others = ", ".join(sorted(said - {made_by}))
+            raise BadInputError(
+                f"{folder} has samples of generator {others}, not {made_by}; `{REMAKE}` makes them"
+            )
         self.fingerprints = tuple((metadata_of(path) or {}).get("fingerprint", "") for path in paths)
         """Of each shard: what its samples were made with."""
         self._ends = np.cumsum([len(shard) for shard in self.shards])

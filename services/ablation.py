@@ -17,7 +17,7 @@ from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
 from datamodules.samples import SampleDataset
 from datamodules.types import BadInputError
 from modules.encoders.vit import load_frame_encoder, save_frame_encoder
-from modules.generators.mobile import MobileStyleGAN
+from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts, Phase
 from services.evaluate_table import load_table_parts, shortened
 from services.evaluation_table import VideoTable
@@ -88,7 +88,7 @@ def ablate(params: Params, report: Report = silent, cancelled: Cancelled = never
     return Ablation(table, (budget,))
 
 
-def train_with(params: Params, settings: AblationSettings, label: str, generator: MobileStyleGAN) -> Path:
+def train_with(params: Params, settings: AblationSettings, label: str, generator: Generator) -> Path:
     """Train with the losses of one row, or go on, or take what is there: its model folder."""
     weights = settings.losses[label]
     base = params.section("frame_encoder", FrameEncoderSettings)
@@ -98,7 +98,7 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
     )  # fmt: skip
     whole = with_phase(dataclasses.replace(base, start_from=settings.start_from), phase, settings.ema_decay)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
-    samples = SampleDataset(SAMPLES)
+    samples = SampleDataset(SAMPLES, made_by=generator.sha256)
     folder = RUNS / f"ablation-{fingerprint(params, whole, data, samples, generator.sha256)}"
     done = folder / "encoder"
     if done.is_dir():

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit
+from services.generator_terms import terms_of
 
 
 def card(edits: Sequence[ChannelEdit | RandomIdentity], samples: int, codes: int, tables: str) -> str:
     """Markdown; ``samples`` were localised on and ``codes`` measured on, ``tables`` says with what result."""
     return _CARD.format(
         sha256=edits[0].generator_sha256,
+        terms=terms_of(edits[0].generator_sha256),
         samples=samples,
         codes=codes,
         channels="\n".join(_listed(edits)),
@@ -67,6 +69,5 @@ voice and manner.
 
 ## Licence
 
-Learned from random-face's MobileStyleGAN (Apache-2.0 as packaged), which was distilled from NVIDIA's FFHQ model,
-whose own terms are non-commercial.
+{terms}
 """

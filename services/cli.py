@@ -196,8 +196,10 @@ def invert(
 def edits(directions: EditsFolders = None, generator: GeneratorSource = None) -> None:
     """List what can be edited: names, units, smallest and largest strength."""
     from services.media import known_edits
+    from services.precise_generator import GeneratorSettings
 
-    rows = known_edits(directions or [], generator)
+    own = load_params().section("generator", GeneratorSettings).path()
+    rows = known_edits(directions or [], generator or own)
     if not rows:
         print("no edits: there is no assets/directions; 'dvc repro directions' makes one, --directions names one")
     width = max((len(row.name) for row in rows), default=0)

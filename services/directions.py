@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.disk import write_whole
 from datamodules.latents import AttributeDataset, label_samples
+from datamodules.samples import SampleDataset
 from datamodules.spread import spread
 from datamodules.types import BadInputError
 from modules.editing.boundaries import (
@@ -40,14 +41,14 @@ from services.directions_card import card
 from services.directions_evaluation import evaluation_of, measure_as_served, standard_strengths, summary_of
 from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
 from services.evaluation_edits import as_markdown, measure_edits, numbers_of, rounded, slopes_between
-from services.instruments import Instruments, draw_single, load_instruments
+from services.instruments import Instruments, draw_single, instruments_for
 from services.places import CLIPS, DIRECTIONS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
 from services.refinement import Goal, Pool, refine, render_pool
 from services.registry.tracking import Run
 from services.runs import code_sha256, stage_run
 from services.settings import ROOT, Params
 from services.sheets import edits_sheet
-from services.training_parts import face_seen, image_losses, seen_by
+from services.training_parts import face_seen, image_losses, seen_by, training_generator
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -73,7 +74,7 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     Raises ``BadInputError`` where there are no samples.
     """
     settings = params.section("directions", DirectionSettings)
-    tools = load_instruments(settings, params)
+    tools = instruments_for(training_generator(params), settings, params)
     with stage_run("directions", params, {"generator": tools.generator.sha256}) as run:
         return _learn(settings, balancing_of(params), tools, kept_faces(params, settings), run, say)
 
@@ -110,7 +111,9 @@ def kept_faces(params: Params, settings: DirectionSettings) -> KeptFaces:
 def _learn(
     settings: DirectionSettings, balancing: Balancing, tools: Instruments, faces: KeptFaces, run: Run, say: Say
 ) -> Path:
-    frames = frames_of_test_persons(settings, tools.generator.sha256)  # said to be missing now, not after an hour
+    # Said to be missing now, not after an hour.
+    SampleDataset(SAMPLES, made_by=tools.generator.sha256)
+    frames = frames_of_test_persons(settings, tools.generator.sha256)
     labels = label_samples(
         SAMPLES, LABELS, tools.judge, settings.samples,
         judged_by=JUDGED_BY,

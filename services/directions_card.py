@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.evaluation_edits import as_markdown
+from services.generator_terms import terms_of
 
 
 def card(summary: Mapping[str, Any], generator_sha256: str) -> str:
     """The card for what was measured; ``summary`` is what ``metrics.json`` holds."""
     scores = ", ".join(f"{name} {score:.2f}" for name, score in summary["fit"].items()) or "not known"
     text = _CARD.format(
-        sha256=generator_sha256, samples=summary["samples"], scores=scores,
+        sha256=generator_sha256, terms=terms_of(generator_sha256), samples=summary["samples"], scores=scores,
         units_on=summary["units_on"], persons=summary["persons"], clips=summary["clips"],
         fitted=_fitted(summary), who="these were" if summary["learned"] else "they were",
         tables="\n".join(as_markdown(summary)),
@@ -77,6 +78,5 @@ with age, make-up and hair with gender) moves along in part.
 
 ## Licence
 
-Learned from random-face's MobileStyleGAN (Apache-2.0 as packaged), which was distilled from NVIDIA's FFHQ model,
-whose own terms are non-commercial.
+{terms}
 """

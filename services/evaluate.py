@@ -53,6 +53,7 @@ from services.places import CLIPS, METRICS_FOLDER
 from services.pose_evaluation import data_hash_of as pose_data_hash_of
 from services.pose_evaluation import evaluate_pose_editor
 from services.pose_settings import PoseEditorSettings
+from services.precise_generator import exact_generator
 from services.registry.gate import Evaluation
 from services.registry.promote import ReEvaluate
 from services.registry.store import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion
@@ -154,15 +155,13 @@ def evaluate_folder(
 ) -> tuple[Evaluation, Rows]:
     """Measure the encoder in a model folder on ``frames``; the judges and the generator are loaded for it."""
     from modules.encoders.vit import load_frame_encoder
-    from modules.generators import load_generator
     from modules.losses.perceptual import load_lpips
     from modules.perception.detection import DetectionConfig
 
     runtime = params.runtime
-    runtime.apply_threads()
     device = runtime.torch_device()
     config = params.section("evaluation", EvaluationConfig)
-    generator = load_generator(device=device)
+    generator = exact_generator(params)
     encoder = load_frame_encoder(folder, generator.sha256).to(device)
     judges = Judges(params.section("detection", DetectionConfig), config.lpips_net, device)
     refine = params.section("pipeline", PipelineConfig).refine
@@ -231,10 +230,8 @@ def _video_re_evaluation(params: Params, report: Report) -> ReEvaluate:
 def _restoring_re_evaluation(params: Params) -> ReEvaluate:
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
         from modules.encoders.vit import load_frame_encoder
-        from modules.generators import load_generator
 
-        params.runtime.apply_threads()
-        generator = load_generator(device=params.runtime.torch_device())
+        generator = exact_generator(params)
         place = trained_with(
             folder,
             find_frame_encoder(open_registry(params).download_weights),

@@ -36,6 +36,7 @@ from services.evaluation_video import (
 )
 from services.pipeline.models import Judges
 from services.pipeline.progress import Cancelled, Report, never, silent
+from services.precise_generator import exact_generator
 from services.settings import ROOT, Params
 
 
@@ -70,16 +71,13 @@ class TableParts:
 
 def load_table_parts(params: Params, prepared: Prepared, split: Split = "test") -> TableParts:
     """Generator, judges and the consecutive frames of a split. Raises ``BadInputError``."""
-    from modules.generators import load_generator
     from modules.losses.perceptual import load_lpips
     from modules.metrics.distribution import VggFeatures
     from modules.perception.detection import DetectionConfig
     from modules.perception.inception import load_fid_inception
     from modules.perception.second_landmarks import load_second_landmarks
 
-    runtime = params.runtime
-    runtime.apply_threads()
-    device = runtime.torch_device()
+    device, generator = params.runtime.torch_device(), exact_generator(params)
     config = params.section("evaluation", EvaluationConfig)
     clips = consecutive_frames(prepared, config.video.frames_per_clip, LEAST, split)
     judges = Judges(params.section("detection", DetectionConfig), config.lpips_net, device)
@@ -92,7 +90,7 @@ def load_table_parts(params: Params, prepared: Prepared, split: Split = "test") 
         judges.mesh, load_second_landmarks(), judges.second_identity, judges.perceptual, features,
         "inception" if inception else "vgg", flow,
     )  # fmt: skip
-    return TableParts(load_generator(device=device), clips, asked, config, device)
+    return TableParts(generator, clips, asked, config, device)
 
 
 def evaluate_table(

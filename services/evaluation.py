@@ -42,7 +42,7 @@ class EvaluationConfig:
     optimum: RefineConfig
     """The optimum: a long optimisation that begins at the mean face, so that it is the same for every encoder."""
     precision: Precision
-    """Of a MobileStyleGAN's features while it is optimised; everything is measured in float32."""
+    """Of the generator's features, where it has a choice, while it is optimised; what is measured is float32."""
     lpips_net: Literal["vgg", "alex"]
     """Backbone of the LPIPS that is reported."""
     batch: int

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from datamodules.disk import beside, not_written
 from datamodules.shards import to_tensor
-from modules.generators.mobile import MobileStyleGAN
-from modules.generators.protocol import Generator
+from modules.generators.protocol import Generator, HasPrecision
 from services.evaluation_frames import HeldOutFrames
 from services.pipeline.refine import Perceptual, RefineConfig, refine
 
@@ -81,8 +80,8 @@ def optimised_codes(
 
 @contextmanager
 def computing_in(generator: Generator, precision: Precision) -> Iterator[None]:
-    """Let a MobileStyleGAN compute its features in another precision for a while; others stay in float32."""
-    if not isinstance(generator, MobileStyleGAN):
+    """Let a generator that can compute its features in another precision for a while; others stay in float32."""
+    if not isinstance(generator, HasPrecision):
         yield
         return
     before = generator.compute_dtype

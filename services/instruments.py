@@ -33,7 +33,7 @@ class Instruments:
 def load_instruments(
     settings: DirectionSettings | PoseEditorSettings, params: Params, source: str | None = None
 ) -> Instruments:
-    """The default generator, or what ``load_generator`` takes, and the judges, as ``params.runtime`` says."""
+    """The generator of ``generator.source``, or what ``load_generator`` takes, and the judges, ready for use."""
     return instruments_for(generator_for(params, source), settings, params)
 
 

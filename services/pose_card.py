@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from services.generator_terms import terms_of
+
 
 def card(generator_sha256: str, samples: int, steps: int, clips: Sequence[str], tables: Sequence[str]) -> str:
     """Markdown: trained on ``samples`` of the generator and on ``clips``; ``tables`` says with what result."""
     return _CARD.format(
         sha256=generator_sha256, samples=samples, steps=steps, clips=", ".join(clips) or "none",
-        tables="\n".join(tables),
+        tables="\n".join(tables), terms=terms_of(generator_sha256),
     )  # fmt: skip
 
 
@@ -38,6 +40,5 @@ at all, and are offered within what was measured. The mesh follows blinks weakly
 
 ## Licence
 
-Learned from random-face's MobileStyleGAN (Apache-2.0 as packaged), which was distilled from NVIDIA's FFHQ model,
-whose own terms are non-commercial.
+{terms}
 """

@@ -86,6 +86,7 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     generator, prepared = training_generator(params), read_prepared(CLIPS)
     device, tools = params.runtime.torch_device(), instruments_for(generator, settings, params)
     # Said to be missing now, not after an hour.
+    samples = SampleDataset(SAMPLES, made_by=generator.sha256)
     frames = frames_of_test_persons(settings, generator.sha256)
     encoder, mesh = load_frame_encoder(FRAME_ENCODER, generator.sha256), tools.judge.mesh
     clips = clip_meshes(
@@ -95,7 +96,6 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         sorted(SAMPLES.glob("samples-*.safetensors")), mesh, MESHES,
         lambda done, total: say(f"meshes of {done} of {total} shards"),
     )  # fmt: skip
-    samples = SampleDataset(SAMPLES)
     model = fit_face_model(clips, shards, settings)
     torch.manual_seed(settings.seed)
     labels = _labels(settings, mesh, device, say)

@@ -1,28 +1,44 @@
-"""A generator on the device and in the precision that ``params.runtime`` asks for."""
+"""The generator of ``params.yaml``, on the device and in the precision that ``params.runtime`` asks for."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 import torch
 
 from modules.generators import Generator, load_generator
-from services.settings import Params
+from modules.generators.load import DEFAULT_GENERATOR
+from modules.generators.protocol import HasPrecision
+from services.settings import ROOT, Params
 
 
-@runtime_checkable
-class HasPrecision(Protocol):
-    """A generator whose features can be computed in another precision than float32."""
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """Section ``generator``."""
 
-    compute_dtype: torch.dtype
+    source: str
+    """Whose codes everything is trained, measured and edited in: ``mobilestylegan-ffhq-1024``, which the shipped
+    models are made for, or what ``load_generator`` takes. Relative paths are taken from the checkout."""
+
+    def path(self) -> str | None:
+        """What is not the default, for ``load_generator``."""
+        return None if self.source == DEFAULT_GENERATOR else str(ROOT / self.source)
+
+
+def exact_generator(params: Params, source: str | None = None) -> Generator:
+    """The generator of the section ``generator``, or what ``load_generator`` takes, in float32: what measures.
+
+    Raises ``BadInputError``.
+    """
+    runtime = params.runtime
+    runtime.apply_threads()
+    chosen = source or params.section("generator", GeneratorSettings).path() or DEFAULT_GENERATOR
+    return load_generator(chosen, runtime.torch_device())
 
 
 def generator_for(params: Params, source: str | None = None) -> Generator:
-    """The default generator, or what ``load_generator`` takes, ready to compute as ``params.runtime`` says."""
-    runtime = params.runtime
-    runtime.apply_threads()
-    device = runtime.torch_device()
-    generator = load_generator(source, device) if source else load_generator(device=device)
-    if runtime.bfloat16() and isinstance(generator, HasPrecision):
+    """``exact_generator``, ready to compute as ``params.runtime`` says."""
+    generator = exact_generator(params, source)
+    if params.runtime.bfloat16() and isinstance(generator, HasPrecision):
         generator.compute_dtype = torch.bfloat16
     return generator

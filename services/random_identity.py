@@ -39,7 +39,7 @@ class RandomIdentitySettings:
     tried_on: int
     """Generator samples on which each is tried."""
     rows: tuple[float, ...]
-    """Share of δw for each row of the codes."""
+    """Share of δw for each row of the codes; rows after these stay."""
     keeps: tuple[str, ...]
     """Edits of ``assets/directions``: what their vectors do, the made persons do not."""
     least_share: float
@@ -93,7 +93,7 @@ def random_identity(
     Raises ``BadInputError`` where ``rows`` do not fit the generator, ``directions`` lack what is kept, or too few
     of the made persons hide those that they are tried on and leave them faces.
     """
-    if len(settings.rows) != generator.num_ws:
+    if len(settings.rows) > generator.num_ws:
         raise BadInputError(
             f"stylespace.random_identity.rows has {len(settings.rows)} numbers, "
             f"the generator {generator.num_ws} rows"
@@ -108,16 +108,15 @@ def random_identity(
             f"stylespace.random_identity.keeps names {', '.join(missing)}, which assets/directions lacks; "
             "train them with 'stylereel train directions', or leave them out"
         )
-    moved = torch.tensor(settings.rows) != 0
+    rows = torch.tensor((*settings.rows, *[0.0] * (generator.num_ws - len(settings.rows))))
+    moved = rows != 0
     vectors = [directions[name].vector[moved] for name in settings.keeps]
     apart = codes[:, 0].cpu() - generator.w_mean.cpu()
     people = apart[: settings.people]
     if vectors:
         people = beside(people, torch.cat(vectors), settings.least_share)
     people = people * (apart.norm(dim=1).mean() / people.norm(dim=1, keepdim=True).clamp_min(1e-9))
-    whole = RandomIdentity(
-        NAME, settings.unit, people, torch.tensor(settings.rows), max(settings.lengths), generator.sha256
-    )
+    whole = RandomIdentity(NAME, settings.unit, people, rows, max(settings.lengths), generator.sha256)
     tries = _tries(whole, settings, tried_on, render, judge, identity, say)
     fits = [_Fit.of(settings.lengths, *one, settings.likeness) for one in tries]
     # In the order of the draw, so that the seeds that are measured are not those of the least moved.
@@ -135,9 +134,7 @@ def random_identity(
         f"{min(lengths):.2f} to {max(lengths):.2f}, landmarks move by {min(shifts):.1f} to {max(shifts):.1f} %"
     )
     people = (people[order] * torch.tensor(lengths)[:, None]).half().float()
-    return RandomIdentity(
-        NAME, settings.unit, people, torch.tensor(settings.rows), settings.upper, generator.sha256
-    )
+    return RandomIdentity(NAME, settings.unit, people, rows, settings.upper, generator.sha256)
 
 
 class _Fit(NamedTuple):

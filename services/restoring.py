@@ -34,6 +34,7 @@ from modules.lit.reconstructions import Show
 from modules.lit.restoring import LitRestoringEncoder, RestoringTraining
 from modules.model_folder import CARD, weights_sha256
 from modules.sheet import Image
+from services.generator_terms import terms_of
 from services.pipeline.restorers import SHIPPED
 from services.places import CLIPS, METRICS_FOLDER, RUNS, SAMPLES
 from services.restoring_evaluation import evaluate_restoring_encoder
@@ -70,7 +71,8 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
     no training person or no test person.
     """
     settings = params.section("restoring", RestoringSettings)
-    generator, samples = generator_to_train_through(params, settings.trainer), SampleDataset(SAMPLES)
+    generator = generator_to_train_through(params, settings.trainer)
+    samples = SampleDataset(SAMPLES, made_by=generator.sha256)
     first = load_frame_encoder(ROOT / settings.frame_encoder, generator.sha256)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     if not data.prepared.of("train"):
@@ -163,7 +165,6 @@ def _card(
         f"Generator: {generator_sha256}\n\nFrame encoder: {first_sha256}\n\n## Trained\n\n{phases}\n\n"
         f"On {samples} generator samples and on real crops, {trained_on}, each varied by "
         f"{dataclasses.asdict(settings.variation)}; of: {clips}.\n\n"
-        "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
-        "so are those of some of the training data. What it adds is likely, not true: not for telling people "
+        f"## Terms\n\n{terms_of(generator_sha256)} What it adds is likely, not true: not for telling people "
         "apart.\n"
     )

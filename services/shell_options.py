@@ -26,7 +26,11 @@ EncoderFolder = Annotated[
     Path | None, typer.Option(help="frame, video, a model folder, or a pSp, e4e or ReStyle checkpoint.")
 ]
 GeneratorSource = Annotated[
-    str | None, typer.Option("--generator", help="A model folder (see 'stylereel import') or a checkpoint.")
+    str | None,
+    typer.Option(
+        "--generator",
+        help="A model folder (see 'stylereel import') or a checkpoint; else generator.source of params.yaml.",
+    ),
 ]
 Adapt = Annotated[
     bool, typer.Option("--adapt", help="Let the generator learn this clip's face first: minutes, far nearer.")

@@ -23,12 +23,13 @@ from datamodules.types import BadInputError, Frames, Landmarks
 from datamodules.video import ShotConfig
 from modules.assets import asset_path, fetch, manifest
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, sighted, w_statistics
-from modules.generators.mobile import MobileStyleGAN
+from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
 from modules.perception.identity import load_identity
 from modules.sheet import Image
+from services.generator_terms import terms_of
 from services.places import CLIPS, FRAME_ENCODER, RUNS, SAMPLES
 from services.runs import code_sha256, stage_run, training_run
 from services.settings import ROOT, Params
@@ -163,7 +164,8 @@ def make_samples(params: Params, report: Report = lambda done, total, what: None
 def train_frame_encoder(params: Params) -> Path:
     """Train FrEN, or go on from its last checkpoint, and write it to ``assets/frame-encoder``."""
     settings = params.section("frame_encoder", FrameEncoderSettings)
-    generator, samples = generator_to_train_through(params, settings.trainer), SampleDataset(SAMPLES)
+    generator = generator_to_train_through(params, settings.trainer)
+    samples = SampleDataset(SAMPLES, made_by=generator.sha256)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     train = data.dataset("train") if data.prepared.of("train") else None
     held_out = validation_crops(data, settings.trainer.validation_frames)
@@ -191,7 +193,7 @@ def train_frame_encoder(params: Params) -> Path:
 
 
 def first_encoder(
-    settings: FrameEncoderSettings, generator: MobileStyleGAN
+    settings: FrameEncoderSettings, generator: Generator
 ) -> tuple[FrameEncoder, FrameEncoderSettings]:
     """What training begins with: a fresh encoder, or that of ``start_from``, whose answers are not solved anew.
 
@@ -223,7 +225,7 @@ class Crops(Dataset[Tensor]):
         return self.faces[index].images
 
 
-def _w_statistics(generator: MobileStyleGAN) -> tuple[Tensor, Tensor]:
+def _w_statistics(generator: Generator) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         z = torch.randn(W_SAMPLES, generator.z_dim, generator=random).to(generator.w_mean.device)
@@ -259,12 +261,11 @@ def _card(settings: FrameEncoderSettings, prepared: Prepared, samples: int, gene
         for p in settings.training.phases
     )
     return (
-        "# FrEN\n\nA vision transformer that sends a 256 px FFHQ crop to the 16 codes of MobileStyleGAN.\n\n"
+        "# FrEN\n\nA vision transformer that sends a 256 px FFHQ crop to the codes of a generator.\n\n"
         f"Generator: {generator_sha256}\n\n{_face_nets(settings)}## Trained\n\n{_origin(settings)}{phases}\n\n"
         f"On {samples} generator samples, and on real crops of: {', '.join(clips) or 'none'}; each crop varied by "
         f"{dataclasses.asdict(settings.variation)}.\n\n"
-        "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
-        "so are those of some of the training data. Not for telling people apart.\n"
+        f"## Terms\n\n{terms_of(generator_sha256)} Not for telling people apart.\n"
     )
 
 

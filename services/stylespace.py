@@ -155,7 +155,7 @@ class Tools:
 
 
 def load_tools(settings: StylespaceSettings, params: Params) -> Tools:
-    """The default generator, in the precision of ``params.runtime``, and the judges."""
+    """The generator of ``generator.source``, in the precision of ``params.runtime``, and the judges."""
     generator, device = training_generator(params), params.runtime.torch_device()
     judge = load_appearance_judge(settings.least_score, device)
     nets = load_identity(device, judge.mesh), load_second_identity(device, judge.mesh)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._triton import has_triton
 
+from datamodules.clips import ClipsConfig
 from datamodules.types import BadInputError
-from modules.generators.mobile import MobileStyleGAN
+from modules.generators.protocol import CompilesGradients, Generator
 from modules.losses.face import FaceLoss, FaceTerm, IdentityLoss, ImageLoss, Seen
 from modules.losses.perceptual import load_lpips
 from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
@@ -27,24 +28,28 @@ OF_FACES = ("landmark_features", "mesh", "identity")
 """Losses that are nothing where no face is seen."""
 
 
-def training_generator(params: Params) -> MobileStyleGAN:
-    """The generator that networks are trained for, in the precision of ``params.runtime``.
+def training_generator(params: Params) -> Generator:
+    """The generator of ``generator.source``, that networks are trained for, as ``params.runtime`` computes.
 
-    Raises ``BadInputError`` for one whose features cannot be had, which their losses and statistics need.
+    Raises ``BadInputError`` for one whose pictures are smaller than the crops that networks learn from.
     """
-    generator = generator_for(params)
-    if not isinstance(generator, MobileStyleGAN):
-        raise BadInputError(f"networks are trained for a MobileStyleGAN, not for a {type(generator).__name__}")
+    generator, side = generator_for(params), params.section("clips", ClipsConfig).size
+    if generator.resolution < side:
+        raise BadInputError(
+            f"networks learn from crops of {side} px (clips.size), the generator of generator.source makes "
+            f"{generator.resolution}: name a larger one"
+        )
     return generator
 
 
-def generator_to_train_through(params: Params, trainer: TrainerConfig) -> MobileStyleGAN:
-    """``training_generator`` for a network that learns by thousands of renderings: compiled on a GPU.
+def generator_to_train_through(params: Params, trainer: TrainerConfig) -> Generator:
+    """``training_generator`` for a network that learns by thousands of renderings: compiled on a GPU if it can be.
 
     It stays as it is where ``trainer.compile`` says never, or where torch has no compiler to do it with.
     """
     generator = training_generator(params)
-    if trainer.compile == "auto" and params.runtime.torch_device() == "cuda":
+    wanted = trainer.compile == "auto" and params.runtime.torch_device() == "cuda"
+    if wanted and isinstance(generator, CompilesGradients):
         if has_triton() and which(os.environ.get("CC", "cc")):
             generator.compile_gradients()
         else:

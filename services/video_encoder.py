@@ -18,6 +18,7 @@ from modules.generators.rows import coarse_rows
 from modules.lit.frame_encoder import PartsWithFrameEncoder
 from modules.model_folder import load_model, weights_sha256
 from modules.sheet import Image
+from services.generator_terms import terms_of
 from services.places import CLIPS, RUNS
 from services.runs import code_sha256, training_run
 from services.settings import ROOT, Params
@@ -125,6 +126,5 @@ def _card(
         f"Generator: {generator_sha256}\n\nFrame encoder: {first_sha256}\n\n## Trained\n\n"
         f"{_origin(settings)}{phases}\n\n"
         f"On consecutive frames and stills of: {clips}.\n\n"
-        "## Terms\n\nThe generator is distilled from NVIDIA's FFHQ model, whose terms are non-commercial; "
-        "so are those of some of the training data. Not for telling people apart.\n"
+        f"## Terms\n\n{terms_of(generator_sha256)} Not for telling people apart.\n"
     )

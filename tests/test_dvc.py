@@ -38,6 +38,7 @@ LEFT_OUT = {
     "services/appearance_card.py": "words for people",
     "services/direction_settings.py": "the keys of params.yaml, whose values count",
     "services/directions_card.py": "words for people",
+    "services/generator_terms.py": "words for people",
     "services/pipeline/options.py": "the keys of params.yaml, whose values count",
     "services/pipeline/restorers.py": "where a stage's model lies",
     "services/pipeline/progress.py": "tells how far it is",

@@ -19,6 +19,8 @@ from modules.generators.stylegan3 import StyleGAN3
 from modules.model_folder import load_model, save_model
 
 DEFAULT_GENERATOR = "mobilestylegan-ffhq-1024"
+DEFAULT_SHA256 = "297346c91aa67b71841ee503b5cbe050b71df74ffe858bcdb44e1f552d6fed40"
+"""Its ``sha256``: which generator a folder belongs to is told without loading it."""
 _ASSET = "random-face"
 _KIND = "generator"
 

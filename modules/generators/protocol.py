@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 NoiseMode = Literal["const", "random", "none"]
@@ -75,4 +76,20 @@ class Generator(Protocol):
         resolution: int | None = None,
     ) -> Tensor:
         """Like ``synthesize``, from S space."""
+        ...
+
+
+@runtime_checkable
+class HasPrecision(Protocol):
+    """A generator whose features can be computed in another precision than float32."""
+
+    compute_dtype: torch.dtype
+
+
+@runtime_checkable
+class CompilesGradients(Protocol):
+    """A generator whose renderings torch can compile where gradients are asked of them."""
+
+    def compile_gradients(self) -> None:
+        """From now on they are."""
         ...

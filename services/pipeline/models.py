@@ -25,7 +25,7 @@ from modules.editing.stylespace import joined, load_stylespace
 from modules.encoders.irse import load_encoder as load_published_encoder
 from modules.encoders.restoring import Task
 from modules.generators.adaptation import adapted, load_adaptation
-from modules.generators.protocol import Generator
+from modules.generators.protocol import Generator, HasPrecision
 from modules.model_folder import load_model, weights_sha256
 from modules.perception.detection import (
     DetectionConfig,
@@ -42,7 +42,7 @@ from services.model_names import ADAPTATION, DIRECTIONS, GENERATOR, POSE_EDITOR,
 from services.pipeline.encoders import Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
 from services.pipeline.sidecar import file_sha256, plain
-from services.precise_generator import HasPrecision, generator_for
+from services.precise_generator import generator_for
 from services.settings import ROOT, Params
 
 if TYPE_CHECKING:
@@ -219,9 +219,9 @@ def load_models(
     ``encoder`` and ``directions`` are model folders, by default the ones shipped in ``assets/`` where they are
     there and belong to the generator; ``frame`` and ``video`` name the shipped encoders, ``pipeline.encoder``
     says which is usual. An ``encoder`` may be a pSp, e4e or ReStyle checkpoint too, which does not say whose codes
-    it gives: its rows have to fit. ``generator`` is what ``load_generator`` takes. ``beside`` are further folders
-    of edits; of two edits of one name the later folder's is taken. Raises ``BadInputError`` for models of another
-    generator.
+    it gives: its rows have to fit. ``generator`` is what ``load_generator`` takes, else ``generator.source`` is.
+    ``beside`` are further folders of edits; of two edits of one name the later folder's is taken. Raises
+    ``BadInputError`` for models of another generator.
     """
     base = load_bare_models(params, generator)
     made, device, config, versions = base.generator, base.device, base.config, dict(base.versions)

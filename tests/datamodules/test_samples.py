@@ -159,6 +159,16 @@ def test_shards_of_an_earlier_larger_run_go_after_all_are_written(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([*paths, tmp_path / "samples.txt"])
 
 
+def test_samples_of_another_generator_are_refused_with_both_hashes(tmp_path):
+    write_samples(tmp_path, draw, render, config(), made_by={"generator": "a"})
+    assert len(SampleDataset(tmp_path, made_by="a")) == len(SampleDataset(tmp_path)) == 10
+    with pytest.raises(BadInputError, match="samples of generator a, not b; `dvc repro samples`"):
+        SampleDataset(tmp_path, made_by="b")
+    write_samples(tmp_path, draw, render, config(jpeg_quality=90))
+    with pytest.raises(BadInputError, match="samples of generator nobody's, not a"):
+        SampleDataset(tmp_path, made_by="a")
+
+
 def test_wrong_shapes_and_settings_are_refused(tmp_path):
     with pytest.raises(BadInputError, match="no samples"):
         SampleDataset(tmp_path)

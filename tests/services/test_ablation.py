@@ -46,7 +46,7 @@ class Row:
         monkeypatch.setattr(ablation, "RUNS", folder)
         monkeypatch.setattr(ablation, "FaceVideoDataModule", self.data)
         monkeypatch.setattr(
-            ablation, "SampleDataset", lambda folder: SimpleNamespace(fingerprints=(self.samples,))
+            ablation, "SampleDataset", lambda folder, made_by: SimpleNamespace(fingerprints=(self.samples,))
         )
         monkeypatch.setattr(ablation, "first_encoder", lambda settings, generator: (None, settings))
         monkeypatch.setattr(ablation, "FrozenParts", lambda *parts: None)

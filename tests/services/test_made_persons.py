@@ -111,8 +111,8 @@ def test_a_person_who_hides_nobody_or_under_whom_no_face_is_seen_is_not_kept(set
 
 
 def test_what_does_not_fit_is_refused(settings, codes) -> None:
-    with pytest.raises(BadInputError, match="rows has 2 numbers, the generator 3"):
-        made(replace(settings, rows=(0.0, 1.0)), codes)
+    with pytest.raises(BadInputError, match="rows has 4 numbers, the generator 3"):
+        made(replace(settings, rows=(0.0, 1.0, 1.0, 0.0)), codes)
     with pytest.raises(BadInputError, match="keeps names smile, which assets/directions lacks"):
         made(replace(settings, keeps=("yaw", "smile")), codes)
     with pytest.raises(BadInputError, match="must name 1"):
