@@ -135,9 +135,7 @@ def check_interpolation(
     check_factor(factor)
     if target.exists() and source.exists() and target.samefile(source):
         raise BadInputError(f"{target} is the input itself; give the output another name")
-    info = probe(source)
-    finer = replace(info, rate=info.rate * factor, time_base=info.time_base / factor)
-    writer = clip_writer(target, finer, models.config.video, options)
+    writer = clip_writer(target, finer(probe(source), factor), models.config.video, options)
     writer.check()
     return writer
 
@@ -147,6 +145,22 @@ def check_factor(factor: int) -> int:
     if not FEWEST <= factor <= MOST:
         raise BadInputError(f"factor must be {FEWEST} to {MOST} times the frame rate, got {factor}")
     return factor
+
+
+def finer(info: ClipInfo, factor: int) -> ClipInfo:
+    """The clip with ``factor`` times its frames, each still at a whole number of ticks."""
+    return replace(info, rate=info.rate * factor, time_base=info.time_base / factor)
+
+
+def check_finer(info: ClipInfo, factor: int, options: EditOptions, most: float) -> None:
+    """Raise ``BadInputError`` (413) for more frames than ``most`` seconds have at the rate that came in."""
+    length = min(options.end or info.duration, info.duration) - (options.start or 0.0)
+    if length * factor > most:
+        raise BadInputError(
+            f"{factor} times the frames of {length:.1f} s are those of {length * factor:.1f} s, and at most "
+            f"{most:g} s are made; choose a section by start and end, or a smaller factor",
+            413,
+        )
 
 
 def stamps(info: ClipInfo, factor: int, first: int, pts: int, following: int | None) -> tuple[int, ...]:
