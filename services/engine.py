@@ -204,12 +204,14 @@ class Engine:
             work = work_for(target.parent / WORK, models, settings)
             if options.adapt:
                 models = adapted_in(work / "adaptation", source, models, options, settings, tell, cancelled)
+            place = work / "codes"
             if factor is None:
-                place = work / "lips"
                 made = edit_video(source, target, asked.edits, models, options, tell, cancelled, work=place)
             else:
                 flow = DenseFlow(self._params.section("flow", FlowConfig))
-                made = interpolate_video(source, target, factor, models, flow, options, tell, cancelled)
+                made = interpolate_video(
+                    source, target, factor, models, flow, options, tell, cancelled, work=place
+                )
         else:
             session, most = self.restoring(asked.task), self._params.runtime.max_pixels
             made = restore_video(source, target, session.models, options, most, tell, cancelled)

@@ -31,6 +31,7 @@ from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.stream import FaceReport, Lane, clip_writer, lost_bits
+from services.pipeline.track import begun_tracks
 
 FEWEST, MOST = 2, 8
 """How many times as many frames can be asked for."""
@@ -82,20 +83,25 @@ def interpolate_video(
     report: Report = silent,
     cancelled: Cancelled = never,
     observe: Callable[[int, Image], None] | None = None,
+    work: Path | None = None,
 ) -> InterpolationReport:
     """Write a clip with ``factor`` times its frames at ``factor`` times its rate; it appears whole or not at all.
 
     The frames that were read are each ``factor``-th one, unchanged; the audio is copied and the duration kept.
     Between two frames of a shot that both show a chosen face come ``factor - 1`` new ones; elsewhere, and after
     the last one, the frame before is repeated. ``observe`` is given the number of each frame of the result, from
-    0, and the frame before it is encoded. Of ``options`` face, refine, start and end count. Raises
+    0, and the frame before it is encoded. ``work`` keeps the codes as they are found, so that a stopped call goes
+    on with them. Of ``options`` face, refine, start and end count. Raises
     ``BadInputError`` for a factor beyond ``FEWEST`` and ``MOST`` and for clips that cannot be used, and
     ``CancelledError`` soon after ``cancelled`` says so.
     """
     started = time.monotonic()
     writer = check_interpolation(source, target, factor, models, options)
     plan = plan_clip(source, models, options, report, cancelled)
-    lanes = [Lane(face, plan, (), models, options) for face in plan.faces]
+    tracks = begun_tracks(plan, models, work) if work is not None else [None] * len(plan.faces)
+    lanes = [
+        Lane(face, plan, (), models, options, track=track) for face, track in zip(plan.faces, tracks, strict=True)
+    ]
     meter = Meter("interpolate", len(plan.numbers), report, cancelled)
     repeated: list[int] = []
     written, first = 0, None
