@@ -182,6 +182,12 @@ def adapt_clip(
     return done
 
 
+def check_one_face(options: EditOptions) -> None:
+    """Raise ``BadInputError`` for options that no adaptation can follow."""
+    if options.face == "all":
+        raise BadInputError("an adaptation is of one face; choose 'largest' or a number from the left, from 0")
+
+
 def collect(
     source: Path,
     models: Models,
@@ -195,8 +201,7 @@ def collect(
 
     At most ``most`` frames, spread over all that show the face. What an earlier call left whole is taken as it is.
     """
-    if options.face == "all":
-        raise BadInputError("an adaptation is of one face; choose 'largest' or a number from the left, from 0")
+    check_one_face(options)
     known = _known(work, models)
     if known is not None:
         return known

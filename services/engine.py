@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -17,24 +16,26 @@ import numpy as np
 import torch
 
 from datamodules.types import BadInputError, ClipInfo
-from modules.editing.directions import Direction, Edit, EditRequest, EditSet
+from modules.editing.directions import Direction, Edit, EditSet
 from modules.editing.pose import PoseEdit
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
 from modules.encoders.restoring import Task
-from services.adaptation import AdaptationSettings
+from modules.perception.flow import DenseFlow, FlowConfig
+from services.adaptation import AdaptationSettings, check_one_face
 from services.adapted_models import adapted_in
-from services.bodies import read_flag
+from services.job_request import JobRequest
 from services.jobs import WORK, Report
 from services.limits import one_line
 from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.canvas import canvas_info, check_canvas
 from services.pipeline.encoders import NAMES, Encoder, find_frame_encoder, load_encoder
+from services.pipeline.interpolate import check_finer, finer, interpolate_video
 from services.pipeline.models import Models, load_edits, load_models
 from services.pipeline.options import EditOptions, PipelineConfig, VideoConfig
 from services.pipeline.plan import check_clip
 from services.pipeline.progress import Progress
-from services.pipeline.restore import restore_video, restoring_options
+from services.pipeline.restore import restore_video
 from services.pipeline.sidecar import plain
 from services.pipeline.stitch import is_stitched
 from services.pipeline.stream import clip_writer, edit_video
@@ -146,20 +147,22 @@ class Engine:
 
     def check(self, request: Mapping[str, Any]) -> None:
         """Raise ``BadInputError`` for edits, options or a task of a job that cannot be met now."""
-        edits, options, task = _asked(request)
-        subject = request.get("subject")
-        if task is None:
+        asked = JobRequest.read(request)
+        edits, options, subject = asked.edits, asked.options, asked.subject
+        if asked.task is None:
             models = self.session().models
             models.edits.check(edits)
             if subject is not None and options.adapt:
                 raise BadInputError(
                     "adapt learns the face of this clip, subject takes what was learned: ask for one"
                 )
+            if options.adapt:
+                check_one_face(options)
             if subject is not None:
                 models = self.adapted(subject).models
             is_stitched(edits, models, options)
         else:
-            self.restoring(task)
+            self.restoring(asked.task)
 
     def analyse(self, source: Path, request: Mapping[str, Any]) -> dict[str, Any]:
         """What the clip is; raises ``BadInputError`` for one that is no clip, too large or too long.
@@ -167,42 +170,56 @@ class Engine:
         So it does for one whose sound MP4, which every job writes, cannot hold, and for one whose result would be
         too large.
         """
-        task, runtime = request.get("task"), self._params.runtime
+        asked, runtime = JobRequest.read(request), self._params.runtime
         info = check_clip(source, runtime)
-        check_canvas(task, info.width, info.height, runtime.max_pixels)
-        _check_mp4(canvas_info(task, info), self._params.section("pipeline", PipelineConfig).video)
+        check_canvas(asked.task, info.width, info.height, runtime.max_pixels)
+        made = canvas_info(asked.task, info)
+        if asked.factor is not None:
+            check_finer(info, asked.factor, asked.options, runtime.max_seconds)
+            made = finer(info, asked.factor)
+        _check_mp4(made, self._params.section("pipeline", PipelineConfig).video)
         about: dict[str, Any] = plain(info)
         return {name: value for name, value in about.items() if name != "path"}
 
     def render(
         self, source: Path, target: Path, request: Mapping[str, Any], report: Report, cancelled: Callable[[], bool]
     ) -> dict[str, Any]:
-        """Edit or restore a clip with the models of this moment; they stay the same to its end.
+        """Edit, restore or interpolate a clip with the models of this moment; they stay the same to its end.
 
         What is found on the way lies in a folder beside ``target``, so that a job that is taken up again goes on;
         where other models answer by then, it begins anew.
         """
-        edits, options, task = _asked(request)
+        asked = JobRequest.read(request)
+        options, factor = asked.options, asked.factor
         session = self._wait(cancelled)
 
         def tell(progress: Progress) -> None:
             report(progress.stage, min(1.0, progress.done / progress.total) if progress.total else 0.0)
 
-        if task is None:
-            session = self.adapted(request["subject"]) if request.get("subject") else session
+        made: object
+        if asked.task is None:
+            session = self.adapted(asked.subject) if asked.subject else session
             models = session.models
             settings = self._params.section("adaptation", AdaptationSettings)
             work = work_for(target.parent / WORK, models, settings)
             if options.adapt:
                 models = adapted_in(work / "adaptation", source, models, options, settings, tell, cancelled)
-            made = edit_video(source, target, edits, models, options, tell, cancelled, work=work / "lips")
+            place = work / "codes"
+            if factor is None:
+                made = edit_video(source, target, asked.edits, models, options, tell, cancelled, work=place)
+            else:
+                flow = DenseFlow(self._params.section("flow", FlowConfig))
+                made = interpolate_video(
+                    source, target, factor, models, flow, options, tell, cancelled, work=place
+                )
         else:
-            session, most = self.restoring(task), self._params.runtime.max_pixels
+            session, most = self.restoring(asked.task), self._params.runtime.max_pixels
             made = restore_video(source, target, session.models, options, most, tell, cancelled)
         return {
             "models": {model.name: model.version for model in session.served},
-            "edits": plain(edits),
-            "task": task,
+            "edits": plain(asked.edits),
+            "task": asked.task,
+            "factor": factor,
             "options": plain(options),
             **plain(made),
         }
@@ -283,33 +300,6 @@ def work_for(folder: Path, models: Models, adaptation: AdaptationSettings) -> Pa
     return work
 
 
-def edit_options(given: Mapping[str, str]) -> EditOptions:
-    """Options of a request, all text, as the pipeline takes them; raises ``BadInputError``.
-
-    The names are those that ``read_body`` let through.
-    """
-    readers: dict[str, Callable[[str], Any]] = {
-        "refine": int,
-        "seed": int,
-        "start": _seconds,
-        "end": _seconds,
-        "preview": read_flag,
-        "adapt": read_flag,
-        "keep_lips": read_flag,
-        "stitch": read_flag,
-        "balance": read_flag,
-        "paste": _one_of("auto", "difference", "replace"),
-        "region": _one_of("auto", "face", "head"),
-    }
-    options: dict[str, Any] = {}
-    for name, text in given.items():
-        try:
-            options[name] = readers.get(name, str)(text.strip())
-        except ValueError as error:
-            raise BadInputError(f"cannot use {name}={text[:64]!r}: {one_line(error)}") from error
-    return EditOptions(**options)
-
-
 def _check_mp4(info: ClipInfo, video: VideoConfig) -> None:
     target = info.path.with_name("output.mp4")
     # First without the sound, which is not to be blamed for a codec that params.yaml has wrong.
@@ -320,29 +310,6 @@ def _check_mp4(info: ClipInfo, video: VideoConfig) -> None:
         raise BadInputError(
             f"jobs write MP4, which cannot hold the clip's sound ({info.audio_codec}); send it with AAC sound"
         ) from error
-
-
-def _asked(request: Mapping[str, Any]) -> tuple[list[EditRequest], EditOptions, Task | None]:
-    options, task = edit_options(request["options"]), request.get("task")
-    if task is not None:
-        options = restoring_options(options.face, options.start, options.end)
-    return [EditRequest(**edit) for edit in request["edits"]], options, task
-
-
-def _seconds(text: str) -> float:
-    value = float(text.removesuffix("s"))
-    if not math.isfinite(value):
-        raise ValueError("it must be a number of seconds")
-    return value
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"it must be {' or '.join(choices)}")
-        return text
-
-    return read
 
 
 def _warm(models: Models) -> None:

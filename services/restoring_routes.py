@@ -8,11 +8,11 @@ from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.encoders.restoring import FACTOR, TASKS, Task
 from services.bodies import Body, accepted_image, encode_image, read_body
-from services.engine import edit_options
 from services.handling import WARNING_HEADER, deadline, headers_of, in_thread, state_of
 from services.limits import error_response
 from services.openapi import TASK, takes
 from services.pipeline.restore import restore_image, restoring_options
+from services.request_options import edit_options
 from services.schemas import ErrorOut
 
 FACE = ("face",)

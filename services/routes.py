@@ -24,7 +24,6 @@ from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from services.bodies import accepted_image, encode_image, read_body
-from services.engine import edit_options
 from services.handling import (
     MODEL_HEADER,
     State,
@@ -35,15 +34,17 @@ from services.handling import (
     in_thread,
     state_of,
 )
+from services.job_request import factor_of
 from services.jobs import Jobs
 from services.limits import DISK_FULL, Guard, error_response, public_message
 from services.measures import MEDIA_TYPE, Measures
-from services.openapi import CODES, SUBJECT, TASK, takes
+from services.openapi import CODES, SUBJECT, TASK, TIMES, takes
 from services.pipeline.edit import edit_image
 from services.pipeline.invert import invert_image
 from services.pipeline.progress import CancelledError
 from services.pipeline.sidecar import plain
 from services.registry.errors import RegistryUnavailableError
+from services.request_options import edit_options
 from services.restoring_routes import add_restoring, task_of
 from services.schemas import (
     EditOut,
@@ -65,7 +66,7 @@ log = logging.getLogger("stylereel.http")
 SWEEP_SECONDS = 600.0
 INVERT_OPTIONS = ("face", "refine")
 IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed", "balance")
-VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", "adapt", "keep_lips", "stitch", SUBJECT, TASK)
+VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", "adapt", "keep_lips", "stitch", SUBJECT, TASK, TIMES)
 JobId = Annotated[str, Path(description="Id of the job.", max_length=64)]
 
 
@@ -307,16 +308,17 @@ def _add_jobs(app: FastAPI) -> None:
         openapi_extra=takes("video", "video/*", VIDEO_OPTIONS),
     )
     async def submit(request: Request, response: Response) -> JobOut:
-        """Edit or restore the face in a video; the answer names the job, which survives the server."""
+        """Edit or restore the face in a video, or make frames between its own; the job survives the server."""
         state = state_of(request)
         session = state.engine.session()
         upload = state.jobs.place_for_upload()
         try:
             async with read_body(request, "video", VIDEO_OPTIONS) as body:
-                task = task_of(body)
+                task, factor = task_of(body), factor_of(body)
                 subject = body.options.pop(SUBJECT, None)
                 if task is None:
-                    _require_edits(body.edits)
+                    if factor is None:
+                        _require_edits(body.edits)
                     session.models.edits.check(body.edits)
                     if subject is not None:
                         session = await in_thread(lambda: state.engine.adapted(subject))
@@ -329,6 +331,7 @@ def _add_jobs(app: FastAPI) -> None:
                 "edits": [{"name": edit.name, "strength": edit.strength} for edit in body.edits],
                 "options": body.options,
                 "task": task,
+                "factor": factor,
                 "subject": subject,
             }
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_frame
-from datamodules.rows import Rows
 from services.pipeline.composite import resized_transform
 from services.pipeline.invert import CodesState, invert_crops
+from services.pipeline.kept_codes import KeptCodes
 from services.pipeline.models import Models
 from services.pipeline.plan import FacePlan
 
@@ -53,9 +53,9 @@ class Follower:
         cuts: Sequence[int],
         models: Models,
         steps: int,
-        known: Rows[np.float32] | None = None,
+        known: KeptCodes | None = None,
     ) -> None:
-        """``steps`` of refinement per frame; ``known`` are codes of all frames that show the face."""
+        """``steps`` of refinement per frame; ``known`` has codes of the first frames and is given the others."""
         self.face, self.cuts, self.models, self.steps, self.known = face, frozenset(cuts), models, steps, known
         valid: NDArray[np.bool_] = face.alignment.valid
         self._rows: NDArray[np.int64] = np.cumsum(valid) - valid
@@ -82,11 +82,19 @@ class Follower:
             within = zip(frames[start - place : stop - place], alignment.crop_to_frame[start:stop], strict=True)
             crops = np.stack([crop_frame(frame, matrix, alignment.size) for frame, matrix in within])
             row = int(self._rows[start])
-            if self.known is None:
-                ws, self._state = invert_crops(crops, self.models, self.steps, self._state, check)
-            else:
-                ws = torch.from_numpy(self.known.read(row, row + len(crops))).to(self.models.device)
-            yield Stretch(start, stop, begins, Seen(row, crops, ws))
+            yield Stretch(start, stop, begins, Seen(row, crops, self._codes(row, crops, check)))
+
+    def _codes(self, row: int, crops: NDArray[np.uint8], check: Callable[[], None]) -> Tensor:
+        known, end = self.known, row + len(crops)
+        if known is not None and end <= len(known):
+            if end == len(known):
+                self._state = known.state(self.models.device)
+            return torch.from_numpy(known.read(row, end)).to(self.models.device)
+        ws, self._state = invert_crops(crops, self.models, self.steps, self._state, check)
+        if known is not None:
+            known.cut(row)  # where stretches were divided otherwise
+            known.add(ws, self._state)
+        return ws
 
     def chosen(
         self, frames: NDArray[np.uint8], place: int, rows: Set[int], size: int, check: Callable[[], None]

@@ -31,6 +31,7 @@ from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.stream import FaceReport, Lane, clip_writer, lost_bits
+from services.pipeline.track import begun_tracks
 
 FEWEST, MOST = 2, 8
 """How many times as many frames can be asked for."""
@@ -82,20 +83,25 @@ def interpolate_video(
     report: Report = silent,
     cancelled: Cancelled = never,
     observe: Callable[[int, Image], None] | None = None,
+    work: Path | None = None,
 ) -> InterpolationReport:
     """Write a clip with ``factor`` times its frames at ``factor`` times its rate; it appears whole or not at all.
 
     The frames that were read are each ``factor``-th one, unchanged; the audio is copied and the duration kept.
     Between two frames of a shot that both show a chosen face come ``factor - 1`` new ones; elsewhere, and after
     the last one, the frame before is repeated. ``observe`` is given the number of each frame of the result, from
-    0, and the frame before it is encoded. Of ``options`` face, refine, start and end count. Raises
+    0, and the frame before it is encoded. ``work`` keeps the codes as they are found, so that a stopped call goes
+    on with them. Of ``options`` face, refine, start and end count. Raises
     ``BadInputError`` for a factor beyond ``FEWEST`` and ``MOST`` and for clips that cannot be used, and
     ``CancelledError`` soon after ``cancelled`` says so.
     """
     started = time.monotonic()
     writer = check_interpolation(source, target, factor, models, options)
     plan = plan_clip(source, models, options, report, cancelled)
-    lanes = [Lane(face, plan, (), models, options) for face in plan.faces]
+    tracks = begun_tracks(plan, models, work) if work is not None else [None] * len(plan.faces)
+    lanes = [
+        Lane(face, plan, (), models, options, track=track) for face, track in zip(plan.faces, tracks, strict=True)
+    ]
     meter = Meter("interpolate", len(plan.numbers), report, cancelled)
     repeated: list[int] = []
     written, first = 0, None
@@ -135,9 +141,7 @@ def check_interpolation(
     check_factor(factor)
     if target.exists() and source.exists() and target.samefile(source):
         raise BadInputError(f"{target} is the input itself; give the output another name")
-    info = probe(source)
-    finer = replace(info, rate=info.rate * factor, time_base=info.time_base / factor)
-    writer = clip_writer(target, finer, models.config.video, options)
+    writer = clip_writer(target, finer(probe(source), factor), models.config.video, options)
     writer.check()
     return writer
 
@@ -147,6 +151,22 @@ def check_factor(factor: int) -> int:
     if not FEWEST <= factor <= MOST:
         raise BadInputError(f"factor must be {FEWEST} to {MOST} times the frame rate, got {factor}")
     return factor
+
+
+def finer(info: ClipInfo, factor: int) -> ClipInfo:
+    """The clip with ``factor`` times its frames, each still at a whole number of ticks."""
+    return replace(info, rate=info.rate * factor, time_base=info.time_base / factor)
+
+
+def check_finer(info: ClipInfo, factor: int, options: EditOptions, most: float) -> None:
+    """Raise ``BadInputError`` (413) for more frames than ``most`` seconds have at the rate that came in."""
+    length = min(options.end or info.duration, info.duration) - (options.start or 0.0)
+    if length * factor > most:
+        raise BadInputError(
+            f"{factor} times the frames of {length:.1f} s are those of {length * factor:.1f} s, and at most "
+            f"{most:g} s are made; choose a section by start and end, or a smaller factor",
+            413,
+        )
 
 
 def stamps(info: ClipInfo, factor: int, first: int, pts: int, following: int | None) -> tuple[int, ...]:

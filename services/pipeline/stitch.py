@@ -25,7 +25,7 @@ from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.pipeline.track import Track, rows_said
+from services.pipeline.track import Track
 
 COLLECTED = "collected.json"
 """Says that the files of a work folder are whole, and what they are."""
@@ -123,7 +123,7 @@ def collected(
         Rows(work / "masks", (size, size), np.uint8),
     )
     whole = work / COLLECTED
-    if rows_said(whole) == [len(some) for some in rows.all()]:
+    if _rows_said(whole) == [len(some) for some in rows.all()]:
         return rows, size
     for some in rows.all():
         some.path.unlink(missing_ok=True)
@@ -143,3 +143,12 @@ def collected(
             meter.advance()
     write_whole(whole, json.dumps({"rows": [len(some) for some in rows.all()]}))
     return rows, size
+
+
+def _rows_said(whole: Path) -> list[int] | None:
+    """How many rows each file beside has, by the JSON that was written when they were whole; None without one."""
+    try:
+        said: list[int] = json.loads(whole.read_text())["rows"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return said

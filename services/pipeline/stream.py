@@ -44,7 +44,7 @@ from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.seam import SeamCorrector, SeamMeter, SeamReport
 from services.pipeline.stitch import EditedFace, Stitching, is_stitched, stitched
-from services.pipeline.track import Track, encoded_tracks
+from services.pipeline.track import Track, begun_tracks, encoded_tracks
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,8 @@ def edit_video(
             )
         elif stitch:
             tracks = encoded_tracks(source, plan, models, options, place_of_work, report, cancelled)
+        elif work is not None:
+            tracks = begun_tracks(plan, models, work)
         if stitch and (track := tracks[0]) is not None:
             folder = place_of_work / "stitch"
             edited_face = EditedFace(source, plan, requests, applied[0], track, models, options)
@@ -253,7 +255,7 @@ class Lane:
     ) -> None:
         """``keep_codes`` collects the codes of every frame in ``codes``, on the CPU.
 
-        For ``applied`` see ``edit_crops``; ``track`` are codes and offsets that were found before.
+        For ``applied`` see ``edit_crops``; ``track`` has the codes and offsets found before, and is given more.
         """
         self.keep_codes, self.codes = keep_codes, list[Tensor]()
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from services.pipeline.follow import Follower
+from services.pipeline.kept_codes import KeptCodes
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, taken_frames
@@ -23,8 +22,8 @@ from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 class Track:
     """What is known of one face in all frames that show it, in order."""
 
-    codes: Rows[np.float32]
-    """``(N, num_ws, w_dim)``."""
+    codes: KeptCodes
+    """``(N, num_ws, w_dim)``; fewer while they are being found."""
     offsets: Rows[np.float32]
     """The same: how far the edited codes are to be moved; no rows where nothing moves them."""
 
@@ -33,13 +32,14 @@ class Track:
         return torch.from_numpy(self.offsets.read(row, row + count)).to(device) if len(self.offsets) else None
 
 
-def rows_said(whole: Path) -> list[int] | None:
-    """How many rows each file beside has, by the JSON that was written when they were whole; None without one."""
-    try:
-        said: list[int] = json.loads(whole.read_text())["rows"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return said
+def begun_tracks(plan: ClipPlan, models: Models, work: Path) -> list[Track]:
+    """What an earlier call left of each face in ``work``, or nothing yet."""
+    work.mkdir(parents=True, exist_ok=True)
+    shape = models.generator.num_ws, models.generator.w_dim
+    return [
+        Track(KeptCodes.of(work / f"codes-{n}", models), Rows(work / f"offsets-{n}", shape, np.float32))
+        for n in range(len(plan.faces))
+    ]
 
 
 def encoded_tracks(
@@ -51,27 +51,17 @@ def encoded_tracks(
     report: Report = silent,
     cancelled: Cancelled = never,
 ) -> list[Track]:
-    """The codes of all faces in files; those that an earlier call left whole are taken as they are."""
-    work.mkdir(parents=True, exist_ok=True)
-    shape = models.generator.num_ws, models.generator.w_dim
-    tracks = [
-        Track(Rows(work / f"codes-{n}", shape, np.float32), Rows(work / f"offsets-{n}", shape, np.float32))
-        for n in range(len(plan.faces))
-    ]
-    whole = work / "encoded.json"
-    if rows_said(whole) == [len(track.codes) for track in tracks]:
+    """The codes of all faces in files; those that an earlier call left there are taken as they are."""
+    tracks = begun_tracks(plan, models, work)
+    both = list(zip(plan.faces, tracks, strict=True))
+    if all(len(track.codes) == face.alignment.valid.sum() for face, track in both):
         return tracks
-    for track in tracks:
-        track.codes.path.unlink(missing_ok=True)
-        track.offsets.path.unlink(missing_ok=True)
     steps = options.steps(models.config.follow, models.adapted)
-    followers = [Follower(face, plan.cuts, models, steps) for face in plan.faces]
+    followers = [Follower(face, plan.cuts, models, steps, track.codes) for face, track in both]
     meter = Meter("encode", len(plan.numbers), report, cancelled)
     for place, batch in taken_frames(source, models, options):
-        for follower, track in zip(followers, tracks, strict=True):
-            for stretch in follower.stretches(batch.frames, place, meter.check):
-                if stretch.seen is not None:
-                    track.codes.append(stretch.seen.ws.float().cpu().numpy())
+        for follower in followers:
+            for _ in follower.stretches(batch.frames, place, meter.check):
+                pass  # the follower writes them down
         meter.advance(len(batch.frames))
-    write_whole(whole, json.dumps({"rows": [len(track.codes) for track in tracks]}))
     return tracks

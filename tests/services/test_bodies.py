@@ -3,7 +3,7 @@ import pytest
 
 from datamodules.types import BadInputError
 from services.bodies import WIDEST_JPEG, Body, encode_image
-from services.engine import edit_options
+from services.request_options import edit_options
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,13 @@ def test_what_is_no_flag_is_said_alike(text: str) -> None:
         edit_options({"preview": text})
     assert str(codes.value) == f"cannot use codes={text!r}: it must be true or false"
     assert str(preview.value) == str(codes.value).replace("codes", "preview")
+
+
+def test_times_are_read_as_in_the_shell() -> None:
+    options = edit_options({"start": " 2.5s ", "end": "1:30"})
+    assert (options.start, options.end) == (2.5, 90.0)
+    with pytest.raises(BadInputError, match=r"start='nan'.* write seconds like 2.5s or minutes like 1:30"):
+        edit_options({"start": "nan"})
 
 
 def test_what_no_jpeg_holds_is_said() -> None:

@@ -13,10 +13,11 @@ from adapted_toys import SETTINGS, small_models
 
 from datamodules.types import BadInputError
 from datamodules.video import probe
-from services.engine import Engine, edit_options, work_for
+from services.engine import Engine, work_for
 from services.jobs import Jobs
 from services.pipeline.models import Models
 from services.pipeline.progress import CancelledError
+from services.request_options import edit_options
 from services.settings import load_params
 from services.turns import Turns
 
@@ -74,6 +75,36 @@ def test_a_job_that_is_taken_up_again_goes_on_stitching(engine: Engine, clip: Pa
     stages = stages_of(engine, clip, target, lambda stage, done: False, request)
     assert not {"adapt", "encode", "collect"} & set(stages) and {"stitch", "edit"} <= set(stages)
     assert probe(target).frames == 12
+
+
+@pytest.mark.parametrize("asked", [{"edits": REQUEST["edits"]}, {"edits": [], "factor": 2}])
+def test_a_job_that_is_taken_up_again_finds_no_codes_twice(
+    engine: Engine, small_models: Models, clip: Path, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    target = tmp_path / "job" / "output.part.mp4"
+    target.parent.mkdir()
+    request = {**asked, "options": {"refine": "0", "start": "0.5", "end": "0.9"}}
+    stage_of = "interpolate" if "factor" in asked else "edit"
+    with pytest.raises(CancelledError):
+        stages_of(engine, clip, target, lambda stage, done: stage == stage_of and done >= 0.5, request)
+    encoder: Any = small_models.encoder
+    before = encoder.looks
+    assert before == 8
+    stages_of(engine, clip, target, lambda stage, done: False, request)
+    assert encoder.looks == 12  # each frame of the section once
+    assert probe(target).frames == (24 if "factor" in asked else 12)
+
+
+def test_a_job_that_interpolates_learns_no_face_twice(engine: Engine, clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "job" / "output.part.mp4"
+    target.parent.mkdir()
+    request = {"edits": [], "factor": 2, "options": {"adapt": "true", "start": "0.5", "end": "0.7"}}
+    with pytest.raises(CancelledError):
+        stages_of(engine, clip, target, lambda stage, done: stage == "interpolate" and done >= 0.5, request)
+    assert not target.exists()
+    stages = stages_of(engine, clip, target, lambda stage, done: False, request)
+    assert "adapt" not in stages and "interpolate" in stages
+    assert (probe(target).frames, probe(target).rate) == (12, 60)
 
 
 def test_a_job_that_cannot_be_stitched_is_refused_at_once(engine: Engine) -> None:

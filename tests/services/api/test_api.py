@@ -212,7 +212,7 @@ def test_forms_that_cannot_be_read(client: TestClient, face: bytes) -> None:
         ("/v1/edit?edit=age=20&start=1", ["'start'"]),
         (
             "/v1/jobs?edit=age=20&begin=1",
-            ["'begin'", "start, end, preview, adapt, keep_lips, stitch, subject, task, edit"],
+            ["'begin'", "start, end, preview, adapt, keep_lips, stitch, subject, task, factor, edit"],
         ),
         ("/v1/invert?edit=age=20", ["'edit'", "there are face, refine, codes"]),
         ("/v1/invert?codes=perhaps", ["codes='perhaps'"]),
