@@ -1,7 +1,7 @@
 """The directions on persons not trained on, by the first and a second judge, and on generator samples.
 
 python benchmarks/edits.py [--folder FOLDER] [--samples | --as-they-are | --age-drift] [--per-clip N]
-                           [--evaluation FILE]
+                           [--evaluation FILE] [--sheet docs/edits.jpg]
 
 The persons' codes are the shipped encoder's answers to their prepared crops ('stylereel train prepare').
 """
@@ -26,8 +26,13 @@ from services.directions_evaluation import evaluate_directions, standard_strengt
 from services.encoded_codes import frames_of_test_persons
 from services.evaluation_edits import as_markdown, measure_edits
 from services.instruments import draw_single, load_instruments
+from services.media import write_image
 from services.places import DIRECTIONS
 from services.settings import load_params
+from services.sheets import edits_sheet
+
+FACES = 3
+"""Made ones, on the sheet."""
 
 
 def main() -> None:
@@ -45,6 +50,7 @@ def main() -> None:
     parser.add_argument(
         "--per-clip", type=int, help="Frames of each clip, instead of the gate's measured_per_clip."
     )
+    parser.add_argument("--sheet", type=Path, help="Write a picture of all edits on made faces instead.")
     arguments = parser.parse_args()
     if arguments.samples + arguments.as_they_are + arguments.age_drift + (arguments.evaluation is not None) > 1:
         parser.error("one of --samples, --as-they-are and --age-drift, and --evaluation with none of them")
@@ -53,6 +59,11 @@ def main() -> None:
     if arguments.per_clip:
         settings = replace(settings, measured_per_clip=arguments.per_clip)
     tools = load_instruments(settings, params)
+    if arguments.sheet is not None:
+        edits = load_directions(arguments.folder, tools.generator.sha256)
+        made = draw_single(tools.generator, FACES, settings.calibration_seed + 2, settings.truncation)
+        write_image(arguments.sheet, edits_sheet(made, edits, tools.render))
+        return
     if arguments.samples:
         seed = settings.calibration_seed + 1
         ws = draw_single(tools.generator, settings.measured_codes, seed, settings.truncation)

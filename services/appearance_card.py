@@ -38,13 +38,14 @@ Channels of S space (StyleSpace) and a random identity, for the generator `{sha2
 ## Data
 
 {samples} pictures that this generator made itself, parsed by MediaPipe's selfie_multiclass, face mesh and iris
-net; no picture of a person. For every channel of every style layer the energy that it puts into and out of a
+net. For every channel of every style layer the energy that it puts into and out of a
 region was estimated by backward passes from random pictures, and its slope on each measure by one backward pass
 each. Of the channels whose energy falls into the region, a few were combined so that they raise the measure for
 the least change elsewhere; units were set by measuring renderings (`stylereel train stylespace`). The random
 identity is one of made persons whose codes lack what turns a head and moves a face as the edits of
 `assets/directions` do (their card names what those learned from); each is as strong as it takes to hide
-other samples, and those under which their landmarks move the least were kept.
+other samples and frames of validation persons' clips; of those that leave their faces fine detail, the ones
+under which landmarks move the least were kept.
 
 ## Channels
 

@@ -75,7 +75,7 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     """
     settings = params.section("directions", DirectionSettings)
     tools = instruments_for(training_generator(params), settings, params)
-    with stage_run("directions", params, {"generator": tools.generator.sha256}) as run:
+    with stage_run("directions", params, {"generator_sha256": tools.generator.sha256}) as run:
         return _learn(settings, balancing_of(params), tools, kept_faces(params, settings), run, say)
 
 

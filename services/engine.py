@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from datamodules.types import BadInputError, ClipInfo
+from datamodules.video import read_frames
 from modules.editing.directions import Direction, Edit, EditSet
 from modules.editing.pose import PoseEdit
 from modules.editing.random_identity import RandomIdentity
@@ -167,11 +168,12 @@ class Engine:
     def analyse(self, source: Path, request: Mapping[str, Any]) -> dict[str, Any]:
         """What the clip is; raises ``BadInputError`` for one that is no clip, too large or too long.
 
-        So it does for one whose sound MP4, which every job writes, cannot hold, and for one whose result would be
-        too large.
+        So it does for one whose sound MP4, which every job writes, cannot hold, for one whose result would be too
+        large, and for a section that holds no frame.
         """
         asked, runtime = JobRequest.read(request), self._params.runtime
         info = check_clip(source, runtime)
+        read_frames(source, 1, asked.options.start, asked.options.end)
         check_canvas(asked.task, info.width, info.height, runtime.max_pixels)
         made = canvas_info(asked.task, info)
         if asked.factor is not None:

@@ -103,7 +103,7 @@ def evaluate(
         evaluation, rows = evaluate_folder(params, folder, frames, options.optimise, report, cancelled, looked.see)
         write_evaluation(options.metrics, evaluation, rows, frames)
         text = markdown(evaluation, rows, frames, options.command)
-        run.log_params({"encoder": evaluation.model_sha256, "generator": evaluation.generator_sha256})
+        run.log_params({"encoder": evaluation.model_sha256, "generator_sha256": evaluation.generator_sha256})
         run.log_metrics(metrics_of(rows, frames))
         for name in (METRICS, CLIPS_TABLE, GATE):
             run.log_file(options.metrics / name)
@@ -134,7 +134,7 @@ def _evaluate_video(
         found = evaluate_video_encoder(params, folder, prepared, options.split, report=report, cancelled=cancelled)
         evaluation, table, drift = found
         write_video_evaluation(options.metrics, evaluation, table, drift)
-        run.log_params({"encoder": evaluation.model_sha256, "generator": evaluation.generator_sha256})
+        run.log_params({"encoder": evaluation.model_sha256, "generator_sha256": evaluation.generator_sha256})
         run.log_metrics({**evaluation.metrics, "video": table.numbers()})
         for name in VIDEO_FILES:
             run.log_file(options.metrics / name)

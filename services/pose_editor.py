@@ -113,7 +113,7 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     )  # fmt: skip
     batches = pose_batches(clips, sources, model, settings)
     run_folder = RUNS / f"pose-editor-{_fingerprint(params, settings, prepared, encoder, samples)}"
-    with training_run("pose-editor", params, {"generator": generator.sha256}, run_folder) as run:
+    with training_run("pose-editor", params, {"generator_sha256": generator.sha256}, run_folder) as run:
         plan = settings.training
         fit_steps(
             lit,

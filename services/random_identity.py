@@ -38,6 +38,8 @@ class RandomIdentitySettings:
     """Of these, how many are kept: those under which landmarks move the least."""
     tried_on: int
     """Generator samples on which each is tried."""
+    tried_on_per_clip: int
+    """Frames of each validation person's clip on whose codes each is tried as well: there fog shows."""
     rows: tuple[float, ...]
     """Share of δw for each row of the codes; rows after these stay."""
     keeps: tuple[str, ...]
@@ -52,6 +54,8 @@ class RandomIdentitySettings:
     """Largest strength."""
     burnt: float
     """Share of a picture's values that may be driven to black or full colour: beyond it a person is not kept."""
+    detail: float
+    """Share of its fine detail that each face tried on is to keep, or a person is fog, not kept; 0 asks none."""
     measured: tuple[float, ...]
     """Strengths at which it is measured."""
     seeds: tuple[int, ...]
@@ -169,7 +173,7 @@ def _tries(
 ) -> list[tuple[list[float], list[float]]]:
     """Of each person the mean likeness and shift of landmarks, length by length until it hides or spoils a face.
 
-    The shift is NaN where the face is not one any more, or its colours are driven out of their range.
+    The shift is NaN where the face is not one any more, its colours are driven out of their range, or it is fog.
     """
     edits, tries = EditSet([edit]), []
     start = Seen.of(render(tried_on, edits, [], 0), judge, identity)
@@ -185,6 +189,8 @@ def _tries(
             # No face is seen where a measure is NaN; the points are numbers even then.
             whole = bool(torch.isfinite(look.measures["yaw"]).all())
             whole &= float((_burnt(pictures) - _burnt(start.pictures)).mean()) <= settings.burnt
+            if settings.detail:
+                whole &= bool((fine_detail(pictures) >= settings.detail * fine_detail(start.pictures)).all())
             likeness.append(float(alike.mean()))
             shifts.append(float(landmark_shift(start.look, look).mean()) if whole else np.nan)
             if not whole or likeness[-1] <= settings.likeness:
@@ -193,6 +199,14 @@ def _tries(
         if (number + 1) % 32 == 0:
             say(f"tried {number + 1} of {len(edit.people)} made persons")
     return tries
+
+
+def fine_detail(pictures: Tensor) -> Tensor:
+    """``(N,)`` root mean square of the Laplacian in the middle of ``(N, 3, r, r)``, where a crop has its face."""
+    side = pictures.shape[-1]
+    grey = pictures.mean(1)[:, side // 4 : 13 * side // 16, side // 4 : 3 * side // 4]
+    across = grey[:, 1:-1, 2:] + grey[:, 1:-1, :-2] + grey[:, 2:, 1:-1] + grey[:, :-2, 1:-1]
+    return (across - 4 * grey[:, 1:-1, 1:-1]).square().mean((1, 2)).sqrt()
 
 
 def _burnt(pictures: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
     ]  # fmt: skip
     run_folder = RUNS / f"{stage}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
     more = {
-        "generator": generator.sha256,
+        "generator_sha256": generator.sha256,
         "frame_encoder": first_sha256,
         "data": data.prepared.data_hash("train"),
         "samples": len(samples),

@@ -152,7 +152,7 @@ def make_samples(params: Params, report: Report = lambda done, total, what: None
     def progress(done: int, total: int) -> None:
         report(done, total, "samples")
 
-    with stage_run("samples", params, {"generator": generator.sha256}) as run:
+    with stage_run("samples", params, {"generator_sha256": generator.sha256}) as run:
         paths = write_samples(SAMPLES, draw, render, config, progress, {"generator": generator.sha256})
         run.log_metrics({"count": config.count, "rendered": rendered})
         if rendered:  # a run that found every shard done has no speed
@@ -174,7 +174,11 @@ def train_frame_encoder(params: Params) -> Path:
     run_folder = RUNS / f"frame-encoder-{fingerprint(params, settings, data, samples, generator.sha256)}"
     needed = {name for phase in settings.training.phases for name in phase.weights}
     parts = FrozenParts(generator, image_losses(params, needed), face_seen(params), OF_FACES)
-    more = {"generator": generator.sha256, "data": data.prepared.data_hash("train"), "samples": len(samples)}
+    more = {
+        "generator_sha256": generator.sha256,
+        "data": data.prepared.data_hash("train"),
+        "samples": len(samples),
+    }
     with training_run("encoder", params, more, run_folder) as run:
 
         def show(step: int, inputs: list[Image], reconstructions: list[Image]) -> None:

@@ -35,9 +35,10 @@ from services.appearance_measure import (
     measure_channels,
     measure_identity,
 )
+from services.encoded_codes import unseen_codes
 from services.evaluation_edits import rounded
 from services.instruments import draw_single
-from services.places import DIRECTIONS
+from services.places import CLIPS, DIRECTIONS, FRAME_ENCODER
 from services.random_identity import WHOLE, RandomIdentitySettings, random_identity
 from services.registry.gate import Evaluation, utc_now
 from services.registry.tracking import Run
@@ -248,7 +249,10 @@ def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:
     tools = load_tools(settings, params)
     # Before the channels, which take minutes.
     directions = load_directions(DIRECTIONS, tools.generator.sha256)
-    made_of = {"generator": tools.generator.sha256, "directions": weights_sha256(load_model(DIRECTIONS).tensors)}
+    made_of = {
+        "generator_sha256": tools.generator.sha256,
+        "directions": weights_sha256(load_model(DIRECTIONS).tensors),
+    }
     with stage_run("stylespace", params, made_of) as run:
         return _find(settings, tools, directions, run, say)
 
@@ -265,7 +269,9 @@ def _find(settings: StylespaceSettings, tools: Tools, directions: EditSet, run: 
         say(f"{name}: {', '.join(f'{layer} {number}' for layer, number in made.channels)}")
         edits.append(made)
     random = settings.random_identity
-    tried_on = draw_single(tools.generator, random.tried_on, settings.seed + 4, settings.truncation)
+    drawn = draw_single(tools.generator, random.tried_on, settings.seed + 4, settings.truncation)
+    real = unseen_codes(FRAME_ENCODER, CLIPS, random.tried_on_per_clip, tools.generator.sha256)
+    tried_on = torch.cat([drawn, *([real.to(drawn)] if len(real) else [])])
     edits.append(
         random_identity(
             random, tools.generator, codes, directions, tried_on, tools.render, tools.judge, tools.identity, say

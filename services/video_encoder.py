@@ -50,7 +50,12 @@ def train_video_encoder(params: Params) -> Path:
     run_folder = RUNS / f"video-encoder-{_fingerprint(params, settings, first_sha256, data, generator.sha256)}"
     names = {name for phase in settings.training.phases for name in phase.weights}
     parts = PartsWithFrameEncoder(generator, first, image_losses(params, names), face_seen(params), OF_FACES)
-    more = {"generator": generator.sha256, "frame_encoder": first_sha256, "data": data, "coarse_rows": coarse}
+    more = {
+        "generator_sha256": generator.sha256,
+        "frame_encoder": first_sha256,
+        "data": data,
+        "coarse_rows": coarse,
+    }
     with training_run("video-encoder", params, more, run_folder) as run:
 
         def show(step: int, inputs: list[Image], reconstructions: list[Image]) -> None:

@@ -15,7 +15,7 @@ from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditRequest, EditSet
 from modules.editing.random_identity import RandomIdentity
 from services.appearance import Look
-from services.random_identity import RandomIdentitySettings, random_identity
+from services.random_identity import RandomIdentitySettings, fine_detail, random_identity
 from services.settings import load_params
 from services.stylespace import StylespaceSettings
 
@@ -54,7 +54,7 @@ def settings() -> RandomIdentitySettings:
     return replace(
         shipped,
         people=40, chosen=5, rows=(0.0, 1.0, 1.0), keeps=("yaw",), lengths=(0.5, 1.0, 1.5), likeness=0.3,
-        burnt=1.0, upper=1.0,
+        burnt=1.0, detail=0.0, upper=1.0,
     )  # fmt: skip
 
 
@@ -108,6 +108,36 @@ def test_a_person_who_hides_nobody_or_under_whom_no_face_is_seen_is_not_kept(set
         made(replace(settings, burnt=0.0), codes)
     for person in made(replace(settings, chosen=12), codes).people:
         assert float(person[1]) > -4
+
+
+def test_fine_detail_is_what_a_blur_takes() -> None:
+    noise = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(noise, 3, 1, 1)
+    assert (fine_detail(blurred) < 0.3 * fine_detail(noise)).all()
+    torch.testing.assert_close(fine_detail(3 * noise + 0.5), 3 * fine_detail(noise))
+    assert fine_detail(torch.arange(32.0).expand(1, 3, 32, 32)).item() == 0.0
+    curved = torch.arange(32.0).square().expand(1, 3, 32, 32)
+    assert fine_detail(curved).item() == pytest.approx(2.0)
+
+
+def test_who_leaves_fog_of_a_face_is_not_kept(settings, codes) -> None:
+    board = (torch.arange(DIM)[:, None] + torch.arange(DIM)) % 2 * 2.0 - 1
+
+    def foggy(ws: Tensor, edits: EditSet[Any], requests: Sequence[EditRequest], seed: int = 0) -> Tensor:
+        """Below the code, which fills the first line: a board, faint where its seventh number is above 0.1."""
+        code = render(ws, edits, requests, seed)
+        strength = torch.where(code[:, 0, 0, 6] > 0.1, 0.5, 1.0)
+        return torch.cat([code, strength[:, None, None, None] * board[None, None, 1:]], 2)
+
+    def seen(pictures: Tensor) -> Look:
+        return judge(pictures[:, :, :1])
+
+    def kept(detail: float) -> Tensor:
+        asked: Any = replace(settings, detail=detail, chosen=7), GENERATOR, codes, turn()
+        return random_identity(*asked, torch.zeros(2, ROWS, DIM), foggy, seen, IDENTITY).people
+
+    assert (kept(0.4)[:, 6] > 0.2).any()
+    assert kept(0.6)[:, 6].max() <= 0.1
 
 
 def test_what_does_not_fit_is_refused(settings, codes) -> None:

@@ -78,6 +78,7 @@ def checkout(own: tuple[Generator, Path], tmp_path_factory: pytest.TempPathFacto
         "stylespace.calibration_rounds": 0,
         "stylespace.edits": {"smile_local": {**local, "keeps": [], "per_unit": 0.01}},
         "stylespace.random_identity.keeps": ["yaw"],
+        "stylespace.random_identity.detail": 0.0,
     }
     made = Checkout(folder, **others)
     (folder / "data" / "clips").mkdir()

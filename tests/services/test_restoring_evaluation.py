@@ -13,8 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import modules.encoders.vit
-import modules.generators
 import services.evaluate
 from modules.encoders.restoring import TASKS, RestoringEncoder, Task, copy_of, degrade, save_restoring_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, load_frame_encoder, save_frame_encoder
@@ -192,7 +190,7 @@ def test_a_champion_is_measured_with_the_frame_encoder_it_was_trained_with(
     monkeypatch.setattr(services.evaluate, "evaluate_restoring_encoder", evaluate)
     monkeypatch.setattr(services.evaluate, "open_registry", lambda params: registry)
     generator = type("Named", (), {"sha256": "a" * 64})()
-    monkeypatch.setattr(modules.generators, "load_generator", lambda device: generator)
+    monkeypatch.setattr(services.evaluate, "exact_generator", lambda params: generator)
     name, gate = RESTORERS[task], PARAMS.section("gate", Gates).of(RESTORERS[task])
     first = registry.register(champion, name)
     with registry.connection.reach() as mlflow:

@@ -160,10 +160,11 @@ def test_fetch_and_directions_are_runs_too(place: Place, monkeypatch: pytest.Mon
     assert fetched.data.params["assets.random-face"] == manifest()["random-face"].sha256
     assert fetched.data.metrics["assets"] == len(manifest())
     tools = type("Tools", (), {"generator": type("Toy", (), {"sha256": "toy"})})
-    monkeypatch.setattr(services.directions, "load_instruments", lambda *_: tools)
+    monkeypatch.setattr(services.directions, "training_generator", lambda *_: None)
+    monkeypatch.setattr(services.directions, "instruments_for", lambda *_: tools)
     monkeypatch.setattr(services.directions, "_learn", lambda *_: Path("folder"))
     assert services.directions.train_directions(place.params) == Path("folder")
-    assert place.run("directions").data.params["generator"] == "toy"
+    assert place.run("directions").data.params["generator_sha256"] == "toy"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -180,7 +181,7 @@ def test_dvc_takes_the_pipeline_and_its_code_is_there() -> None:
 def test_a_training_that_is_gone_on_with_is_one_run(place: Place, tmp_path: Path) -> None:
     ids = []
     for folder in ("one", "one", "other"):
-        with training_run("pose-editor", place.params, {"generator": "toy"}, tmp_path / folder) as run:
+        with training_run("pose-editor", place.params, {"generator_sha256": "toy"}, tmp_path / folder) as run:
             ids.append(run.run_id)
     assert ids[0] == ids[1] != ids[2]
     assert {found.info.run_id for found in place.runs("pose-editor")} == set(ids)

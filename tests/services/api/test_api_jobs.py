@@ -96,6 +96,12 @@ def test_videos_that_cannot_be_used(
     assert sorted(path.name for path in state.jobs.folder.iterdir()) == before
 
 
+def test_a_section_that_holds_no_frame_is_refused_at_once(client: TestClient, state: State, clip: bytes) -> None:
+    before = sorted(path.name for path in state.jobs.folder.iterdir())
+    refused(client.post("/v1/jobs?edit=age=5&start=3", content=clip), 422, "has no frame from 3 s to its end")
+    assert sorted(path.name for path in state.jobs.folder.iterdir()) == before
+
+
 def test_a_subject_without_an_adaptation_is_404_and_forgetting_it_is_no_error(
     client: TestClient, state: State, clip: bytes
 ) -> None:
