@@ -14,14 +14,14 @@ from datamodules.types import BadInputError
 log = logging.getLogger("stylereel.memory")
 
 Made = TypeVar("Made")
-_ON_A_CPU = "DefaultCPUAllocator"
-"""Torch has an error of its own for a GPU's memory; for a machine's it is known by the text."""
+_TEXTS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""Torch has an error of its own for most of a GPU's memory; a machine's and a library's is known by the text."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of the machine or of its GPU is full."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and _ON_A_CPU in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
     )
 
 

@@ -120,7 +120,10 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
 
 
 def with_phase(settings: FrameEncoderSettings, phase: Phase, ema_decay: float) -> FrameEncoderSettings:
-    """The same encoder, trained in this one phase, validated only at its end."""
+    """The same encoder, trained in this one phase, validated only at its end.
+
+    On one device: several would end their further processes with the first row (``fit_in_phases``).
+    """
     training = dataclasses.replace(settings.training, phases=(phase,), ema_decay=ema_decay)
-    trainer = dataclasses.replace(settings.trainer, validate_every=phase.steps, validation_frames=4)
+    trainer = dataclasses.replace(settings.trainer, devices=1, validate_every=phase.steps, validation_frames=4)
     return dataclasses.replace(settings, training=training, trainer=trainer)

@@ -25,6 +25,7 @@ from modules.encoders.restoring import Task
 from modules.perception.flow import DenseFlow, FlowConfig
 from services.adaptation import AdaptationSettings, check_one_face
 from services.adapted_models import adapted_in
+from services.code_hash import ROOMS, python_sha256
 from services.job_request import JobRequest
 from services.jobs import WORK, Report
 from services.limits import one_line
@@ -45,7 +46,7 @@ from services.registry.store import CHAMPION, ModelStore
 from services.served_adaptations import ServedAdaptations
 from services.served_restorers import NONE_SHIPPED, SHIPPED_SERVES, ServedRestorers
 from services.session import NotReadyError, ServedModel, Session, shipped_model
-from services.settings import Params
+from services.settings import ROOT, Params
 from services.slots import Slot, SlotState
 from services.subjects import forget_adaptations
 from services.turns import Turns
@@ -293,7 +294,9 @@ class Engine:
 
 def work_for(folder: Path, models: Models, adaptation: AdaptationSettings) -> Path:
     """A folder in ``folder`` for what these models find under these numbers; what others had found is removed."""
-    about = json.dumps([models.versions, models.numbers(), asdict(adaptation)], sort_keys=True)
+    # Jobs outlive a server, and what other code found does not fit what this code makes of it.
+    code = python_sha256([ROOT / room for room in ROOMS], ROOT)
+    about = json.dumps([models.versions, models.numbers(), asdict(adaptation), code], sort_keys=True)
     work = folder / hashlib.sha256(about.encode()).hexdigest()[:16]
     for other in folder.iterdir() if folder.is_dir() else ():
         if other != work:

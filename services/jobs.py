@@ -25,7 +25,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from datamodules.disk import beside, is_disk_full
 from datamodules.types import BadInputError
-from services.limits import DISK_FULL, INTERNAL_ERROR, public_message
+from modules.out_of_memory import is_out_of_memory
+from services.limits import DISK_FULL, INTERNAL_ERROR, OUT_OF_MEMORY, public_message
 from services.pipeline.progress import CancelledError
 from services.turns import Turns
 
@@ -305,6 +306,8 @@ class Jobs:
             log.exception("job %s failed", job)
             if is_disk_full(error):
                 return {"state": "failed", "error": DISK_FULL, "status": 507}
+            if is_out_of_memory(error):
+                return {"state": "failed", "error": OUT_OF_MEMORY, "status": 507}
             return {"state": "failed", "error": INTERNAL_ERROR, "status": 500}
         return None
 

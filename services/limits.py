@@ -17,6 +17,7 @@ log = logging.getLogger("stylereel.http")
 
 INTERNAL_ERROR = "internal error; the server's log has the details"
 DISK_FULL = "the server's disk is full; try again later"
+OUT_OF_MEMORY = "the server's memory does not hold it; send smaller frames, or have pipeline.chunk lowered"
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":;,]+/)+([^\s/'\":;,]*)")
 
 
@@ -30,8 +31,11 @@ def one_line(error: BaseException) -> str:
 
 
 def public_message(error: BaseException | str, uploads: Iterable[Path] = ()) -> str:
-    """One line of an error for a client: uploads are called ``the upload``, other paths lose their folders."""
-    text = error if isinstance(error, str) else one_line(error)
+    """One line of an error for a client: uploads are called ``the upload``, other paths lose their folders.
+
+    Options are named as requests have them.
+    """
+    text = (error if isinstance(error, str) else one_line(error)).replace("--refine ", "refine=")
     for path in uploads:
         text = text.replace(str(path), "the upload").replace(path.name, "the upload")
     return ABSOLUTE_PATH.sub(r"\1", text)[:500]

@@ -129,7 +129,7 @@ def random_identity(
     if found < settings.chosen:
         raise BadInputError(
             f"only {found} of {len(fits)} made persons hide a face and leave it one, {settings.chosen} are asked: "
-            "raise stylespace.random_identity.people, likeness or lengths"
+            "raise stylespace.random_identity.people, likeness or lengths, or lower detail"
         )
     lengths = [fits[number].length for number in order]
     shifts = [fits[number].shift for number in order]
@@ -178,7 +178,9 @@ def _tries(
     edits, tries = EditSet([edit]), []
     start = Seen.of(render(tried_on, edits, [], 0), judge, identity)
     if not torch.isfinite(start.look.measures["yaw"]).all():
-        raise BadInputError("a sample that made persons are tried on shows no face: take another stylespace.seed")
+        raise BadInputError(
+            "what made persons are tried on shows no face: take another stylespace.seed, or tried_on_per_clip 0"
+        )
     for number in range(len(edit.people)):
         likeness, shifts = [], []
         for length in settings.lengths:

@@ -23,6 +23,7 @@ from datamodules.disk import is_disk_full
 from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
+from modules.out_of_memory import is_out_of_memory
 from services.bodies import accepted_image, encode_image, read_body
 from services.handling import (
     MODEL_HEADER,
@@ -36,7 +37,7 @@ from services.handling import (
 )
 from services.job_request import factor_of
 from services.jobs import Jobs
-from services.limits import DISK_FULL, Guard, error_response, public_message
+from services.limits import DISK_FULL, OUT_OF_MEMORY, Guard, error_response, public_message
 from services.measures import MEDIA_TYPE, Measures
 from services.openapi import CODES, SUBJECT, TASK, TIMES, takes
 from services.pipeline.edit import edit_image
@@ -157,6 +158,11 @@ def _add_errors(app: FastAPI) -> None:
             return error_response(DISK_FULL, 507, {"Retry-After": "60"})
         raise error
 
+    async def memory(request: Request, error: Exception) -> JSONResponse:
+        if is_out_of_memory(error):
+            return error_response(OUT_OF_MEMORY, 507)
+        raise error
+
     app.add_exception_handler(BadInputError, bad_input)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
@@ -165,6 +171,8 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(RegistryUnavailableError, unavailable)
     app.add_exception_handler(CancelledError, too_long)
     app.add_exception_handler(OSError, operating_system)
+    for full in (MemoryError, RuntimeError):
+        app.add_exception_handler(full, memory)
     app.add_exception_handler(SQLAlchemyError, operating_system)  # of the jobs' database
 
 

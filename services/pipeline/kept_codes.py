@@ -27,7 +27,9 @@ class KeptCodes(Rows[np.float32]):
     def of(cls, path: Path, models: Models) -> Self:
         """What an earlier call left in ``path``; rows that nothing is remembered of are dropped."""
         kept = cls(path, (models.generator.num_ws, models.generator.w_dim), np.float32)
-        kept.cut(int(kept._remembered().get(_ROWS, torch.tensor(0))))
+        remembered = int(kept._remembered().get(_ROWS, torch.tensor(0)))
+        # Fewer than remembered: the power went before the disk had them, and the state is that of a later row.
+        kept.cut(remembered if len(kept) >= remembered else 0)
         return kept
 
     def add(self, ws: Tensor, state: CodesState) -> None:

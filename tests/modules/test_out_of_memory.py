@@ -22,6 +22,7 @@ def error_of(make: object) -> BaseException:
 def test_what_torch_and_numpy_say_of_too_little_memory_is_known_and_nothing_else() -> None:
     assert is_out_of_memory(error_of(lambda: torch.empty(MORE_THAN_THERE_IS)))
     assert is_out_of_memory(error_of(lambda: np.empty(MORE_THAN_THERE_IS)))
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert not is_out_of_memory(error_of(lambda: torch.ones(2) @ torch.ones(3)))
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))

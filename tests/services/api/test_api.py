@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import schemathesis
+import torch
 from api_toys import LIMIT, NUM_WS, W_DIM, ToyGenerator, picture, pixels, refused
 from hypothesis import HealthCheck, given, settings
 from safetensors.torch import load_file, save_file
@@ -328,4 +329,17 @@ def test_a_full_disk_is_said_with_507_and_when_to_come_back(
         answer = client.post("/v1/invert", content=face)
     assert answer.status_code == 507 and answer.headers["Retry-After"] == "60"
     assert answer.json() == {"error": "the server's disk is full; try again later"}
+
+
+def test_memory_that_runs_out_is_said_with_507(client: TestClient, state: State, face: bytes, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        torch.empty(10**16)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state.latents, "put", full)
+        answer = client.post("/v1/invert", content=face)
+    assert answer.status_code == 507 and "memory does not hold" in answer.json()["error"]
+    with monkeypatch.context() as patched:
+        patched.setattr(state.latents, "put", lambda *_, **__: torch.ones(2) @ torch.ones(3))
+        assert client.post("/v1/invert", content=face).status_code == 500
     assert client.post("/v1/invert", content=face).status_code == 200

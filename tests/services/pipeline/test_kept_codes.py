@@ -129,3 +129,11 @@ def test_rows_and_state_come_back_and_rows_without_a_state_are_dropped(models: M
     torch.testing.assert_close(state.offset, three, rtol=0, atol=0)
     torch.testing.assert_close(state.moments.square, four, rtol=0, atol=0)
     assert state.moments.steps == 5 and torch.equal(state.moments.mean, one)
+
+
+def test_rows_that_the_disk_never_had_begin_anew(models: Models, tmp_path: Path) -> None:
+    kept, ws = KeptCodes.of(tmp_path / "codes", models), models.mean_codes(3).cpu()
+    kept.add(ws, CodesState())
+    assert len(KeptCodes.of(tmp_path / "codes", models)) == 3
+    kept.cut(2)  # what is remembered is of the third
+    assert len(KeptCodes.of(tmp_path / "codes", models)) == 0
