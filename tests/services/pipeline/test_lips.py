@@ -105,7 +105,7 @@ def test_the_edited_clip_shows_codes_and_offsets_of_the_track(
     )  # fmt: skip
     assert len(seen["kept"]) == len(seen["plain"]) == 12
     assert all((a != b).any() for a, b in zip(seen["kept"], seen["plain"], strict=True))
-    assert {path.name for path in work.iterdir()} == {"codes-0", "offsets-0", "encoded.json"}
+    assert {path.name for path in work.iterdir()} == {"codes-0", "codes-0.safetensors", "offsets-0"}
     # With offsets of nothing it is the plain edit.
     (work / "offsets-0").write_bytes(bytes((work / "offsets-0").stat().st_size))
     again: list[np.ndarray] = []
