@@ -61,6 +61,8 @@ def judged_means(terms: Mapping[str, EditTerm], edited: Edited) -> tuple[dict[st
 class AttributeTerm:
     """How far each attribute is from the change asked of it, summed; as eq. S2's first term of FrEN/ViEN.
 
+    Positive asks for more, so age in years for older; eq. S2 as printed has the sign the other way.
+
     ``sqrt(1 + r^2) - 1`` of each ``r`` in units of ``scales``: a square below one unit, a distance above, so that
     a judge that errs on one picture does not lead. An attribute that is not measured before or after counts as
     met, and so does one that may move; where none is measured, there is no face.
