@@ -28,7 +28,7 @@ from services.adapted_models import adapted_in
 from services.code_hash import ROOMS, python_sha256
 from services.job_request import JobRequest
 from services.jobs import WORK, Report
-from services.limits import one_line
+from services.limits import in_api_terms, one_line
 from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.canvas import canvas_info, check_canvas
 from services.pipeline.encoders import NAMES, Encoder, find_frame_encoder, load_encoder
@@ -218,13 +218,15 @@ class Engine:
         else:
             session, most = self.restoring(asked.task), self._params.runtime.max_pixels
             made = restore_video(source, target, session.models, options, most, tell, cancelled)
+        found: dict[str, Any] = plain(made)
+        found["warnings"] = [in_api_terms(line) for line in found["warnings"]]
         return {
             "models": {model.name: model.version for model in session.served},
             "edits": plain(asked.edits),
             "task": asked.task,
             "factor": factor,
             "options": plain(options),
-            **plain(made),
+            **found,
         }
 
     def _ready(self) -> Serving:

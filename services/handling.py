@@ -13,6 +13,7 @@ from fastapi import Request
 from services.engine import Engine
 from services.jobs import Jobs
 from services.latents import LatentStore
+from services.limits import in_api_terms
 from services.settings import Runtime
 from services.turns import Turns
 
@@ -40,12 +41,7 @@ def state_of(request: Request) -> State:
 
 def headers_of(models: str, warnings: Sequence[str]) -> dict[str, str]:
     """Headers of an answer that is an image: which models made it, and what to beware of."""
-    return {MODEL_HEADER: models} | ({WARNING_HEADER: "; ".join(warnings)} if warnings else {})
-
-
-def in_api_terms(warnings: Sequence[str]) -> tuple[str, ...]:
-    """Warnings with the names that a request's options have in the place of the shell's."""
-    return tuple(warning.replace("--refine ", "refine=") for warning in warnings)
+    return {MODEL_HEADER: models} | ({WARNING_HEADER: in_api_terms("; ".join(warnings))} if warnings else {})
 
 
 def deadline(seconds: float) -> Callable[[], bool]:

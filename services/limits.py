@@ -30,12 +30,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def in_api_terms(text: str) -> str:
+    """A line for a client with the names that a request's options have in the place of the shell's."""
+    return text.replace("--refine ", "refine=").replace("--adapt", "adapt=true")
+
+
 def public_message(error: BaseException | str, uploads: Iterable[Path] = ()) -> str:
     """One line of an error for a client: uploads are called ``the upload``, other paths lose their folders.
 
     Options are named as requests have them.
     """
-    text = (error if isinstance(error, str) else one_line(error)).replace("--refine ", "refine=")
+    text = in_api_terms(error if isinstance(error, str) else one_line(error))
     for path in uploads:
         text = text.replace(str(path), "the upload").replace(path.name, "the upload")
     return ABSOLUTE_PATH.sub(r"\1", text)[:500]

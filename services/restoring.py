@@ -165,6 +165,6 @@ def _card(
         f"Generator: {generator_sha256}\n\nFrame encoder: {first_sha256}\n\n## Trained\n\n{phases}\n\n"
         f"On {samples} generator samples and on real crops, {trained_on}, each varied by "
         f"{dataclasses.asdict(settings.variation)}; of: {clips}.\n\n"
-        f"## Terms\n\n{terms_of(generator_sha256)} What it adds is likely, not true: not for telling people "
-        "apart.\n"
+        f"## Terms\n\n{terms_of(generator_sha256)} Some of the training data is for non-commercial use\n"
+        "only. What it adds is likely, not true: not for telling people apart.\n"
     )

@@ -31,13 +31,12 @@ from services.handling import (
     Value,
     deadline,
     headers_of,
-    in_api_terms,
     in_thread,
     state_of,
 )
 from services.job_request import factor_of
 from services.jobs import Jobs
-from services.limits import DISK_FULL, OUT_OF_MEMORY, Guard, error_response, public_message
+from services.limits import DISK_FULL, OUT_OF_MEMORY, Guard, error_response, in_api_terms, public_message
 from services.measures import MEDIA_TYPE, Measures
 from services.openapi import CODES, SUBJECT, TASK, TIMES, takes
 from services.pipeline.edit import edit_image
@@ -246,7 +245,7 @@ def _add_images(app: FastAPI) -> None:
                 expires=expires.isoformat(timespec="seconds"),
                 generator_sha256=session.models.generator.sha256,
                 metrics=plain(inversion.metrics),
-                warnings=list(in_api_terms(inversion.warnings)),
+                warnings=[in_api_terms(line) for line in inversion.warnings],
                 codes=inversion.ws[0].tolist() if codes else None,
             )
 
@@ -288,7 +287,7 @@ def _add_images(app: FastAPI) -> None:
             with state.turns.turn(runtime.request_seconds):
                 late = deadline(runtime.request_seconds)
                 edited = edit_image(source, edits, session.models, options, cancelled=late)
-            return encode_image(edited.image, media_type), in_api_terms(edited.warnings)
+            return encode_image(edited.image, media_type), edited.warnings
 
         content, warnings = await in_thread(work)
         return Response(content, media_type=media_type, headers=headers_of(session.header, warnings))

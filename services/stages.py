@@ -269,7 +269,8 @@ def _card(settings: FrameEncoderSettings, prepared: Prepared, samples: int, gene
         f"Generator: {generator_sha256}\n\n{_face_nets(settings)}## Trained\n\n{_origin(settings)}{phases}\n\n"
         f"On {samples} generator samples, and on real crops of: {', '.join(clips) or 'none'}; each crop varied by "
         f"{dataclasses.asdict(settings.variation)}.\n\n"
-        f"## Terms\n\n{terms_of(generator_sha256)} Not for telling people apart.\n"
+        f"## Terms\n\n{terms_of(generator_sha256)} Some of the training data is for non-commercial use\n"
+        "only. Not for telling people apart.\n"
     )
 
 

@@ -131,5 +131,6 @@ def _card(
         f"Generator: {generator_sha256}\n\nFrame encoder: {first_sha256}\n\n## Trained\n\n"
         f"{_origin(settings)}{phases}\n\n"
         f"On consecutive frames and stills of: {clips}.\n\n"
-        f"## Terms\n\n{terms_of(generator_sha256)} Not for telling people apart.\n"
+        f"## Terms\n\n{terms_of(generator_sha256)} Some of the training data is for non-commercial use\n"
+        "only. Not for telling people apart.\n"
     )

@@ -130,6 +130,12 @@ def test_other_models_begin_anew(small_models: Models, tmp_path: Path) -> None:
     assert work_for(tmp_path / "work", other, replace(SETTINGS, iterations=7)) != second
 
 
+def test_what_other_code_found_is_found_anew(small_models: Models, tmp_path: Path, monkeypatch) -> None:
+    first = work_for(tmp_path / "work", small_models, SETTINGS)
+    monkeypatch.setattr("services.engine.python_sha256", lambda *_: "of the next release")
+    assert work_for(tmp_path / "work", small_models, SETTINGS) != first and not first.exists()
+
+
 def test_options_of_a_job_are_read() -> None:
     options = edit_options({"adapt": "true", "keep_lips": "yes", "stitch": "yes"})
     assert options.adapt and options.keep_lips and options.stitch
