@@ -1,7 +1,8 @@
 """The directions on persons not trained on, by the first and a second judge, and on generator samples.
 
 python benchmarks/edits.py [--folder FOLDER] [--samples | --as-they-are | --age-drift] [--per-clip N]
-                           [--evaluation FILE] [--sheet docs/edits.jpg]
+                           [--sheet docs/edits.jpg]
+python benchmarks/edits.py --record
 
 The persons' codes are the shipped encoder's answers to their prepared crops ('stylereel train prepare').
 """
@@ -15,13 +16,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datamodules.disk import write_whole
 from modules.editing.directions import load_directions
 from modules.perception.second_judges import SecondJudges
 from services.age_drift import ExpressionJudge, age_drift, drift_markdown
 from services.attributes import SecondAttributeJudge
 from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
+from services.directions import measure_again
 from services.directions_evaluation import evaluate_directions, standard_strengths, summary_of
 from services.encoded_codes import frames_of_test_persons
 from services.evaluation_edits import as_markdown, measure_edits
@@ -46,15 +47,24 @@ def main() -> None:
     parser.add_argument(
         "--age-drift", action="store_true", help="What age moves of the expression, and the judge's noise, alone."
     )
-    parser.add_argument("--evaluation", type=Path, help="Write what the gate reads there.")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="Write what is measured into the shipped folder's card and metrics.json and metrics/.",
+    )
     parser.add_argument(
         "--per-clip", type=int, help="Frames of each clip, instead of the gate's measured_per_clip."
     )
     parser.add_argument("--sheet", type=Path, help="Write a picture of all edits on made faces instead.")
     arguments = parser.parse_args()
-    if arguments.samples + arguments.as_they_are + arguments.age_drift + (arguments.evaluation is not None) > 1:
-        parser.error("one of --samples, --as-they-are and --age-drift, and --evaluation with none of them")
+    if arguments.samples + arguments.as_they_are + arguments.age_drift + arguments.record > 1:
+        parser.error("one of --samples, --as-they-are, --age-drift and --record")
     params = load_params()
+    if arguments.record:
+        if arguments.folder != DIRECTIONS or arguments.per_clip:
+            parser.error("--record measures what is shipped as the stage does: without --folder and --per-clip")
+        print("\n".join(as_markdown(measure_again(params))))
+        return
     settings = params.section("directions", DirectionSettings)
     if arguments.per_clip:
         settings = replace(settings, measured_per_clip=arguments.per_clip)
@@ -94,8 +104,6 @@ def main() -> None:
     summary, evaluation = evaluate_directions(arguments.folder, frames, settings, balancing, tools, second=second)
     print(f"{evaluation.clips} clips, data {evaluation.data_hash[:12]}.", end=" ")
     print("\n".join(as_markdown(summary)))
-    if arguments.evaluation is not None:
-        write_whole(arguments.evaluation, evaluation.to_json())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,12 +38,19 @@ from services.attributes import NAMES, SecondAttributeJudge
 from services.balancing import Balancing, balancing_of
 from services.direction_settings import DirectionSettings, EditSettings
 from services.directions_card import card
-from services.directions_evaluation import evaluation_of, measure_as_served, standard_strengths, summary_of
-from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
+from services.directions_evaluation import (
+    evaluate_directions,
+    evaluation_of,
+    measure_as_served,
+    standard_strengths,
+    summary_of,
+)
+from services.encoded_codes import EncodedFrames, codes_for_units, frames_of_test_persons, training_codes
 from services.evaluation_edits import as_markdown, measure_edits, numbers_of, rounded, slopes_between
-from services.instruments import Instruments, draw_single, instruments_for
+from services.instruments import Instruments, draw_single, instruments_for, load_instruments
 from services.places import CLIPS, DIRECTIONS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
 from services.refinement import Goal, Pool, refine, render_pool
+from services.registry.gate import Evaluation
 from services.registry.tracking import Run
 from services.runs import code_sha256, stage_run
 from services.settings import ROOT, Params
@@ -156,11 +163,7 @@ def _learn(
         "learned": list(settings.learned),
         "persons": len(set(frames.people)), "clips": len(set(frames.clips)),
     }  # fmt: skip
-    folder = save_directions(DIRECTIONS, edits, card(summary, tools.generator.sha256))
-    write_whole(folder / METRICS, json.dumps(rounded(summary), indent=2) + "\n")
-    evaluation = evaluation_of(summary, folder, settings, frames, balancing)
-    EVALUATION.parent.mkdir(exist_ok=True)
-    write_whole(EVALUATION, evaluation.to_json())
+    folder, evaluation = write_measured(edits, summary, settings, frames, balancing)
     say("\n".join(as_markdown(summary)))
     run.log_metrics({**numbers_of(summary), **evaluation.metrics})
     run.log_file(folder / METRICS)
@@ -168,6 +171,40 @@ def _learn(
     shown = draw_single(tools.generator, SHOWN, settings.calibration_seed + 1, settings.truncation)
     run.log_image("edits", edits_sheet(shown, edits, tools.render))
     return folder
+
+
+def write_measured(
+    edits: EditSet,
+    summary: Mapping[str, Any],
+    settings: DirectionSettings,
+    frames: EncodedFrames,
+    balancing: Balancing,
+) -> tuple[Path, Evaluation]:
+    """Write ``assets/directions``, its card and ``metrics.json``, and what the gate reads, of one measurement."""
+    sha256 = next(iter(edits.values())).generator_sha256
+    folder = save_directions(DIRECTIONS, edits, card(summary, sha256))
+    write_whole(folder / METRICS, json.dumps(rounded(summary), indent=2) + "\n")
+    evaluation = evaluation_of(summary, folder, settings, frames, balancing)
+    EVALUATION.parent.mkdir(exist_ok=True)
+    write_whole(EVALUATION, evaluation.to_json())
+    return folder, evaluation
+
+
+def measure_again(params: Params, say: Say = lambda line: None) -> dict[str, Any]:
+    """Measure the edits in ``assets/directions`` as the stage does and write it where the stage does.
+
+    What the folder says of how they were learned stays. Returns what ``metrics.json`` then holds.
+    """
+    settings = params.section("directions", DirectionSettings)
+    tools = load_instruments(settings, params)
+    edits = load_directions(DIRECTIONS, tools.generator.sha256)
+    learned = json.loads((DIRECTIONS / METRICS).read_text())
+    frames, balancing = frames_of_test_persons(settings, tools.generator.sha256), balancing_of(params)
+    second = SecondAttributeJudge(SecondJudges(), tools.judge.mesh, settings.least_score)
+    found, _ = evaluate_directions(DIRECTIONS, frames, settings, balancing, tools, _progress(say), second)
+    summary = {**learned, **found}
+    write_measured(edits, summary, settings, frames, balancing)
+    return summary
 
 
 def edits_to_go_on_from(folder: Path, generator_sha256: str, settings: DirectionSettings, say: Say) -> EditSet:
