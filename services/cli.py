@@ -98,8 +98,11 @@ def edit(
         bool, typer.Option("--preview", help="A fast look: few frames, a small synthesis.")
     ] = False,
     paste: Annotated[
-        Literal["auto", "difference", "replace"],
-        typer.Option(help="Add what changes (sharp), or paste the edited face; auto pastes what must be covered."),
+        Literal["auto", "difference", "mixed", "replace"],
+        typer.Option(
+            help="Add what changes (sharp), paste the edited face, or mixed: paste what moved and add the rest; "
+            "auto mixes, and pastes what must be covered."
+        ),
     ] = "auto",
     region: Annotated[
         Literal["auto", "face", "head"], typer.Option(help="What may change; auto is the head for pose and hair.")

@@ -18,7 +18,7 @@ FACTORS: dict[str, Any] = {"type": "integer", "minimum": FEWEST, "maximum": MOST
 OPTIONS = {
     "face": "largest, or a number counted from the left from 0; what is edited or restored may be all.",
     "refine": "Steps of optimisation per frame, a whole number from 0.",
-    "paste": "auto, difference or replace.",
+    "paste": "auto, difference, mixed or replace.",
     "region": "auto, face or head.",
     "balance": "false to apply edits as they are, without setting them right on the face at hand.",
     "seed": "A whole number from 0: which person random_identity gives, the same on every frame.",

@@ -27,7 +27,7 @@ def edit_options(given: Mapping[str, str]) -> EditOptions:
         "keep_lips": read_flag,
         "stitch": read_flag,
         "balance": read_flag,
-        "paste": _one_of("auto", "difference", "replace"),
+        "paste": _one_of("auto", "difference", "mixed", "replace"),
         "region": _one_of("auto", "face", "head"),
     }
     options: dict[str, Any] = {}

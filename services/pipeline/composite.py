@@ -3,7 +3,8 @@
 ``difference`` adds only what the edit changed, ``frame + (edit - reconstruction) * mask``: a weak inversion then
 does not blur the frame, and no edit returns the input. ``colours`` adds as much of it as clips no channel, so
 that a change that has no luma changes none. ``replace`` blends the edited crop itself over the frame, as
-StylePortraitVideo does. Whichever it is, every pixel where the mask is zero keeps its bits.
+StylePortraitVideo does. ``mixed`` is the difference where things stay and the replaced face where they moved.
+Whichever it is, every pixel where the mask is zero keeps its bits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Image = NDArray[np.uint8]
-Paste = Literal["difference", "colours", "replace"]
+Paste = Literal["difference", "colours", "mixed", "replace"]
 STRIP = 32
 """Rows that are blended at once."""
 
@@ -98,13 +99,15 @@ def composite(
     crop_to_frame: NDArray[np.float64],
     weight: float = 1.0,
     paste: Paste = "difference",
+    moved: Floats | None = None,
 ) -> Image:
     """A new frame ``(H, W, 3)`` uint8 with the edited crop pasted in.
 
     ``reconstruction`` and ``edit`` are ``(S, S, 3)`` in [-1, 1] (values beyond are clamped), ``mask``
     ``(S, S)`` in [0, 1], ``weight`` in [0, 1] fades the whole edit. ``difference`` adds what changed
     between the two, ``colours`` the same as far as the pixel holds it; ``replace`` blends the edited crop itself
-    over the frame. Pixels where mask times weight is zero are those of ``frame``, bit for bit; so are all where
+    over the frame; ``mixed`` does so by the share ``moved`` ``(S, S)`` in [0, 1], and adds the difference for the
+    rest. Pixels where mask times weight is zero are those of ``frame``, bit for bit; so are all where
     ``difference`` finds no change.
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
@@ -114,26 +117,43 @@ def composite(
         raise ValueError(f"crops must be ({size}, {size}, 3), got {reconstruction.shape} and {edit.shape}")
     if not 0.0 <= weight <= 1.0:
         raise ValueError(f"weight must be in [0, 1], got {weight}")
+    if (moved is None) is (paste == "mixed") or (moved is not None and moved.shape != (size, size)):
+        raise ValueError(f"moved, ({size}, {size}), is for what is mixed, and only for that")
     result = frame.copy()
     height, width = frame.shape[:2]
     source = np.empty((size, size, 4), np.float32)
     source[..., 3] = mask
     colours = source[..., :3]
     np.clip(edit, -1.0, 1.0, out=colours)
-    colours += 1.0 if paste == "replace" else -np.clip(reconstruction, -1.0, 1.0)
+    if paste == "replace":
+        colours += 1.0
+    elif moved is None:
+        colours -= np.clip(reconstruction, -1.0, 1.0)
+    else:
+        share = moved[..., None]
+        colours += share - (1.0 - share) * np.clip(reconstruction, -1.0, 1.0)
     colours *= 127.5
     patch = to_frame(source, crop_to_frame, height, width)
+    covered = None if moved is None else to_frame(moved, crop_to_frame, height, width).values[..., None]
     for rows in _strips(patch.values[..., 3]):
         values, onto = patch.values[rows], result[patch.rows, patch.columns][rows]
-        onto[:] = _blended(onto, values[..., :3], weight * np.clip(values[..., 3:], 0.0, 1.0), paste)
+        alpha = weight * np.clip(values[..., 3:], 0.0, 1.0)
+        onto[:] = _blended(onto, values[..., :3], alpha, paste, None if covered is None else covered[rows])
     return result
 
 
-def _blended(below: Image, values: Floats, alpha: Floats, paste: Paste) -> Image:
-    """Colours ``(h, w, 3)`` with values pasted over them as far as ``alpha`` ``(h, w, 1)`` says."""
+def _blended(below: Image, values: Floats, alpha: Floats, paste: Paste, covered: Floats | None) -> Image:
+    """Colours ``(h, w, 3)`` with values pasted over them as far as ``alpha`` ``(h, w, 1)`` says.
+
+    ``covered`` ``(h, w, 1)`` in [0, 1] is how much of the ground the values stand in for; None for the ways that
+    cover all or none.
+    """
     ground = below.astype(np.float32)
     if paste == "replace":
         change = values - ground
+        change *= alpha
+    elif covered is not None:
+        change = values - covered * ground
         change *= alpha
     else:
         change = alpha * values

@@ -29,6 +29,7 @@ from services.pipeline.composite import (
 )
 from services.pipeline.invert import Inversion, invert_faces
 from services.pipeline.models import Models
+from services.pipeline.moved import MovedConfig, at_size, light, moved_share
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.seam import SeamCorrector, corrected
@@ -60,6 +61,8 @@ class EditedCrop:
     """``(S, S)`` in [0, 1], feathered."""
     taken: Floats | None = None
     """``(s, s, 3)`` in levels of 255: what was taken from the edit's colours; None where a change is pasted."""
+    moved: Floats | None = None
+    """``(S, S)`` in [0, 1]: where the edit itself stands in for the frame; None unless it is mixed."""
 
 
 def changes_nothing(requests: Sequence[EditRequest], options: EditOptions) -> bool:
@@ -125,7 +128,7 @@ def with_face(
     sides, ws = [float(crop_scale(frame)) * size], inversion.ws.to(models.device)
     (crop,) = edit_crops(ws, target, requests, models, options, made, applied, sides)
     place, paste = resized_transform(matrix, size, made), way_to_paste(requests, models, options)
-    return composite(canvas, crop.reconstruction, crop.edit, crop.mask, place, paste=paste)
+    return composite(canvas, crop.reconstruction, crop.edit, crop.mask, place, paste=paste, moved=crop.moved)
 
 
 def crop_synthesis_size(matrix: NDArray[np.float64], size: int, models: Models, options: EditOptions) -> int:
@@ -196,6 +199,9 @@ def edit_crops(
     for made in batch.over(len(ws), rendered):
         for one, other, there, area in zip(*made, strict=True):
             mask = feathered_mask(area, models.config.composite, grown)
+            if paste == "mixed":
+                yield _mixed(one, other, there, mask, models.config.moved)
+                continue
             if paste != "replace":
                 yield EditedCrop(one, other, mask)
                 continue
@@ -204,6 +210,13 @@ def edit_crops(
             shown = one if head and models.stitched is None else other
             taken = corrector.correction(shown, there, mask)
             yield EditedCrop(one, corrected(other, taken), mask, taken)
+
+
+def _mixed(one: Floats, other: Floats, there: Floats, mask: Floats, config: MovedConfig) -> EditedCrop:
+    """Where the edit moved something it stands in for the frame, in the frame's light."""
+    share = moved_share(one, other, there, config)
+    shift = at_size(share[..., None] * light(one, there, config), len(other))
+    return EditedCrop(one, other + shift, mask, moved=at_size(share, len(other)))
 
 
 def faces_at_once(models: Models, size: int) -> BatchSize:
@@ -220,10 +233,9 @@ def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditO
     if models.task == "colourise":
         return "colours"
     if options.paste == "auto":
-        # What a generator that learned this face draws is the person; a difference would let what was there, brows
-        # and teeth, shine through where the edit moved it.
-        moved = [r for r in requests if r.strength and (models.adapted or models.edits[r.name].replaces)]
-        return "replace" if moved else "difference"
+        # What a generator that learned this face draws is the person, all of it.
+        whole = [r for r in requests if r.strength and (models.adapted or models.edits[r.name].replaces)]
+        return "replace" if whole else "mixed"
     return options.paste
 
 

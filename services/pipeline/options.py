@@ -11,6 +11,7 @@ from modules.editing.stitching import StitchingTraining
 from services.pipeline.composite import CompositeConfig
 from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
+from services.pipeline.moved import MovedConfig
 from services.pipeline.refine import FollowConfig, RefineConfig
 from services.pipeline.seam import SeamConfig
 
@@ -75,6 +76,8 @@ class PipelineConfig:
     """How those of a clip's frames are, one after another."""
     composite: CompositeConfig
     """How the mask is made."""
+    moved: MovedConfig
+    """What counts as moved by an edit, so that the edited face stands in for the frame's there."""
     seam: SeamConfig
     """How the drift of colours is removed where the face itself is pasted."""
     video: VideoConfig
@@ -137,11 +140,12 @@ class EditOptions:
     """``largest``, ``all``, or a number that counts the faces from the left, from 0."""
     refine: int | None = None
     """Steps of W+ optimisation; None: those of ``pipeline.refine`` (images) or ``pipeline.follow`` (clips)."""
-    paste: Literal["auto", "difference", "replace"] = "auto"
+    paste: Literal["auto", "difference", "mixed", "replace"] = "auto"
     """``difference`` adds what the edit changes to the frame, ``replace`` pastes the edited face itself.
 
-    ``auto`` replaces where a pose is edited, as a difference would leave the outline where it was, beside the
-    turned one, and where the generator learned the face; it adds the difference for all else.
+    ``mixed`` adds the difference where things stay, and shows the edited face where they move: a difference would
+    leave lips and lids where they were too. ``auto`` replaces where a pose is edited, as the outline moves, and
+    where the generator learned the face; it mixes for all else.
     """
     region: Region = "auto"
     """What may change: the ``face``, the ``head`` with its hair; ``auto`` is the head for a pose or the hair."""
@@ -170,7 +174,7 @@ class EditOptions:
             raise BadInputError(f"seed must be a whole number from 0, got {self.seed}")
         if self.stitch and self.face == "all":
             raise BadInputError("stitching is of one face; choose 'largest' or a number from the left, from 0")
-        if self.stitch and self.paste == "difference":
+        if self.stitch and self.paste in ("difference", "mixed"):
             raise BadInputError(
                 "stitching is for a face that replaces the frame's; a difference has no border to meet"
             )

@@ -352,7 +352,7 @@ class Lane:
         matrix = on_canvas(self.models.task, alignment.crop_to_frame[index])
         matrix = resized_transform(matrix, alignment.size, self.size)
         below = into[index - place]
-        above = composite(below, crop.reconstruction, crop.edit, crop.mask, matrix, weight, self.way)
+        above = composite(below, crop.reconstruction, crop.edit, crop.mask, matrix, weight, self.way, crop.moved)
         if crop.taken is not None and weight == 1:
             self._seam.add(below, above, crop.taken, crop.mask, matrix)
         into[index - place] = above

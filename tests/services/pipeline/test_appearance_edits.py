@@ -63,7 +63,7 @@ def crop(models: Models, request: EditRequest, options: EditOptions) -> np.ndarr
 
 
 def test_a_channel_draws_what_that_channel_of_the_code_draws(models) -> None:
-    change = crop(replace(models, judges=Regions()), LIPS, EditOptions())
+    change = crop(replace(models, judges=Regions()), LIPS, EditOptions(paste="difference"))
     wanted = torch.nn.functional.interpolate(
         2 * 0.7 * models.generator.basis[NUM_WS // 2 * W_DIM + 3].view(1, 3, 16, 16), 64, mode="bilinear"
     )
@@ -72,14 +72,14 @@ def test_a_channel_draws_what_that_channel_of_the_code_draws(models) -> None:
 
 @pytest.mark.parametrize(
     ("request_", "head", "paste"),
-    [(LIPS, False, "difference"), (HAIR, True, "difference"), (OTHER, False, "replace")],
+    [(LIPS, False, "mixed"), (HAIR, True, "mixed"), (OTHER, False, "replace")],
 )
 def test_hair_reaches_the_head_and_another_person_replaces(models, request_, head, paste) -> None:
     regions = Regions()
     crop(replace(models, judges=regions), request_, EditOptions())
     assert set(regions.asked) == {head}
     assert way_to_paste([request_], models, EditOptions()) == paste
-    assert way_to_paste([replace(request_, strength=0.0)], models, EditOptions()) == "difference"
+    assert way_to_paste([replace(request_, strength=0.0)], models, EditOptions()) == "mixed"
 
 
 def test_the_seed_chooses_the_person_and_nothing_else(models) -> None:

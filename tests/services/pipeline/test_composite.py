@@ -78,6 +78,26 @@ def test_no_change_returns_the_frame(seed, matrix) -> None:
 
 @settings(max_examples=40)
 @given(seeds, transforms, st.floats(0, 1))
+def test_mixed_is_the_difference_where_nothing_moved_and_the_face_where_all_did(seed, matrix, weight) -> None:
+    frame, reconstruction, edit, mask = material(seed)
+    given_ = (frame, reconstruction, edit, mask, matrix, weight)
+    none = np.zeros_like(mask)
+    added, put = composite(*given_, "difference"), composite(*given_, "replace")
+    np.testing.assert_array_equal(composite(*given_, "mixed", none), added)
+    # Along its border, where the mask is next to nothing, the crop itself fades.
+    patch = to_frame(none + 1, matrix, *frame.shape[:2])
+    inside = np.zeros(frame.shape[:2], bool)
+    inside[patch.rows, patch.columns] = patch.values > 0.999
+    whole, half = (composite(*given_, "mixed", none + share).astype(float) for share in (1.0, 0.5))
+    assert np.abs(whole - put)[inside].max(initial=0) <= 1
+    clear = inside[..., None] & (added > 0) & (added < 255)
+    assert np.abs(half - (added.astype(float) + put) / 2)[clear].max(initial=0) <= 1
+    outside = composite(frame, reconstruction, edit, 0 * mask, matrix, weight, "mixed", none + 0.5)
+    np.testing.assert_array_equal(outside, frame)
+
+
+@settings(max_examples=40)
+@given(seeds, transforms, st.floats(0, 1))
 def test_the_difference_is_linear_in_the_edit(seed, matrix, part) -> None:
     frame, reconstruction, edit, mask = material(seed)
     frame = np.full_like(frame, 128)  # far from both ends, so that nothing is clamped
@@ -158,6 +178,9 @@ def test_shapes_are_checked() -> None:
         composite(frame, reconstruction[:-1], edit, mask, np.eye(3))
     with pytest.raises(ValueError, match="weight"):
         composite(frame, reconstruction, edit, mask, np.eye(3), 1.5)
+    for paste, moved in (("mixed", None), ("replace", mask), ("mixed", mask[:-1])):
+        with pytest.raises(ValueError, match="moved"):
+            composite(frame, reconstruction, edit, mask, np.eye(3), paste=paste, moved=moved)
     with pytest.raises(ValueError, match="crop_to_frame"):
         to_frame(mask, np.eye(2), 5, 5)
 

@@ -30,15 +30,16 @@ OLDER, TURN, NOT_AT_ALL = EditRequest("older", 5.0), EditRequest("turn", 5.0), E
 @pytest.mark.parametrize(
     ("requests", "paste", "expected"),
     [
-        ([OLDER], "auto", "difference"),
+        ([OLDER], "auto", "mixed"),
         ([TURN], "auto", "replace"),
         ([OLDER, TURN], "auto", "replace"),
-        ([NOT_AT_ALL, OLDER], "auto", "difference"),
+        ([NOT_AT_ALL, OLDER], "auto", "mixed"),
         ([TURN], "difference", "difference"),
         ([OLDER], "replace", "replace"),
+        ([TURN], "mixed", "mixed"),
     ],
 )
-def test_a_turned_head_replaces_and_all_else_is_added(models, requests, paste, expected) -> None:
+def test_a_turned_head_replaces_and_all_else_is_mixed(models, requests, paste, expected) -> None:
     assert way_to_paste(requests, models, EditOptions(paste=paste)) == expected
 
 
@@ -46,7 +47,7 @@ def test_a_generator_that_learned_the_face_replaces_it(models) -> None:
     adapted = replace(models, adapted=True)
     assert way_to_paste([OLDER], adapted, EditOptions()) == "replace"
     assert way_to_paste([OLDER], adapted, EditOptions(paste="difference")) == "difference"
-    assert way_to_paste([NOT_AT_ALL], adapted, EditOptions()) == "difference"
+    assert way_to_paste([NOT_AT_ALL], adapted, EditOptions()) == "mixed"
     assert changes_nothing([NOT_AT_ALL], EditOptions())
 
 

@@ -168,6 +168,8 @@ def test_a_stitching_that_cannot_be_is_refused_in_one_line(
         EditOptions(face="all", stitch=True)
     with pytest.raises(BadInputError, match="a difference has no border to meet"):
         EditOptions(paste="difference", stitch=True)
+    with pytest.raises(BadInputError, match="a difference has no border to meet"):
+        EditOptions(paste="mixed", stitch=True)
     auto = replace(SHORT, paste="auto")
     with pytest.raises(BadInputError, match="let the generator learn the face"):
         edit_video(clip, tmp_path / "out.mp4", SMILE, small_models, auto)

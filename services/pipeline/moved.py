@@ -1,0 +1,120 @@
+"""Where an edit moved what a frame shows, so that the frame's own detail belongs there no more; on arrays.
+
+Adding what an edit changes, ``frame + (edit - reconstruction)``, keeps all of the frame that the reconstruction
+misses. That is right where things stay where they are, and wrong where they move: lips that open, lids that close
+and teeth that appear would show twice. What moved is told by structure, not by light: by the second factor of SSIM
+(Wang et al. 2004, eq. 13) between the reconstruction and the edit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from services.pipeline.seam import Floats, averaged
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LEAST = 0.05
+"""Share of trusted places nearby, below which the drift of colours fades to none."""
+
+
+@dataclass(frozen=True)
+class MovedConfig:
+    """What counts as moved, and how the frame's light is kept there; lengths are fractions of the crop's side."""
+
+    side: int
+    """Pixels of a side to which crops are averaged down before they are compared."""
+    window: float
+    """Standard deviation of the window in which structure is compared."""
+    noise: float
+    """Variance, in squared levels of 255, that counts as no structure: flat skin has not moved."""
+    begins: float
+    """Loss of structure, in [0, 1], from which the edit itself begins to show."""
+    whole: float
+    """Loss of structure from which it alone shows."""
+    reach: float
+    """How far beyond what moved the frame's structure gives way too, where it is not the reconstruction's."""
+    unknown: float
+    """How much a loss of structure from the frame to the reconstruction speaks against one by the edit, in [0, 1]:
+    of a blink that the codes do not show, what an edit does to lids knows nothing."""
+    soften: float
+    """Standard deviation of the blur at the end."""
+    colours: float
+    """Standard deviation of the smoothing that makes the frame's light of its difference to the reconstruction."""
+    alike: float
+    """Levels of 255: differences of this size and more are content and have hardly a say in the light."""
+
+    def __post_init__(self) -> None:
+        if self.side < 2 or min(self.window, self.soften, self.colours, self.noise, self.alike) <= 0:
+            raise ValueError("side must be 2 or more; window, soften, colours, noise and alike above 0")
+        if not (0 <= self.begins < self.whole <= 1 and self.reach >= 0 and 0 <= self.unknown <= 1):
+            raise ValueError("0 <= begins < whole <= 1, reach >= 0 and 0 <= unknown <= 1")
+
+
+def moved_share(before: Floats, after: Floats, frame: Floats, config: MovedConfig) -> Floats:
+    """``(s, s)`` in [0, 1]: how far the edit itself stands in for the frame with a change added.
+
+    ``before`` and ``after``, the reconstruction and the edit, are ``(S, S, 3)``, ``frame`` ``(T, T, 3)`` the same
+    crop of the frame, all in [-1, 1]; ``s`` is ``config.side``, or less where a crop is smaller. Exactly zero
+    where nothing near is changed. Raises ``ValueError`` for shapes that do not fit.
+    """
+    was, now, there = (_luma(crop) for crop in _averaged(config.side, before, after, frame))
+    side = len(was)
+    changed = _lost(was, now, config.window * side, config.noise)
+    # The frame's own lips may lie beside the reconstruction's, and would stay beside the edit's.
+    across = 2 * round(config.reach * side) + 1
+    near = cv2.dilate(changed, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across)))
+    elsewhere = _lost(was, there, config.window * side, config.noise)
+    lost = np.maximum(changed, np.minimum(near, elsewhere)) - config.unknown * elsewhere
+    share = np.clip((lost - config.begins) / (config.whole - config.begins), 0.0, 1.0)
+    return np.clip(_smoothed(_floats(share * share * (3.0 - 2.0 * share)), config.soften * side), 0.0, 1.0)
+
+
+def light(before: Floats, frame: Floats, config: MovedConfig) -> Floats:
+    """``(s, s, 3)``: what is smooth in ``frame - before``, in the crops' own range: light and complexion.
+
+    Takes crops as ``moved_share`` does. Where the two show different things it is what lies around.
+    """
+    was, there = _averaged(config.side, before, frame)
+    side, apart = len(was), there - was
+    trusted = np.exp(-np.square(127.5 * np.abs(apart).max(axis=2, keepdims=True) / config.alike))
+    spread = _smoothed(np.dstack([apart * trusted, trusted]), config.colours * side)
+    return _floats(spread[..., :3] / np.maximum(spread[..., 3:], _LEAST))
+
+
+def at_size(values: Floats, size: int) -> Floats:
+    """``(s, s)`` or ``(s, s, C)`` enlarged to a side of ``size``, without creases and within its own bounds."""
+    large = cv2.resize(values, (size, size), interpolation=cv2.INTER_CUBIC)
+    return _floats(np.clip(large, values.min(), values.max()))
+
+
+def _averaged(side: int, *crops: Floats) -> list[Floats]:
+    for crop in crops:
+        if crop.ndim != 3 or crop.shape[0] != crop.shape[1] or crop.shape[2] != 3:
+            raise ValueError(f"crops must be square, (S, S, 3), got {crop.shape}")
+    side = min(side, *(len(crop) for crop in crops))
+    return [averaged(crop, side) for crop in crops]
+
+
+def _luma(crop: Floats) -> Floats:
+    return _floats((crop + 1.0) @ _LUMA * 127.5)
+
+
+def _lost(one: Floats, other: Floats, sigma: float, noise: float) -> Floats:
+    """1 less SSIM's factor for contrast and structure, ``(s, s)`` in [0, 1]: 0 for the same structure."""
+    mean_one, mean_other = _smoothed(one, sigma), _smoothed(other, sigma)
+    both = _smoothed(one * other, sigma) - mean_one * mean_other
+    first = _smoothed(one * one, sigma) - mean_one * mean_one
+    second = _smoothed(other * other, sigma) - mean_other * mean_other
+    alike = (2.0 * both + noise) / (np.maximum(first, 0.0) + np.maximum(second, 0.0) + noise)
+    return _floats(np.clip(1.0 - alike, 0.0, 1.0))
+
+
+def _smoothed(values: Floats, sigma: float) -> Floats:
+    return _floats(cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101))
+
+
+def _floats(values: object) -> Floats:
+    return np.asarray(values, dtype=np.float32)
