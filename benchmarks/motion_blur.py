@@ -33,7 +33,7 @@ from modules.perception.flow import DenseFlow, FlowConfig, warp
 from services.adaptation import AdaptationSettings
 from services.adaptation_evaluation import codes_of, learned, rendered
 from services.evaluation_frames import consecutive_frames
-from services.pipeline.edit import to_pixels
+from services.pipeline.crops import to_pixels
 from services.pipeline.models import Models, load_models
 from services.places import CLIPS
 from services.settings import load_params

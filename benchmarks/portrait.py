@@ -37,7 +37,7 @@ from services.console import bars
 from services.instruments import draw_single
 from services.media import write_image
 from services.pipeline.composite import composite, resized_transform
-from services.pipeline.edit import crop_synthesis_size, to_arrays
+from services.pipeline.crops import crop_synthesis_size, to_arrays
 from services.pipeline.models import Models, load_models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip

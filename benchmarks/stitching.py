@@ -36,7 +36,7 @@ from services.console import bars, seconds
 from services.media import write_image
 from services.pipeline.balance import balanced_in_clip
 from services.pipeline.composite import composite, resized_transform
-from services.pipeline.edit import to_arrays
+from services.pipeline.crops import to_arrays
 from services.pipeline.models import Models, load_models
 from services.pipeline.options import EditOptions, PipelineConfig, StitchingConfig
 from services.pipeline.plan import plan_clip, taken_frames
@@ -106,9 +106,10 @@ def measured(
     models = adapted_models(clip, base, options, params, report)
     models = replace(models, config=replace(models.config, stitching=stitching))
     plan = plan_clip(clip, models, options, report)
-    (applied,) = balanced_in_clip(clip, plan, [request], models, options, lambda: None)
     with tempfile.TemporaryDirectory() as work:
-        (track,) = encoded_tracks(clip, plan, models, options, Path(work))
+        tracks = encoded_tracks(clip, plan, models, options, Path(work))
+        (applied,) = balanced_in_clip(clip, plan, tracks, [request], models, options, lambda: None)
+        (track,) = tracks
         folder = Path(work) / "stitch"
         face = EditedFace(clip, plan, [request], applied, track, models, options)
         tuned, done, said = stitched(face, folder, report)

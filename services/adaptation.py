@@ -30,7 +30,7 @@ from modules.losses.perceptual import load_lpips
 from modules.model_folder import require_replaceable
 from services.adaptation_card import adaptation_card
 from services.model_names import adaptation_of
-from services.pipeline.edit import crop_synthesis_size
+from services.pipeline.crops import crop_synthesis_size
 from services.pipeline.follow import Follower
 from services.pipeline.invert import measure
 from services.pipeline.models import Models

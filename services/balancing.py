@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modules.editing.balance import BalanceConfig, Measure
+from modules.editing.directions import EditRequest
 from services.attributes import Measures
 from services.direction_settings import DirectionSettings
 from services.settings import Params
+
+Judge = Callable[[Tensor], Measures]
+"""``judge(images)`` gives ``(N,)`` per attribute, NaN where there is no face."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,11 @@ class Balancing:
         """Usual strengths by attribute."""
         return {name: unit.typical for name, unit in self.units.items()}
 
-    def measure(self, show: Callable[[Tensor], Tensor], judge: Callable[[Tensor], Measures]) -> Measure:
-        """Attributes in units of their edits, of codes that ``show`` renders to ``(N, 3, r, r)`` in [-1, 1]."""
+    def measure(self, show: Callable[[Sequence[EditRequest]], Tensor], judge: Judge) -> Measure:
+        """Attributes in units of their edits, of what ``show`` makes of edits: ``(N, 3, r, r)`` in [-1, 1]."""
 
-        def measured(ws: Tensor) -> NDArray[np.float64]:
-            found = judge(show(ws))
+        def measured(requests: Sequence[EditRequest]) -> NDArray[np.float64]:
+            found = judge(show(requests))
             return np.stack([found[n].astype(np.float64) / unit.per_unit for n, unit in self.units.items()], 1)
 
         return measured

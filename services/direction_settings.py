@@ -25,6 +25,8 @@ class EditSettings:
     """Attributes that it must leave where they are; what is not named may move along."""
     balanced: bool
     """Whether it is set right on the face at hand, and held where others are: not what is made of others."""
+    recolours: bool
+    """Whether it is for colours of whole regions; where not, a pasted edit leaves light and complexion alone."""
     lower: float
     """Smallest strength offered."""
     upper: float

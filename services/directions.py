@@ -222,7 +222,8 @@ def edits_to_go_on_from(folder: Path, generator_sha256: str, settings: Direction
     if others := found.keys() - settings.edits.keys():
         say(f"left out: {', '.join(sorted(others))} of {folder}, which directions.edits does not name")
     return EditSet(
-        replace(found[name], unit=edit.unit, lower=edit.lower, upper=edit.upper) for name, edit in wanted.items()
+        replace(found[name], unit=edit.unit, lower=edit.lower, upper=edit.upper, recolours=edit.recolours)
+        for name, edit in wanted.items()
     )
 
 
@@ -374,4 +375,4 @@ def _fit(
 
 def _direction(name: str, edit: EditSettings, vector: NDArray[np.float64], generator: Generator) -> Direction:
     tensor = torch.from_numpy(vector).float()
-    return Direction(name, edit.unit, tensor, edit.lower, edit.upper, generator.sha256)
+    return Direction(name, edit.unit, tensor, edit.lower, edit.upper, generator.sha256, recolours=edit.recolours)

@@ -59,13 +59,13 @@ Held-out scores of the fits (share of variance; gender: right answers): {scores}
 
 ## Metrics
 
-On the frame encoder's codes for frames of {persons} persons in {clips} clips that nothing was trained on. As the
-pipeline does unless told otherwise, edits were set right on some frames of each clip (`balance` in params.yaml)
-and measured on others, by the judges they were set with and, where there is one, by a second net that no edit was
-fitted or set to. A
-slope of 1 means that what was asked is what was got. In the second table a row is an edit at a usual strength; a
-cell says how far it moves an attribute, as a share of that attribute's own usual strength. surprise and anger are
-not set right, since they are made of brows, eyes and mouth: those may move with them.
+On the generator's pictures of the frame encoder's codes for frames of {persons} persons in {clips} clips that
+nothing was trained on; what is left once they are pasted is another measurement (`benchmarks/pasting.py`). Edits
+were set right on some frames of each clip (`balance` in params.yaml) and measured on others, by the judges they
+were set with and, where there is one, by a second net that no edit was fitted or set to. A slope of 1 means that
+what was asked is what was got. In the second table a row is an edit at a usual strength; a cell says how far it
+moves an attribute, as a share of that attribute's own usual strength. surprise and anger are not set right, since
+they are made of brows, eyes and mouth: those may move with them.
 
 {tables}
 

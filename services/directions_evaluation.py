@@ -41,7 +41,7 @@ def summary_of(readings: Readings, settings: DirectionSettings) -> dict[str, Any
 
 @dataclass(frozen=True)
 class ServedFrames:
-    """Frames of clips as their user's edits meet them: set right on some of each clip, measured on the others."""
+    """Renderings of clips, edits set right on some of each clip as in the pipeline, measured on the others."""
 
     looked_at: EncodedFrames
     """Each clip's first frames."""
@@ -51,17 +51,18 @@ class ServedFrames:
     def move(self, edits: EditSet[Edit], balancing: Balancing, tools: Instruments) -> Callable[..., Tensor]:
         """``move(ws, request)`` for codes of ``measured``, each clip's edit set right on what was looked at."""
 
-        def show(ws: Tensor) -> Tensor:
-            return torch.cat([tools.render(one) for one in torch.split(ws, 1)]).float().clamp(-1, 1)
-
-        measure = balancing.measure(show, tools.judge)
-
         def moved(ws: Tensor, request: EditRequest) -> Tensor:
             result = ws.clone()
             for clip in dict.fromkeys(self.measured.clips):
                 rows = [row for row, name in enumerate(self.measured.clips) if name == clip]
                 seen = self.looked_at.ws[[row for row, name in enumerate(self.looked_at.clips) if name == clip]]
-                more = balance(seen, [request], edits, balancing.typical, measure, balancing.config)
+
+                def show(tried: Sequence[EditRequest], seen: Tensor = seen) -> Tensor:
+                    shown = [tools.render(one) for one in torch.split(edits.apply(seen, tried), 1)]
+                    return torch.cat(shown).float().clamp(-1, 1)
+
+                measure = balancing.measure(show, tools.judge)
+                more = balance([request], edits, balancing.typical, measure, balancing.config)
                 result[rows] = edits.apply(ws[rows], [request, *more])
             return result
 
@@ -141,7 +142,7 @@ def evaluate_directions(
     progress: Progress = lambda done, total: None,
     second: ImageJudge | None = None,
 ) -> tuple[dict[str, Any], Evaluation]:
-    """Measure the edits in ``folder`` as a user gets them on ``frames``.
+    """Measure the edits in ``folder`` on renderings of ``frames``: what they do before anything is pasted.
 
     A champion may be older than an edit, and is measured on those it has. Raises ``BadInputError`` if one lacks
     that the gate reads by name.
@@ -170,7 +171,7 @@ def measure_as_served(
     progress: Progress = lambda done, total: None,
     second: ImageJudge | None = None,
 ) -> Readings:
-    """Edits set right on a part of each clip's frames, as the pipeline does, and measured on the others."""
+    """Edits set right on renderings of a part of each clip's frames, and measured on those of the others."""
     served = as_served(frames, balancing)
     return measure_edits(
         served.measured.ws, edits, strengths, tools.render, tools.judge, tools.embed, second, progress,

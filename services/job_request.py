@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from modules.encoders.restoring import Task
 from services.bodies import Body
-from services.openapi import SUBJECT, TIMES
+from services.openapi import FACTOR, SUBJECT
 from services.pipeline.interpolate import FEWEST, MOST, check_factor
 from services.pipeline.options import EditOptions
 from services.pipeline.restore import restoring_options
@@ -39,24 +39,29 @@ class JobRequest:
         if task is not None:
             options = restoring_options(options.face, options.start, options.end)
         edits = tuple(EditRequest(**edit) for edit in request["edits"])
-        return cls(edits, options, task, request.get(TIMES), request.get(SUBJECT))
+        return cls(edits, options, task, request.get(FACTOR), request.get(SUBJECT))
 
 
 def factor_of(body: Body) -> int | None:
     """Take the factor of a job out of its options; raises ``BadInputError`` for one that leaves edits no place."""
-    text = body.options.pop(TIMES, None)
+    text = body.options.pop(FACTOR, None)
     if text is None:
         return None
     try:
         factor = int(text)
     except ValueError as error:
         raise BadInputError(
-            f"cannot use {TIMES}={text[:64]!r}: it must be a whole number from {FEWEST} to {MOST}"
+            f"cannot use {FACTOR}={text[:64]!r}: it must be a whole number from {FEWEST} to {MOST}"
         ) from error
     check_factor(factor)
-    if body.edits:
-        raise BadInputError(f"edits and {TIMES}={factor} were asked together; send two jobs, one after the other")
-    unused = [name for name in body.options if name not in WITH_FACTOR]
-    if unused:
-        raise BadInputError(f"{', '.join(unused)} cannot be asked with a factor; {', '.join(WITH_FACTOR)} can")
+    alone(body, f"{FACTOR}={factor}", "a factor", WITH_FACTOR)
     return factor
+
+
+def alone(body: Body, asked: str, what: str, beside: Sequence[str]) -> None:
+    """Raise ``BadInputError`` where edits were asked too, or options other than ``beside``."""
+    if body.edits:
+        raise BadInputError(f"edits and {asked} were asked together; send two jobs, one after the other")
+    unused = [name for name in body.options if name not in beside]
+    if unused:
+        raise BadInputError(f"{', '.join(unused)} cannot be asked with {what}; {', '.join(beside)} can")

@@ -23,6 +23,7 @@ from services.pipeline.lips import by_mesh, keep_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
+from services.pipeline.track import encoded_tracks
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def kept_lips(clip: Path, request: EditRequest, label: str, models: Models, opti
     ``label`` is one of ``EMOTIONS``, which no loss asks. All frames are in memory at once.
     """
     plan = plan_clip(clip, models, options)
-    applied = balanced_in_clip(clip, plan, [request], models, options, lambda: None)
     with tempfile.TemporaryDirectory() as work:
+        tracks = encoded_tracks(clip, plan, models, options, Path(work))
+        applied = balanced_in_clip(clip, plan, tracks, [request], models, options, lambda: None)
         (track,), _ = keep_lips(clip, plan, [request], applied, models, options, Path(work))
         ws, offsets = (
             torch.from_numpy(rows.read(0, len(rows))).to(models.device) for rows in (track.codes, track.offsets)

@@ -24,7 +24,8 @@ from modules.perception.flow import DenseFlow, FlowConfig
 from services.pipeline.balance import balanced
 from services.pipeline.canvas import canvas_size, check_canvas
 from services.pipeline.composite import Image
-from services.pipeline.edit import edit_image, strengths, to_arrays, to_pixels
+from services.pipeline.crops import to_arrays, to_pixels
+from services.pipeline.edit import edit_image, strengths
 from services.pipeline.interpolate import check_factor, check_interpolation, interpolate_video
 from services.pipeline.invert import Inversion, invert_image
 from services.pipeline.models import (

@@ -12,9 +12,9 @@ from services.schemas import MAX_EDITS, EditIn
 CODES = "codes"
 TASK = "task"
 SUBJECT = "subject"
-TIMES = "factor"
+FACTOR = "factor"
 FLAGS = (CODES, "preview", "balance", "adapt", "keep_lips", "stitch")
-FACTORS: dict[str, Any] = {"type": "integer", "minimum": FEWEST, "maximum": MOST}
+FACTOR_RANGE: dict[str, Any] = {"type": "integer", "minimum": FEWEST, "maximum": MOST}
 OPTIONS = {
     "face": "largest, or a number counted from the left from 0; what is edited or restored may be all.",
     "refine": "Steps of optimisation per frame, a whole number from 0.",
@@ -31,7 +31,7 @@ OPTIONS = {
     SUBJECT: "Whose registered adaptation the generator is to have, e.g. anna.",
     CODES: "true for the codes themselves in the answer.",
     TASK: f"{' or '.join(TASKS)}, in the place of edits; face, start and end go with it.",
-    TIMES: "Times as many frames, in the place of edits; face, refine, start, end, adapt and subject go with it.",
+    FACTOR: "Times as many frames, in the place of edits; face, refine, start, end, adapt and subject go with it.",
 }
 EDIT = "NAME=STRENGTH, any number of times, e.g. age=20."
 EDITS = 'JSON: [{"name": "age", "strength": 20}, ...].'
@@ -49,7 +49,7 @@ EDIT_BODY: dict[str, Any] = {
 def takes(file: str, raw: str, options: Sequence[str], edits: bool = True, latent: bool = False) -> dict[str, Any]:
     """OpenAPI's description of what ``read_body`` reads."""
     text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
-    kinds = {TIMES: FACTORS} | {name: {"type": "boolean"} for name in FLAGS}
+    kinds = {FACTOR: FACTOR_RANGE} | {name: {"type": "boolean"} for name in FLAGS}
     asked = {name: kinds.get(name, text) | {"description": OPTIONS[name]} for name in options}
     query: dict[str, Any] = asked | ({"edit": texts | {"description": EDIT}} if edits else {})
     form = {file: {"type": "string", "format": "binary"}} | query

@@ -16,7 +16,7 @@ from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
 from services.pipeline.balance import balanced
 from services.pipeline.composite import Floats, Image, composite
-from services.pipeline.edit import EditedCrop, edit_crops, to_pixels
+from services.pipeline.crops import EditedCrop, edit_crops, to_pixels
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 
@@ -73,22 +73,12 @@ def measure_pasting(
         raise ValueError(f"{len(crops)} crops, {len(clips)} clips' names and {len(ws)} codes are not of one kind")
     start = _looked_at(crops, models)
     for number, request in enumerate(requests):
-        moves = {}
-        for clip in dict.fromkeys(clips):
-            codes = ws[[row for row, name in enumerate(clips) if name == clip]].to(models.device)
-            moves[clip] = balanced(codes, [request], models, EditOptions())
+        made = _made(crops, clips, ws, request, models, EditOptions(), in_frames=False)
+        was = _looked_at([to_pixels(crop.reconstruction) for crop in made], models)
+        edits = [to_pixels(crop.edit) for crop in made]
+        yield _summed(request, RENDERED, crops, edits, made, start, was, models, per_unit)
         for way in WAYS:
-            made = [
-                next(edit_crops(
-                    ws[row : row + 1].to(models.device), to_tensor(crops[row : row + 1], models.device), [request],
-                    models, EditOptions(paste=way), crops.shape[1], moves[clip],
-                ))
-                for row, clip in enumerate(clips)
-            ]  # fmt: skip
-            if way == WAYS[0]:
-                was = _looked_at([to_pixels(crop.reconstruction) for crop in made], models)
-                edits = [to_pixels(crop.edit) for crop in made]
-                yield _summed(request, RENDERED, crops, edits, made, start, was, models, per_unit)
+            made = _made(crops, clips, ws, request, models, EditOptions(paste=way), in_frames=True)
             shown = [
                 composite(frame, crop.reconstruction, crop.edit, crop.mask, np.eye(3), 1.0, way, crop.moved)
                 for frame, crop in zip(crops, made, strict=True)
@@ -118,6 +108,30 @@ class _Look:
     measures: Mapping[str, NDArray[np.float32]]
     likeness: Tensor
     second: Tensor
+
+
+def _made(
+    crops: Image,
+    clips: Sequence[str],
+    ws: Tensor,
+    request: EditRequest,
+    models: Models,
+    options: EditOptions,
+    in_frames: bool,
+) -> list[EditedCrop]:
+    """Each frame's crop under one edit, set right on its clip: as it is in the frames, or as it is rendered."""
+    targets, made = to_tensor(crops, models.device), dict[int, EditedCrop]()
+    for clip in dict.fromkeys(clips):
+        rows = [row for row, name in enumerate(clips) if name == clip]
+        codes, seen = ws[rows].to(models.device), targets[rows]
+        moves = balanced(codes, [request], models, options, seen if in_frames else None)
+        for row in rows:
+            one = slice(row, row + 1)
+            # One by one: the frames of a clip are far apart, and no light is carried from one to the next.
+            (made[row],) = edit_crops(
+                ws[one].to(models.device), targets[one], [request], models, options, crops.shape[1], moves
+            )
+    return [made[row] for row in range(len(crops))]
 
 
 def _looked_at(pictures: Sequence[Image] | Image, models: Models) -> _Look:

@@ -9,6 +9,7 @@ from datamodules.types import BadInputError
 from modules.encoders.restoring import FACTOR, TASKS, Task
 from services.bodies import Body, accepted_image, encode_image, read_body
 from services.handling import WARNING_HEADER, deadline, headers_of, in_thread, state_of
+from services.job_request import alone
 from services.limits import error_response
 from services.openapi import TASK, takes
 from services.pipeline.restore import restore_image, restoring_options
@@ -32,11 +33,7 @@ def task_of(body: Body) -> Task | None:
         return None
     if task is None:
         raise BadInputError(f"cannot use task={text[:64]!r}: it must be {' or '.join(TASKS)}")
-    if body.edits:
-        raise BadInputError(f"edits and task={task} were asked together; send two jobs, one after the other")
-    unused = [name for name in body.options if name not in WITH_TASK]
-    if unused:
-        raise BadInputError(f"{', '.join(unused)} cannot be asked with a task; {', '.join(WITH_TASK)} can")
+    alone(body, f"task={task}", "a task", WITH_TASK)
     return task
 
 

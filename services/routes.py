@@ -38,7 +38,7 @@ from services.job_request import factor_of
 from services.jobs import Jobs
 from services.limits import DISK_FULL, OUT_OF_MEMORY, Guard, error_response, in_api_terms, public_message
 from services.measures import MEDIA_TYPE, Measures
-from services.openapi import CODES, SUBJECT, TASK, TIMES, takes
+from services.openapi import CODES, FACTOR, SUBJECT, TASK, takes
 from services.pipeline.edit import edit_image
 from services.pipeline.invert import invert_image
 from services.pipeline.progress import CancelledError
@@ -66,7 +66,7 @@ log = logging.getLogger("stylereel.http")
 SWEEP_SECONDS = 600.0
 INVERT_OPTIONS = ("face", "refine")
 IMAGE_OPTIONS = ("face", "refine", "paste", "region", "seed", "balance")
-VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", "adapt", "keep_lips", "stitch", SUBJECT, TASK, TIMES)
+VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", "adapt", "keep_lips", "stitch", SUBJECT, TASK, FACTOR)
 JobId = Annotated[str, Path(description="Id of the job.", max_length=64)]
 
 

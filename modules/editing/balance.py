@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from modules.editing.directions import Edit, EditRequest, EditSet
 
-Measure = Callable[[Tensor], NDArray[np.float64]]
-"""Codes ``(N, num_ws, w_dim)`` to ``(N, A)``: attributes of what they show in units of edits, NaN for no face."""
+Measure = Callable[[Sequence[EditRequest]], NDArray[np.float64]]
+"""Edits, none for the faces as they are, to ``(N, A)``: attributes in units of edits, NaN for no face."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,13 @@ class BalanceConfig:
 
 
 def balance(
-    ws: Tensor,
     requests: Sequence[EditRequest],
     edits: EditSet[Edit],
     typical: Mapping[str, float],
     measure: Measure,
     config: BalanceConfig,
 ) -> tuple[EditRequest, ...]:
-    """What to ask beside ``requests``, so that faces ``ws`` ``(N, num_ws, w_dim)`` change by what was asked alone.
+    """What to ask beside ``requests``, so that the faces that ``measure`` sees change by what was asked alone.
 
     ``typical`` names the attributes in the order of ``measure``, each with the usual strength of the edit of that
     name, by which deviations are compared. Of the requests those that name one are measured; others, whose effects
@@ -53,11 +51,11 @@ def balance(
     usual = np.array([abs(typical[name]) for name in names])
     lower = np.maximum([edits[name].lower for name in names], asked - config.most * usual)
     upper = np.minimum([edits[name].upper for name in names], asked + config.most * usual)
-    start = measure(ws)[:, places]
+    start = measure(())[:, places]
     best, least, left, rate, now = asked, np.inf, np.zeros(len(names)), config.rate, asked
     for _ in range(config.rounds):
         tried = [EditRequest(name, float(s)) for name, s in zip(names, now, strict=True) if s]
-        missing = asked - (measure(edits.apply(ws, tried))[:, places] - start).mean(0)
+        missing = asked - (measure(tried)[:, places] - start).mean(0)
         deviation = float(np.linalg.norm(missing / usual))
         if deviation < least:
             best, least, left = now, deviation, missing

@@ -83,6 +83,11 @@ class Edit(Protocol):
         ...
 
     @property
+    def recolours(self) -> bool:
+        """Whether it is for colours of whole regions; where not, light and complexion stay as they were."""
+        ...
+
+    @property
     def in_styles(self) -> bool:
         """Whether ``restyle`` does something."""
         ...
@@ -113,6 +118,8 @@ class Direction:
     """Digest of the generator whose codes the direction moves."""
     matrix: Tensor | None = None
     """``(num_ws, w_dim, w_dim)``: each row times its matrix is a further change per unit (Latent-Transformer)."""
+    recolours: bool = True
+    """Whether colours of whole regions may change by it, as by a direction of which nobody said otherwise."""
 
     def __post_init__(self) -> None:
         if self.vector.ndim != 2 or not torch.isfinite(self.vector).all():
@@ -274,7 +281,10 @@ def save_directions(folder: Path, edits: EditSet, card: str) -> Path:
     """Write the set as a model folder of kind ``directions``; raises ``ValueError`` for an empty one."""
     if not edits:
         raise ValueError("there are no directions to save")
-    table = [{"name": d.name, "unit": d.unit, "lower": d.lower, "upper": d.upper} for d in edits.describe()]
+    table = [
+        {"name": d.name, "unit": d.unit, "lower": d.lower, "upper": d.upper, "recolours": d.recolours}
+        for d in edits.values()
+    ]
     sha256 = next(iter(edits.values())).generator_sha256
     config = {"kind": KIND, "generator_sha256": sha256, "directions": table}
     tensors = {name: direction.vector for name, direction in edits.items()}
@@ -300,6 +310,7 @@ def load_directions(folder: Path, generator_sha256: str) -> EditSet:
                 upper=float(row["upper"]),
                 generator_sha256=generator_sha256,
                 matrix=None if (found := model.tensors.get(row["name"] + _MATRIX)) is None else found.float(),
+                recolours=bool(row.get("recolours", True)),
             )
             for row in model.config["directions"]
         )

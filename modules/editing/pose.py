@@ -153,6 +153,11 @@ class PoseEdit:
         return self.whole_head
 
     @property
+    def recolours(self) -> bool:
+        """A pose has no colour."""
+        return False
+
+    @property
     def in_styles(self) -> bool:
         """It acts on the codes alone."""
         return False

@@ -38,6 +38,8 @@ class RandomIdentity:
     """Hair and outline stay."""
     replaces: bool = True
     """A difference would leave what the inversion misses of the person: then it would hide nobody."""
+    recolours: bool = True
+    """Another person has another complexion."""
     in_styles: bool = False
     """It acts on codes."""
 

@@ -46,6 +46,8 @@ class ChannelEdit:
     """Whether hair changes too."""
     replaces: bool = False
     """What changes is added."""
+    recolours: bool = True
+    """Lips, lids and hair get other colours."""
     in_styles: bool = True
     """It acts on styles."""
 

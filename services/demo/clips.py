@@ -60,7 +60,7 @@ def edit_clip(
     The sidecar names the options that the shell needs to make the same.
     """
     recorded = Recorded(read_codes(codes, models.generator).to(torch.device(models.device)))
-    played = dataclasses.replace(models, encoder=recorded, looks=models.encoder)
+    played = dataclasses.replace(models, encoder=recorded)
     options = EditOptions(refine=0)
     if not requests:
         options = dataclasses.replace(options, paste="replace", region="head")

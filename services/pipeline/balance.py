@@ -16,38 +16,69 @@ from datamodules.spread import spread
 from modules.editing.balance import balance
 from modules.editing.directions import EditRequest
 from services.balancing import Balancing
+from services.pipeline.composite import composite
+from services.pipeline.crops import edit_crops, to_arrays, to_pixels, way_to_paste
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, taken_frames
+from services.pipeline.track import Track
 
 Requests = tuple[EditRequest, ...]
 
 
-def balanced(ws: Tensor, requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Requests:
+def balanced(
+    ws: Tensor,
+    requests: Sequence[EditRequest],
+    models: Models,
+    options: EditOptions,
+    targets: Tensor | None = None,
+) -> Requests:
     """``requests`` and what has to be asked beside them on the face of ``ws`` ``(N, num_ws, w_dim)``.
 
-    At most ``balance.frames`` of the N are looked at. As they are where ``options`` say so, in a preview, and
-    where no edit of a measured attribute is asked.
+    At most ``balance.frames`` of the N are looked at: as they are pasted into ``targets`` ``(N, 3, S, S)`` in
+    [-1, 1], the crops that the codes stand for, since an edit loses on the way into a frame; as renderings where
+    there is no frame. As they are where ``options`` say so, in a preview, and where no edit of a measured
+    attribute is asked.
     """
-    balancing = _asked_for(requests, models, options)
+    balancing = balancing_for(requests, models, options)
     if balancing is None:
         return tuple(requests)
+    rows = spread(len(ws), balancing.config.frames)
+    looked_at = ws[rows]
 
-    def show(codes: Tensor) -> Tensor:
+    def rendered(tried: Sequence[EditRequest]) -> Tensor:
         side = models.config.crop_size
-        shown = [models.generator.synthesize(one, resolution=side) for one in torch.split(codes, 1)]
+        moved = models.edits.apply(looked_at, tried)
+        shown = [models.generator.synthesize(one, resolution=side) for one in torch.split(moved, 1)]
         return torch.cat(shown).float().clamp(-1, 1)
 
+    if targets is None:
+        show = rendered
+    else:
+        seen = targets[rows]
+        pixels = to_pixels(to_arrays(seen))
+        way, place = way_to_paste(requests, models, options), np.eye(3)
+        others = [request for request in requests if request.name not in balancing.units]
+
+        def show(tried: Sequence[EditRequest]) -> Tensor:
+            if not tried:
+                return seen
+            made = edit_crops(looked_at, seen, requests, models, options, seen.shape[-1], [*others, *tried])
+            return to_tensor(np.stack([
+                composite(frame, crop.reconstruction, crop.edit, crop.mask, place, paste=way, moved=crop.moved)
+                for frame, crop in zip(pixels, made, strict=True)
+            ]), models.device)  # fmt: skip
+
     measure = balancing.measure(show, models.judges.attributes)
-    looked_at = ws[spread(len(ws), balancing.config.frames)]
     with torch.no_grad():
-        more = balance(looked_at, requests, models.edits, balancing.typical, measure, balancing.config)
+        more = balance(requests, models.edits, balancing.typical, measure, balancing.config)
     return (*requests, *more)
 
 
 def balanced_in_clip(
     source: Path,
     plan: ClipPlan,
+    tracks: Sequence[Track | None],
     requests: Sequence[EditRequest],
     models: Models,
     options: EditOptions,
@@ -55,10 +86,11 @@ def balanced_in_clip(
 ) -> list[Requests]:
     """For each face of the plan the requests, set right on frames that are spread over all that show it.
 
-    Once for all frames: what changed from frame to frame would be seen as jitter. Costs a further pass through the
-    file, up to the last frame that is looked at. ``check`` is called now and then and may raise.
+    ``tracks`` have the faces' codes, all of them where the edits are to be set right. Once for all frames: what
+    changed from frame to frame would be seen as jitter. Costs a further pass through the file, up to the last
+    frame that is looked at. ``check`` is called now and then and may raise.
     """
-    balancing = _asked_for(requests, models, options)
+    balancing = balancing_for(requests, models, options)
     if balancing is None:
         return [tuple(requests)] * len(plan.faces)
     wanted = [face.spread(balancing.config.frames) for face in plan.faces]
@@ -73,25 +105,24 @@ def balanced_in_clip(
         if place + len(batch.frames) > last:
             break
     applied = []
-    for kept in crops:
+    for face, track, rows, kept in zip(plan.faces, tracks, wanted, crops, strict=True):
         check()
-        applied.append(balanced(_codes(kept, models), requests, models, options) if kept else tuple(requests))
+        if not kept or track is None:
+            applied.append(tuple(requests))
+            continue
+        # Codes stand in the order of the frames that show the face.
+        places = np.cumsum(face.alignment.valid)[rows] - 1
+        codes = np.concatenate([track.codes.read(int(row), int(row) + 1) for row in places])
+        targets = to_tensor(np.stack(kept), models.device)
+        ws = torch.from_numpy(codes).to(models.device)
+        applied.append(balanced(ws, requests, models, options, targets))
     return applied
 
 
-def _asked_for(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Balancing | None:
+def balancing_for(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Balancing | None:
+    """How these edits are set right; None where they stay as they are."""
     balancing = models.balancing
     if balancing is None or not options.balance or options.preview:
         return None
     asked = any(r.strength and r.name in balancing.units and r.name in models.edits for r in requests)
     return balancing if asked else None
-
-
-def _codes(crops: Sequence[NDArray[np.uint8]], models: Models) -> Tensor:
-    """Codes of frames that do not follow one another, each for itself."""
-    encoder = models.looks or models.encoder
-    if encoder is None:
-        return models.mean_codes(len(crops))
-    targets = to_tensor(np.stack(crops), models.device)
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.cat([encoder(target, None)[0] for target in torch.split(targets, 1)])

@@ -1,38 +1,23 @@
-"""Codes edited, synthesised at the size of the face in the frame, and pasted back."""
+"""Images edited: faces inverted, moved, and pasted back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_frame, crop_scale
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
-from modules.out_of_memory import BatchSize
 from services.pipeline.balance import balanced
-from services.pipeline.canvas import kept_of, on_canvas
-from services.pipeline.composite import (
-    Floats,
-    Image,
-    Paste,
-    composite,
-    feathered_mask,
-    resized_transform,
-    synthesis_size,
-)
+from services.pipeline.canvas import on_canvas
+from services.pipeline.composite import Image, composite, resized_transform
+from services.pipeline.crops import changes_nothing, crop_synthesis_size, edit_crops, way_to_paste
 from services.pipeline.invert import Inversion, invert_faces
 from services.pipeline.models import Models
-from services.pipeline.moved import MovedConfig, at_size, light, moved_share
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.pipeline.seam import SeamCorrector, corrected
 
 
 @dataclass(frozen=True)
@@ -47,27 +32,6 @@ class EditedImage:
     """What each face was edited by, by edit: what was asked, set right on it; none where it was restored."""
     warnings: tuple[str, ...]
     """One line each, where a reconstruction is poor."""
-
-
-@dataclass(frozen=True)
-class EditedCrop:
-    """One face before and after the edit, ready to be pasted."""
-
-    reconstruction: Floats
-    """``(S, S, 3)`` in [-1, 1]."""
-    edit: Floats
-    """``(S, S, 3)`` in [-1, 1]; a little beyond where colours were corrected."""
-    mask: Floats
-    """``(S, S)`` in [0, 1], feathered."""
-    taken: Floats | None = None
-    """``(s, s, 3)`` in levels of 255: what was taken from the edit's colours; None where a change is pasted."""
-    moved: Floats | None = None
-    """``(S, S)`` in [0, 1]: where the edit itself stands in for the frame; None unless it is mixed."""
-
-
-def changes_nothing(requests: Sequence[EditRequest], options: EditOptions) -> bool:
-    """Whether the output is the input: no strength, and only differences are pasted."""
-    return options.paste != "replace" and all(request.strength == 0 for request in requests)
 
 
 def edit_image(
@@ -93,7 +57,8 @@ def edit_image(
     applied = [tuple(requests)] * len(inversions)
     for number, inversion in enumerate(inversions):
         if not changes_nothing(requests, options):
-            applied[number] = balanced(inversion.ws.to(models.device), requests, models, options)
+            ws, target = inversion.ws.to(models.device), target_of(inversion, models)
+            applied[number] = balanced(ws, requests, models, options, target)
             meter.check()
             image = with_face(image, inversion, requests, models, options, applied[number])
         meter.advance()
@@ -124,132 +89,13 @@ def with_face(
     size, frame = inversion.size, inversion.crop_to_frame
     matrix = on_canvas(models.task, frame)
     made = crop_synthesis_size(matrix, size, models, options)
-    target = to_tensor(crop_frame(inversion.image, frame, size)[None], models.device)
     sides, ws = [float(crop_scale(frame)) * size], inversion.ws.to(models.device)
-    (crop,) = edit_crops(ws, target, requests, models, options, made, applied, sides)
+    (crop,) = edit_crops(ws, target_of(inversion, models), requests, models, options, made, applied, sides)
     place, paste = resized_transform(matrix, size, made), way_to_paste(requests, models, options)
     return composite(canvas, crop.reconstruction, crop.edit, crop.mask, place, paste=paste, moved=crop.moved)
 
 
-def crop_synthesis_size(matrix: NDArray[np.float64], size: int, models: Models, options: EditOptions) -> int:
-    """Side of the synthesis for crops ``(..., 3, 3)`` of side ``size``: follows the largest one in the frame."""
-    if options.preview:
-        return models.config.preview.size
-    return synthesis_size(
-        float(np.max(crop_scale(matrix))) * size, models.config.sizes, models.generator.resolution
-    )
-
-
-def edit_crops(
-    ws: Tensor,
-    targets: Tensor,
-    requests: Sequence[EditRequest],
-    models: Models,
-    options: EditOptions,
-    size: int,
-    applied: Sequence[EditRequest] | None = None,
-    sides: Sequence[float] = (),
-    offsets: Tensor | None = None,
-    corrector: SeamCorrector | None = None,
-    batch: BatchSize | None = None,
-) -> Iterator[EditedCrop]:
-    """Synthesise codes ``(N, num_ws, w_dim)`` before and after the edits, with the masks; one by one in order.
-
-    What was asked, ``requests``, says how the edit is pasted; ``applied`` is how the codes are moved where that is
-    not the same (``balanced``).
-    ``targets`` ``(N, 3, s, s)`` in [-1, 1] are the crops that the codes stand for. An edit may change the face
-    that is really there; one that moves the outline, or that a generator draws which learned this face, also where
-    the moved one comes to lie. The reconstruction has no say: where it is weak, its hair and ears lie beside the
-    person's. A task's edit is the reconstruction itself, and what its input has of it stands before; ``sides`` are
-    those of the crops in the input, in pixels.
-    ``offsets`` ``(N, num_ws, w_dim)`` are how far the lips' keeping moves the edited codes.
-    An edit that is pasted whole has the drift of its colours at the seam taken out, by a ``corrector`` that
-    remembers the frames before; without one the N are frames of one shot.
-    ``batch`` is from ``faces_at_once``: handed in, it remembers what the memory did not hold. Raises
-    ``BadInputError`` (507) where that is one face.
-    """
-    moves = requests if applied is None else applied
-    corrector = corrector or SeamCorrector(models.config.seam)
-    batch = batch or faces_at_once(models, size)
-    same = all(request.strength == 0 for request in requests)
-    head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
-
-    def rendered(part: slice) -> tuple[Floats, Floats, Floats, Floats]:
-        """Before, after, what is there, and where the face may change."""
-        seen = targets[part]
-        with torch.no_grad():
-            before = after = models.generator.synthesize(ws[part], resolution=size).clamp(-1, 1)
-            before = kept_of(models.task, before, sides[part])
-            region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
-            draw = partial(
-                models.edits.synthesize,
-                ws=ws[part], requests=moves, seed=options.seed, resolution=size,
-                offsets=None if offsets is None else offsets[part],
-            )  # fmt: skip
-            if not same:
-                after = draw(models.generator).clamp(-1, 1)
-                if head or paste == "replace" or models.adapted:
-                    region = torch.maximum(region, models.judges.region(after, head))
-            if models.stitched is not None:  # the mask stays the one that the stitching was tuned with
-                after = draw(models.stitched).clamp(-1, 1)
-        return to_arrays(before), to_arrays(after), to_arrays(seen), region[:, 0].float().cpu().numpy()
-
-    # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.
-    grown: Paste = paste if head else "difference"
-    for made in batch.over(len(ws), rendered):
-        for one, other, there, area in zip(*made, strict=True):
-            mask = feathered_mask(area, models.config.composite, grown)
-            if paste == "mixed":
-                yield _mixed(one, other, there, mask, models.config.moved)
-                continue
-            if paste != "replace":
-                yield EditedCrop(one, other, mask)
-                continue
-            # Hair that is to be another colour, or elsewhere, is no drift: only what the generator misses is. A
-            # face that was stitched meets the frame at its border, hair and all.
-            shown = one if head and models.stitched is None else other
-            taken = corrector.correction(shown, there, mask)
-            yield EditedCrop(one, corrected(other, taken), mask, taken)
-
-
-def _mixed(one: Floats, other: Floats, there: Floats, mask: Floats, config: MovedConfig) -> EditedCrop:
-    """Where the edit moved something it stands in for the frame, in the frame's light."""
-    share = moved_share(one, other, there, config)
-    shift = at_size(share[..., None] * light(one, there, config), len(other))
-    return EditedCrop(one, other + shift, mask, moved=at_size(share, len(other)))
-
-
-def faces_at_once(models: Models, size: int) -> BatchSize:
-    """How many faces of ``size`` pixels are rendered in a batch."""
-    return BatchSize(
-        1 if models.device == "cpu" else models.config.batch,
-        f"faces of {size} px at once",
-        f"one face of {size} px; leave the larger of pipeline.sizes out",
-    )
-
-
-def way_to_paste(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Paste:
-    """What ``options.paste`` comes to for these edits; colours that a task adds have no other way."""
-    if models.task == "colourise":
-        return "colours"
-    if options.paste == "auto":
-        # What a generator that learned this face draws is the person, all of it.
-        whole = [r for r in requests if r.strength and (models.adapted or models.edits[r.name].replaces)]
-        return "replace" if whole else "mixed"
-    return options.paste
-
-
-def _whole_head(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:
-    if options.region == "auto":
-        return any(models.edits[request.name].whole_head and request.strength for request in requests)
-    return options.region == "head"
-
-
-def to_arrays(images: Tensor) -> Floats:
-    """``(N, 3, S, S)`` to ``(N, S, S, 3)`` float32 on the CPU."""
-    return np.ascontiguousarray(images.float().permute(0, 2, 3, 1).cpu().numpy())
-
-
-def to_pixels(images: Floats) -> Image:
-    """Values in [-1, 1] to uint8."""
-    return np.asarray(np.clip(np.rint((images + 1) * 127.5), 0, 255), np.uint8)
+def target_of(inversion: Inversion, models: Models) -> Tensor:
+    """``(1, 3, s, s)`` in [-1, 1]: the crop that the codes stand for."""
+    crop = crop_frame(inversion.image, inversion.crop_to_frame, inversion.size)
+    return to_tensor(crop[None], models.device)

@@ -25,7 +25,7 @@ from datamodules.video import VideoWriter, probe
 from modules.perception.flow import DenseFlow
 from services.pipeline.between import Motion, Standing, add_face, codes_between, laid_between
 from services.pipeline.composite import Floats, Image, resized_transform
-from services.pipeline.edit import edit_crops, to_arrays
+from services.pipeline.crops import edit_crops, to_arrays
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, plan_clip, taken_frames

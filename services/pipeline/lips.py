@@ -74,7 +74,9 @@ def keep_lips(
     earlier = before_expression(requests)
     check = Meter("keep lips", 0, report, cancelled).check
     # What stands before the expression is set right on the face by itself.
-    standing = balanced_in_clip(source, plan, earlier, models, options, check) if earlier else [()] * len(tracks)
+    standing: list[Requests] = [()] * len(tracks)
+    if earlier:
+        standing = balanced_in_clip(source, plan, tracks, earlier, models, options, check)
     config = models.config.keep_lips.dynamics[models.config.keep_lips.judge]
     mouth_of, eyes = _judges(models)
     jobs = []
@@ -88,7 +90,7 @@ def keep_lips(
             for first, kept, last in windows(len(seen), sorted(begins), config)
         ]
     batch = BatchSize(
-        1 if models.device == "cpu" else models.config.batch,
+        models.at_once,
         "frames at once to keep the lips",
         f"one face of {models.config.crop_size} px with gradients; free some, or edit without keep_lips",
     )

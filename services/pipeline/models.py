@@ -167,8 +167,6 @@ class Models:
     """``cpu`` or ``cuda``."""
     versions: dict[str, str] = field(default_factory=dict)
     """Name of each model to its version or the hash of its weights."""
-    looks: Encoder | None = None
-    """What edits are set right by, where ``encoder`` cannot be asked for single frames; None is ``encoder``."""
     balancing: Balancing | None = None
     """How edits are set right on the face at hand; None leaves them as they are."""
     adapted: bool = False
@@ -187,6 +185,11 @@ class Models:
                 f"the directions belong to generator {', '.join(made_for)}, "
                 f"but the one in use is {self.generator.sha256}"
             )
+
+    @property
+    def at_once(self) -> int:
+        """Crops that are synthesised at once: ``config.batch`` on a GPU, one on a CPU."""
+        return 1 if self.device == "cpu" else self.config.batch
 
     @property
     def precision(self) -> str:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from services.pipeline.seam import Floats, averaged
+from services.pipeline.light import LightConfig, same_sized, smoothed
+from services.pipeline.seam import Floats
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_LEAST = 0.05
-"""Share of trusted places nearby, below which the drift of colours fades to none."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,12 @@ class MovedConfig:
     of a blink that the codes do not show, what an edit does to lids knows nothing."""
     soften: float
     """Standard deviation of the blur at the end."""
-    colours: float
-    """Standard deviation of the smoothing that makes the frame's light of its difference to the reconstruction."""
-    alike: float
-    """Levels of 255: differences of this size and more are content and have hardly a say in the light."""
+    light: LightConfig
+    """What of the frame's difference to the reconstruction is light, which the edit is shown in."""
 
     def __post_init__(self) -> None:
-        if self.side < 2 or min(self.window, self.soften, self.colours, self.noise, self.alike) <= 0:
-            raise ValueError("side must be 2 or more; window, soften, colours, noise and alike above 0")
+        if self.side < 2 or min(self.window, self.soften, self.noise) <= 0:
+            raise ValueError("side must be 2 or more; window, soften and noise above 0")
         if not (0 <= self.begins < self.whole <= 1 and self.reach >= 0 and 0 <= self.unknown <= 1):
             raise ValueError("0 <= begins < whole <= 1, reach >= 0 and 0 <= unknown <= 1")
 
@@ -60,7 +57,7 @@ def moved_share(before: Floats, after: Floats, frame: Floats, config: MovedConfi
     crop of the frame, all in [-1, 1]; ``s`` is ``config.side``, or less where a crop is smaller. Exactly zero
     where nothing near is changed. Raises ``ValueError`` for shapes that do not fit.
     """
-    was, now, there = (_luma(crop) for crop in _averaged(config.side, before, after, frame))
+    was, now, there = (_luma(crop) for crop in same_sized(config.side, before, after, frame))
     side = len(was)
     changed = _lost(was, now, config.window * side, config.noise)
     # The frame's own lips may lie beside the reconstruction's, and would stay beside the edit's.
@@ -69,33 +66,7 @@ def moved_share(before: Floats, after: Floats, frame: Floats, config: MovedConfi
     elsewhere = _lost(was, there, config.window * side, config.noise)
     lost = np.maximum(changed, np.minimum(near, elsewhere)) - config.unknown * elsewhere
     share = np.clip((lost - config.begins) / (config.whole - config.begins), 0.0, 1.0)
-    return np.clip(_smoothed(_floats(share * share * (3.0 - 2.0 * share)), config.soften * side), 0.0, 1.0)
-
-
-def light(before: Floats, frame: Floats, config: MovedConfig) -> Floats:
-    """``(s, s, 3)``: what is smooth in ``frame - before``, in the crops' own range: light and complexion.
-
-    Takes crops as ``moved_share`` does. Where the two show different things it is what lies around.
-    """
-    was, there = _averaged(config.side, before, frame)
-    side, apart = len(was), there - was
-    trusted = np.exp(-np.square(127.5 * np.abs(apart).max(axis=2, keepdims=True) / config.alike))
-    spread = _smoothed(np.dstack([apart * trusted, trusted]), config.colours * side)
-    return _floats(spread[..., :3] / np.maximum(spread[..., 3:], _LEAST))
-
-
-def at_size(values: Floats, size: int) -> Floats:
-    """``(s, s)`` or ``(s, s, C)`` enlarged to a side of ``size``, without creases and within its own bounds."""
-    large = cv2.resize(values, (size, size), interpolation=cv2.INTER_CUBIC)
-    return _floats(np.clip(large, values.min(), values.max()))
-
-
-def _averaged(side: int, *crops: Floats) -> list[Floats]:
-    for crop in crops:
-        if crop.ndim != 3 or crop.shape[0] != crop.shape[1] or crop.shape[2] != 3:
-            raise ValueError(f"crops must be square, (S, S, 3), got {crop.shape}")
-    side = min(side, *(len(crop) for crop in crops))
-    return [averaged(crop, side) for crop in crops]
+    return np.clip(smoothed(_floats(share * share * (3.0 - 2.0 * share)), config.soften * side), 0.0, 1.0)
 
 
 def _luma(crop: Floats) -> Floats:
@@ -104,16 +75,12 @@ def _luma(crop: Floats) -> Floats:
 
 def _lost(one: Floats, other: Floats, sigma: float, noise: float) -> Floats:
     """1 less SSIM's factor for contrast and structure, ``(s, s)`` in [0, 1]: 0 for the same structure."""
-    mean_one, mean_other = _smoothed(one, sigma), _smoothed(other, sigma)
-    both = _smoothed(one * other, sigma) - mean_one * mean_other
-    first = _smoothed(one * one, sigma) - mean_one * mean_one
-    second = _smoothed(other * other, sigma) - mean_other * mean_other
+    mean_one, mean_other = smoothed(one, sigma), smoothed(other, sigma)
+    both = smoothed(one * other, sigma) - mean_one * mean_other
+    first = smoothed(one * one, sigma) - mean_one * mean_one
+    second = smoothed(other * other, sigma) - mean_other * mean_other
     alike = (2.0 * both + noise) / (np.maximum(first, 0.0) + np.maximum(second, 0.0) + noise)
     return _floats(np.clip(1.0 - alike, 0.0, 1.0))
-
-
-def _smoothed(values: Floats, sigma: float) -> Floats:
-    return _floats(cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101))
 
 
 def _floats(values: object) -> Floats:

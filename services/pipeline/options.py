@@ -11,6 +11,7 @@ from modules.editing.stitching import StitchingTraining
 from services.pipeline.composite import CompositeConfig
 from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
+from services.pipeline.light import LightConfig
 from services.pipeline.moved import MovedConfig
 from services.pipeline.refine import FollowConfig, RefineConfig
 from services.pipeline.seam import SeamConfig
@@ -78,6 +79,8 @@ class PipelineConfig:
     """How the mask is made."""
     moved: MovedConfig
     """What counts as moved by an edit, so that the edited face stands in for the frame's there."""
+    complexion: LightConfig
+    """What of an edit's change is light and complexion, and is left out where no edit is for colours."""
     seam: SeamConfig
     """How the drift of colours is removed where the face itself is pasted."""
     video: VideoConfig

@@ -19,7 +19,7 @@ from modules.editing.directions import EditRequest
 from modules.generators.adaptation import copy_of
 from modules.generators.protocol import Generator
 from modules.losses.perceptual import load_lpips
-from services.pipeline.edit import changes_nothing, crop_synthesis_size, edit_crops, to_pixels, way_to_paste
+from services.pipeline.crops import changes_nothing, crop_synthesis_size, edit_crops, to_pixels, way_to_paste
 from services.pipeline.follow import Follower
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions

@@ -21,19 +21,19 @@ from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe
 from datamodules.video_write import kept_depth
 from modules.editing.directions import EditRequest
-from services.pipeline.balance import balanced_in_clip
+from services.pipeline.balance import balanced_in_clip, balancing_for
 from services.pipeline.canvas import canvas_info, canvas_of, on_canvas
 from services.pipeline.composite import Image, composite, resized_transform
-from services.pipeline.edit import (
+from services.pipeline.crops import (
     EditedCrop,
     changes_nothing,
     crop_synthesis_size,
     edit_crops,
     faces_at_once,
-    strengths,
     to_pixels,
     way_to_paste,
 )
+from services.pipeline.edit import strengths
 from services.pipeline.faces import FaceState
 from services.pipeline.follow import Follower
 from services.pipeline.invert import advice_of, measure, poor_reconstruction
@@ -121,19 +121,20 @@ def edit_video(
     stitch = is_stitched(requests, models, options)
     writer = check_output(source, target, models, options)
     plan = plan_clip(source, models, options, report, cancelled)
-    meter = Meter(models.task or "edit", len(plan.numbers), report, cancelled)
-    applied = balanced_in_clip(source, plan, requests, models, options, meter.check)
     with place_for(work, target) as place_of_work, writer:
         tracks: Sequence[Track | None] = [None] * len(plan.faces)
         tuning, said = None, tuple[str, ...]()
-        if options.keep_lips and any(request.strength for request in requests):
-            tracks, said = keep_lips(
-                source, plan, requests, applied, models, options, place_of_work, report, cancelled
-            )
-        elif stitch:
+        keeps_lips = options.keep_lips and any(request.strength for request in requests)
+        if stitch or keeps_lips or balancing_for(requests, models, options):
             tracks = encoded_tracks(source, plan, models, options, place_of_work, report, cancelled)
         elif work is not None:
             tracks = begun_tracks(plan, models, work)
+        meter = Meter(models.task or "edit", len(plan.numbers), report, cancelled)
+        applied = balanced_in_clip(source, plan, tracks, requests, models, options, meter.check)
+        if keeps_lips:
+            tracks, said = keep_lips(
+                source, plan, requests, applied, models, options, place_of_work, report, cancelled
+            )
         if stitch and (track := tracks[0]) is not None:
             folder = place_of_work / "stitch"
             edited_face = EditedFace(source, plan, requests, applied[0], track, models, options)

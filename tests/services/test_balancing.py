@@ -22,7 +22,8 @@ def test_what_is_not_balanced_is_neither_measured_nor_held() -> None:
 def test_it_measures_in_units_of_the_edits() -> None:
     balancing = balancing_of(load_params())
     measure = balancing.measure(
-        lambda ws: ws, lambda _: {name: np.full(2, 3.0, np.float32) for name in balancing.units}
+        lambda _: torch.zeros(2, 3, 4, 4),
+        lambda _: {name: np.full(2, 3.0, np.float32) for name in balancing.units},
     )
     units = [unit.per_unit for unit in balancing.units.values()]
-    np.testing.assert_allclose(measure(torch.zeros(2)), [[3.0 / unit for unit in units]] * 2)
+    np.testing.assert_allclose(measure([]), [[3.0 / unit for unit in units]] * 2)

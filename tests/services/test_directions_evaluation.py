@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import services.directions
 import services.encoded_codes
 import services.evaluate
 from datamodules.types import BadInputError
@@ -17,7 +19,7 @@ from modules.editing.directions import Direction, EditSet, load_directions, save
 from modules.model_folder import load_model, weights_sha256
 from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
-from services.directions import calibrate
+from services.directions import calibrate, measure_again
 from services.directions_evaluation import as_served, evaluate_directions, evaluation_of
 from services.encoded_codes import EncodedFrames, frames_of_test_persons
 from services.evaluate import DIRECTIONS, re_evaluation
@@ -44,6 +46,15 @@ def judge(images: torch.Tensor) -> dict[str, np.ndarray]:
     """Attribute k is the k-th pixel, in its own unit."""
     found = images[:, 0, 0].numpy() * 1000
     return {name: found[:, k] * SETTINGS.edits[name].per_unit for k, name in enumerate(NAMES)}
+
+
+class JudgeWithMesh:
+    """The same, with the place of what a second judge would look through."""
+
+    mesh = None
+
+    def __call__(self, images: torch.Tensor) -> dict[str, np.ndarray]:
+        return judge(images)
 
 
 def instruments() -> Any:
@@ -112,6 +123,40 @@ def test_edits_are_measured_as_they_are_served(tmp_path: Path) -> None:
     # 15 degrees asked, 20 are the most that yaw may be asked for.
     assert found.metrics["yaw_slope_error"] == pytest.approx(1 - 0.7 * 20 / 15, abs=1e-4)
     assert found.data_hash != alone.data_hash
+
+
+def test_measured_again_all_three_files_are_of_one_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said of how the edits were learned stays; numbers of an older measurement go."""
+    folder = saved(tmp_path / "edits", yaw=0.9)
+    told = {
+        "fit": {"age": 0.5},
+        "samples": 7,
+        "refined_on": 3,
+        "units_on": "samples",
+        "went_on_from": "",
+        "alone": [],
+    }
+    told |= {"learned": [], "persons": 2, "clips": 2, "codes": 99, "edits": {"yaw": {"slope": 0.1}}}
+    (folder / "metrics.json").write_text(json.dumps(told))
+    judges = replace(instruments(), judge=JudgeWithMesh())
+    for name, value in {
+        "DIRECTIONS": folder, "EVALUATION": tmp_path / "metrics" / "gate.json",
+        "load_instruments": lambda *_: judges, "frames_of_test_persons": lambda *_: FRAMES,
+        "SecondAttributeJudge": lambda *_: judge,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(services.directions, name, value)
+    before = weights_sha256(load_model(folder).tensors)
+    summary = measure_again(PARAMS)
+    kept = json.loads((folder / "metrics.json").read_text())
+    found = Evaluation.from_json((tmp_path / "metrics" / "gate.json").read_text())
+    assert kept["samples"] == 7 and kept["fit"] == {"age": 0.5} and kept["codes"] == 2
+    slope = summary["edits"]["yaw"]["slope"]
+    assert kept["edits"]["yaw"]["slope"] == round(slope, 4) != 0.1
+    assert found.metrics["yaw_slope_error"] == pytest.approx(abs(slope - 1))
+    assert found.model_sha256 == before == weights_sha256(load_model(folder).tensors)
+    assert f"| yaw | -15 to +15 | {slope:.2f} |" in load_model(folder).card
 
 
 def test_no_frame_is_both_set_right_on_and_measured() -> None:

@@ -46,6 +46,7 @@ def test_params_card_and_metrics_belong_to_the_shipped_folder(edits: EditSet, to
     assert list(settings.edits) == list(edits)
     for name, edit in settings.edits.items():
         assert (edit.lower, edit.upper, edit.unit) == (edits[name].lower, edits[name].upper, edits[name].unit)
+        assert edit.recolours == edits[name].recolours
     card = load_model(DIRECTIONS, "directions").card
     assert tools.generator.sha256 in card and "non-commercial" in card
     summary = json.loads((DIRECTIONS / METRICS).read_text())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
 
 from modules.editing.balance import BalanceConfig, balance
 from modules.editing.directions import Direction, Edit, EditRequest, EditSet
@@ -29,20 +30,19 @@ def edit_set(more: tuple[str, ...] = ()) -> EditSet[Edit]:
 
 
 class Face:
-    """Answers codes ``(N, 1, 4)`` by a matrix: what the three edits do to the three attributes of this face."""
+    """Answers edits of two equal faces by a matrix: what the three edits do to their three attributes."""
 
     def __init__(self, answer: NDArray[np.float64]) -> None:
         self.answer, self.looks = answer, 0
 
-    def __call__(self, ws: Tensor) -> NDArray[np.float64]:
+    def __call__(self, requests: Sequence[EditRequest]) -> NDArray[np.float64]:
         self.looks += 1
+        ws = edit_set().apply(torch.zeros(2, 1, 4), requests)
         return 7.0 + ws[:, 0, :3].double().numpy() @ self.answer
 
 
 def got(face: Face, requests: list[EditRequest], more: tuple[EditRequest, ...]) -> NDArray[np.float64]:
-    ws = torch.zeros(1, 1, 4)
-    edits = edit_set()
-    return (face(edits.apply(ws, [*requests, *more])) - face(ws))[0]
+    return (face([*requests, *more]) - face([]))[0]
 
 
 def test_what_was_not_asked_is_taken_back_and_what_was_asked_arrives() -> None:
@@ -50,7 +50,7 @@ def test_what_was_not_asked_is_taken_back_and_what_was_asked_arrives() -> None:
     face = Face(np.array([[1.2, 0.02, 0.1], [0.0, 0.9, 0.0], [0.0, 0.0, 1.1]]))
     asked = [EditRequest("age", 20.0)]
     np.testing.assert_allclose(got(face, asked, ()), [24.0, 0.4, 2.0])
-    more = balance(torch.zeros(2, 1, 4), asked, edit_set(), TYPICAL, face, CONFIG)
+    more = balance(asked, edit_set(), TYPICAL, face, CONFIG)
     np.testing.assert_allclose(got(face, asked, more), [20.0, 0.0, 0.0], atol=0.05)
 
 
@@ -67,7 +67,7 @@ def test_it_never_ends_farther_off_than_it_began_nor_out_of_bounds(
     face = Face((np.eye(3) + np.array(errors).reshape(3, 3)) * usual / usual[:, None])
     asked = [EditRequest("age", age), EditRequest("smile", smile), EditRequest("yaw", yaw)]
     edits = edit_set()
-    more = balance(torch.zeros(1, 1, 4), asked, edits, TYPICAL, face, CONFIG)
+    more = balance(asked, edits, TYPICAL, face, CONFIG)
     edits.check([*asked, *more])
     wanted = np.array([age, smile, yaw])
     before, after = (np.linalg.norm((got(face, asked, m) - wanted) / usual) for m in ((), more))
@@ -80,50 +80,49 @@ def test_a_face_that_answers_more_than_edits_say_is_gone_back_on() -> None:
     face = Face(np.array([[1.0, 0.02, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0]]))
     asked = [EditRequest("age", 20.0)]
     few = BalanceConfig(frames=1, rounds=3, rate=0.8, most=0.5)
-    more = balance(torch.zeros(1, 1, 4), asked, edit_set(), TYPICAL, face, few)
+    more = balance(asked, edit_set(), TYPICAL, face, few)
     np.testing.assert_allclose(got(face, asked, more), [20.0, 0.4 - 0.4 * 0.4 * 3, 0.0], atol=1e-4)
 
 
 def test_a_strength_is_asked_once_however_many_requests_it_came_in() -> None:
     face = Face(np.diag([0.8, 1.0, 1.0]))
-    ws, edits = torch.zeros(1, 1, 4), edit_set()
-    once = balance(ws, [EditRequest("age", 10.0)], edits, TYPICAL, face, CONFIG)
-    twice = balance(ws, [EditRequest("age", 4.0), EditRequest("age", 6.0)], edits, TYPICAL, face, CONFIG)
+    edits = edit_set()
+    once = balance([EditRequest("age", 10.0)], edits, TYPICAL, face, CONFIG)
+    twice = balance([EditRequest("age", 4.0), EditRequest("age", 6.0)], edits, TYPICAL, face, CONFIG)
     assert once == twice and once[0].strength == pytest.approx(2.5, abs=0.05)
 
 
 def test_edits_that_nobody_measures_are_left_as_they_are() -> None:
     face, edits = Face(np.eye(3) + 0.1), edit_set(("lips",))
-    ws = torch.zeros(1, 1, 4)
-    assert balance(ws, [EditRequest("lips", 2.0)], edits, TYPICAL, face, CONFIG) == ()
+    assert balance([EditRequest("lips", 2.0)], edits, TYPICAL, face, CONFIG) == ()
     assert face.looks == 0
-    both = balance(ws, [EditRequest("age", 10.0), EditRequest("lips", 2.0)], edits, TYPICAL, face, CONFIG)
-    assert both == balance(ws, [EditRequest("age", 10.0)], edits, TYPICAL, face, CONFIG)
+    both = balance([EditRequest("age", 10.0), EditRequest("lips", 2.0)], edits, TYPICAL, face, CONFIG)
+    assert both == balance([EditRequest("age", 10.0)], edits, TYPICAL, face, CONFIG)
     assert "lips" not in {request.name for request in both}
 
 
 def test_nothing_is_looked_at_where_nothing_is_to_be_done() -> None:
-    face, ws = Face(np.eye(3) + 0.1), torch.zeros(1, 1, 4)
+    face = Face(np.eye(3) + 0.1)
     off = BalanceConfig(frames=1, rounds=0, rate=0.8, most=0.5)
-    assert balance(ws, [EditRequest("age", 10.0)], edit_set(), TYPICAL, face, off) == ()
-    assert balance(ws, [EditRequest("age", 0.0)], edit_set(), TYPICAL, face, CONFIG) == ()
+    assert balance([EditRequest("age", 10.0)], edit_set(), TYPICAL, face, off) == ()
+    assert balance([EditRequest("age", 0.0)], edit_set(), TYPICAL, face, CONFIG) == ()
     assert face.looks == 0
 
 
 def test_a_face_that_is_lost_under_the_edit_gets_it_as_it_is() -> None:
-    def lost(ws: Tensor) -> NDArray[np.float64]:
-        return np.full((len(ws), 3), np.nan if ws.any() else 0.0)
+    def lost(requests: Sequence[EditRequest]) -> NDArray[np.float64]:
+        return np.full((2, 3), np.nan if requests else 0.0)
 
-    assert balance(torch.zeros(2, 1, 4), [EditRequest("age", 20.0)], edit_set(), TYPICAL, lost, CONFIG) == ()
+    assert balance([EditRequest("age", 20.0)], edit_set(), TYPICAL, lost, CONFIG) == ()
 
 
 def test_a_face_that_is_lost_later_keeps_the_best_that_was_seen() -> None:
     face = Face(np.diag([0.5, 1.0, 1.0]))
 
-    def losing(ws: Tensor) -> NDArray[np.float64]:
-        found = face(ws)
+    def losing(requests: Sequence[EditRequest]) -> NDArray[np.float64]:
+        found = face(requests)
         return np.where(found[:, :1] > 7.0 + 8.0, np.nan, found)
 
     # 10 years give 5, then 14 give 7; 16.4 would give 8.2 and are lost. Half as far, 15.2 give 7.6; 16.2 are lost.
-    more = balance(torch.zeros(1, 1, 4), [EditRequest("age", 10.0)], edit_set(), TYPICAL, losing, CONFIG)
+    more = balance([EditRequest("age", 10.0)], edit_set(), TYPICAL, losing, CONFIG)
     assert more == (EditRequest("age", pytest.approx(5.68)),)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,17 @@ def edits(sha: str = SHA) -> EditSet:
 
 def codes() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(1).standard_normal((3, 4, 6)).astype(np.float32))
+
+
+def test_whether_an_edit_is_for_colours_is_kept_and_unknown_of_older_folders(tmp_path) -> None:
+    age, yaw = edits().values()
+    folder = save_directions(tmp_path / "edits", EditSet([replace(age, recolours=False), yaw]), "# card\n")
+    assert [edit.recolours for edit in load_directions(folder, SHA).values()] == [False, True]
+    config = json.loads((folder / "config.json").read_text())
+    for row in config["directions"]:
+        del row["recolours"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert [edit.recolours for edit in load_directions(folder, SHA).values()] == [True, True]
 
 
 def test_requests_add_up_in_the_codes() -> None:

@@ -12,7 +12,8 @@ from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest, EditSet
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
-from services.pipeline.edit import edit_crops, edit_image, way_to_paste
+from services.pipeline.crops import edit_crops, way_to_paste
+from services.pipeline.edit import edit_image
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.request_options import edit_options

@@ -38,19 +38,25 @@ FACTOR, TURNS = 0.8, 0.1
 
 
 class SeeingJudges(ToyJudges):
-    """Reads the codes back from the toy's pictures."""
+    """Reads the codes back from the middle of the toy's pictures, whatever they are added to."""
 
     basis: Tensor
     asked = 0
 
     def attributes(self, images: Tensor) -> dict[str, np.ndarray]:  # type: ignore[override]
         self.asked += 1
-        small = F.adaptive_avg_pool2d(images, SIDE).flatten(1)
+        small = middle(images)
         codes = torch.linalg.lstsq(self.basis.T, small.T).solution.T.view(-1, NUM_WS, W_DIM)
         age, yaw = codes[:, 1, 2], codes[:, 0, 0] / 0.1
         nothing = torch.zeros_like(age)
         measures = dict.fromkeys(balancing_of(load_params()).units, nothing)
         return {n: v.numpy() for n, v in (measures | {"age": FACTOR * age, "yaw": yaw + TURNS * age}).items()}
+
+
+def middle(images: Tensor) -> Tensor:
+    """Of pictures at ``SIDE``, the part that every mask covers whole."""
+    inner = slice(SIDE // 2 - 3, SIDE // 2 + 3)
+    return F.adaptive_avg_pool2d(images, SIDE)[:, :, inner, inner].flatten(1)
 
 
 def named(strengths: dict[str, float]) -> list[EditRequest]:
@@ -75,7 +81,7 @@ def models(toy_models: Models) -> Models:
     # What the pictures are made by, drawn as large as they are looked at and averaged again.
     generator = toy_models.generator
     shown = generator.synthesize(torch.eye(NUM_WS * W_DIM).view(-1, NUM_WS, W_DIM))  # type: ignore[call-arg]
-    judges.basis = F.adaptive_avg_pool2d(shown, SIDE).flatten(1)
+    judges.basis = middle(shown)
     return replace(toy_models, judges=judges, balancing=balancing_of(load_params()))
 
 
@@ -85,9 +91,26 @@ def frame(clip) -> np.ndarray:
 
 
 def test_an_image_gets_the_years_that_were_asked_and_no_turn(models: Models, frame: np.ndarray) -> None:
-    (strengths,) = edit_image(frame, OLDER, models, EditOptions()).strengths
+    (strengths,) = edit_image(frame, OLDER, models, AS_DIFFERENCE).strengths
     assert strengths["age"] == pytest.approx(5.0 / FACTOR, abs=0.25)
     assert strengths["yaw"] == pytest.approx(-TURNS * strengths["age"], abs=0.1)
+
+
+def test_what_is_lost_on_the_way_into_the_frame_is_asked_for_too(models: Models, frame: np.ndarray) -> None:
+    """Half of the change is pasted; codes without a frame lose nothing."""
+
+    class Half(SeeingJudges):
+        def region(self, images: Tensor, head: bool) -> Tensor:
+            return 0.5 * super().region(images, head)
+
+    half = Half(models.judges.detection, "alex", "cpu")
+    half.finder, half.basis = models.judges.finder, models.judges.basis  # type: ignore[attr-defined]
+    models = replace(models, judges=half)
+    (strengths,) = edit_image(frame, OLDER, models, AS_DIFFERENCE).strengths
+    # Three looks, each asks for 0.8 of what is missing: 5, 7.4 and 9 of the 12.5 years that it would take.
+    assert strengths["age"] == pytest.approx(9.03, abs=0.3)
+    rendered = balanced(torch.zeros(1, NUM_WS, W_DIM), OLDER, models, AS_DIFFERENCE)
+    assert sum(r.strength for r in rendered if r.name == "age") == pytest.approx(5.0 / FACTOR, abs=0.25)
 
 
 @pytest.mark.parametrize("options", [EditOptions(balance=False), EditOptions(preview=True)])
@@ -162,22 +185,28 @@ def test_of_many_codes_those_are_looked_at_that_lie_all_over_them(models: Models
     assert sorted({int(value) for value in seen}) == [0, 4, 8]
 
 
-def test_an_encoder_that_cannot_be_asked_twice_is_not_asked_for_it(models: Models, clip, tmp_path) -> None:
-    """As the demo plays codes back: what looks is another encoder, and each frame is asked for once."""
-    asked, looked = list[int](), list[int]()
+def test_edits_are_set_right_on_the_codes_that_are_edited(models: Models, clip, tmp_path) -> None:
+    """As the demo plays codes back: each frame is asked for once, in order."""
+    asked, seen = list[int](), list[Tensor]()
 
     def played(frames: Tensor, state: object = None) -> tuple[Tensor, object]:
+        first = sum(asked)
         asked.append(len(frames))
-        return torch.zeros(len(frames), NUM_WS, W_DIM), None
+        ws = torch.zeros(len(frames), NUM_WS, W_DIM)
+        ws[:, 2, 3] = torch.arange(first, first + len(frames)) / 10
+        return ws, None
 
-    def looks(frames: Tensor, state: object = None) -> tuple[Tensor, object]:
-        assert state is None
-        looked.append(len(frames))
-        return torch.zeros(len(frames), NUM_WS, W_DIM), None
+    class Watched(type(models.generator)):  # type: ignore[misc]
+        def synthesize(self, codes: Tensor, **options: object) -> Tensor:
+            seen.append(codes[:, 2, 3])
+            return super().synthesize(codes, **options)
 
-    report, _ = edited(clip, tmp_path, OLDER, replace(models, encoder=played, looks=looks), SECTION)
-    assert sum(asked) == report.frames
-    assert looked == [1, 1, 1]
+    watched = replace(models, encoder=played, generator=Watched())
+    report, _ = edited(clip, tmp_path, OLDER, watched, SECTION)
+    assert sum(asked) == report.frames == 12
+    looks = torch.cat(seen[: -report.frames])
+    first_look = torch.round(10 * looks).int().tolist()[:6]
+    assert set(first_look) == {0, 6, 11}
 
 
 def test_codes_are_set_right_and_their_sidecar_says_how(

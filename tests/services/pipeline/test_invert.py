@@ -12,7 +12,8 @@ from datamodules.shards import to_tensor
 from datamodules.types import BadInputError
 from modules.assets import asset_path
 from modules.editing.directions import Direction, EditRequest, EditSet
-from services.pipeline.edit import crop_synthesis_size, edit_image
+from services.pipeline.crops import crop_synthesis_size
+from services.pipeline.edit import edit_image
 from services.pipeline.invert import (
     CodesState,
     invert_crops,

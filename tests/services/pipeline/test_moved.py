@@ -13,9 +13,9 @@ from scipy.ndimage import gaussian_filter
 from modules.editing.directions import EditRequest, load_directions
 from modules.encoders.vit import load_frame_encoder
 from services.pipeline.composite import composite
-from services.pipeline.edit import edit_crops, to_pixels
+from services.pipeline.crops import edit_crops, to_pixels
 from services.pipeline.models import load_bare_models
-from services.pipeline.moved import at_size, light, moved_share
+from services.pipeline.moved import moved_share
 from services.pipeline.options import EditOptions, PipelineConfig
 from services.places import DIRECTIONS, FRAME_ENCODER
 from services.settings import load_params
@@ -74,15 +74,6 @@ def test_what_the_codes_do_not_know_holds_the_edit_back() -> None:
     assert moved_share(before, after, frame, replace(CONFIG, unknown=0.0)).mean() >= known
 
 
-def test_light_is_what_differs_smoothly_around_what_is_another_thing() -> None:
-    before = crops(4)[0] * 0.4
-    frame = before + np.array([0.1, 0.05, -0.08], np.float32)
-    frame[20:24, 20:24] = 1.0
-    found = light(before, frame, CONFIG)
-    assert found.shape == (SIZE, SIZE, 3)
-    np.testing.assert_allclose(found, np.broadcast_to([0.1, 0.05, -0.08], found.shape), atol=0.02)
-
-
 def test_a_bar_that_moves_is_not_left_where_it_was() -> None:
     """The frame's bar lies two pixels beside the reconstruction's; the edit draws it elsewhere."""
     rng = np.random.default_rng(5)
@@ -108,14 +99,6 @@ def test_a_bar_that_moves_is_not_left_where_it_was() -> None:
     assert error(mixed, slice(0, 12)) < 0.51 < error(put, slice(0, 12)), "texture stays where nothing moves"
 
 
-@pytest.mark.parametrize("size", [64, 256])
-def test_a_map_keeps_its_bounds_when_enlarged(size) -> None:
-    values = np.random.default_rng(6).random((64, 64)).astype(np.float32)
-    large = at_size(values, size)
-    assert large.shape == (size, size) and large.min() >= values.min() and large.max() <= values.max()
-    assert not at_size(0 * values, size).any()
-
-
 def test_crops_of_any_size_are_compared_at_the_smallest() -> None:
     before, after, frame = crops(7)
     small = np.ascontiguousarray(frame[::2, ::2])
@@ -123,8 +106,6 @@ def test_crops_of_any_size_are_compared_at_the_smallest() -> None:
     assert moved_share(before, after, frame, replace(CONFIG, side=16)).shape == (16, 16)
     with pytest.raises(ValueError, match=r"crops must be square, \(S, S, 3\), got \(64, 63, 3\)"):
         moved_share(before, after[:, :-1], frame, CONFIG)
-    with pytest.raises(ValueError, match="crops must be square"):
-        light(before[..., :1], frame, CONFIG)
 
 
 @pytest.mark.parametrize(

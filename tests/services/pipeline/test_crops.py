@@ -9,7 +9,7 @@ import torch
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditRequest, EditSet
 from modules.out_of_memory import BatchSize
-from services.pipeline.edit import changes_nothing, edit_crops, way_to_paste
+from services.pipeline.crops import changes_nothing, edit_crops, way_to_paste
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 
@@ -102,6 +102,53 @@ def test_only_what_is_pasted_whole_has_its_colours_corrected(models) -> None:
     # The mean code's picture is grey all over, 0.1 below the target.
     assert turned.taken is not None
     np.testing.assert_allclose(turned.taken, -12.75, atol=0.05)
+
+
+class Shading:
+    """A generator of waves in the light that the codes' first number says."""
+
+    def __init__(self, generator) -> None:
+        self.generator = generator
+
+    def __getattr__(self, name: str):
+        return getattr(self.generator, name)
+
+    def synthesize(self, ws: torch.Tensor, resolution: int, **how) -> torch.Tensor:
+        waves = 0.2 * torch.sin(2 * torch.pi * torch.arange(resolution) / 4 + ws[0, 0, 1])
+        return (waves + ws[:, 0, 0, None]).expand(len(ws), 3, resolution, resolution)
+
+
+@pytest.mark.parametrize("paste", ["difference", "mixed", "replace"])
+def test_light_and_complexion_stay_unless_an_edit_is_for_colours(models, paste) -> None:
+    """What is fine comes through in either way; over a stitched face the light was tuned to the frame's."""
+    step = torch.zeros_like(models.edits["older"].vector)
+    step[0, 0], step[0, 1] = 0.1, 0.4
+    plain = replace(models.edits["older"], name="plain", vector=step, recolours=False)
+    made = Shading(models.generator)
+    models = replace(
+        models, generator=made, judges=Disc(), edits=EditSet([plain, replace(plain, name="tan", recolours=True)])
+    )
+    target = torch.zeros(1, 3, 64, 64)
+
+    def change(*names: str, **more) -> np.ndarray:
+        asked = [EditRequest(name, 1.0) for name in names]
+        crop = next(
+            edit_crops(models.mean_codes(1), target, asked, replace(models, **more), EditOptions(paste=paste), 64)
+        )
+        return (crop.edit - crop.reconstruction)[24:40, 24:40]
+
+    kept, tanned, both, stitched = (
+        change("plain"),
+        change("tan"),
+        change("plain", "tan"),
+        change("plain", stitched=made),
+    )
+    assert np.abs(kept).max() > 0.05, "waves that moved"
+    if paste != "replace":  # there the seam is made even too
+        assert kept.mean() == pytest.approx(0.0, abs=0.01) and tanned.mean() == pytest.approx(0.1, abs=0.01)
+        np.testing.assert_allclose(kept + 0.1, tanned, atol=0.01)
+        np.testing.assert_allclose(stitched, tanned, atol=1e-6)
+        assert both.mean() == pytest.approx(0.2, abs=0.01)
 
 
 class Little:
