@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from modules.editing.directions import load_directions
 from modules.perception.second_judges import SecondJudges
-from services.age_drift import ExpressionJudge, age_drift, drift_markdown
 from services.attributes import SecondAttributeJudge
 from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
@@ -26,6 +25,7 @@ from services.directions import measure_again
 from services.directions_evaluation import evaluate_directions, standard_strengths, summary_of
 from services.encoded_codes import frames_of_test_persons
 from services.evaluation_edits import as_markdown, measure_edits
+from services.expression_drift import ExpressionJudge, age_drift, drift_markdown
 from services.instruments import draw_single, load_instruments
 from services.media import write_image
 from services.places import DIRECTIONS
@@ -99,7 +99,7 @@ def main() -> None:
         edits = load_directions(arguments.folder, tools.generator.sha256)
         judge = ExpressionJudge(tools.judge.mesh, settings.least_score)
         drift = age_drift(frames, edits, settings, balancing, tools, judge)
-        print("\n".join(drift_markdown(drift)))
+        print("\n".join(drift_markdown("age", drift)))
         return
     summary, evaluation = evaluate_directions(arguments.folder, frames, settings, balancing, tools, second=second)
     print(f"{evaluation.clips} clips, data {evaluation.data_hash[:12]}.", end=" ")

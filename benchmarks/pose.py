@@ -1,6 +1,6 @@
 """The pose editor on clips of persons not trained on: slopes, likeness, drift, by the mesh and a second judge.
 
-python benchmarks/pose.py [--folder FOLDER] [--per-clip N] [--sheet PICTURE]
+python benchmarks/pose.py [--folder FOLDER] [--per-clip N] [--drift | --sheet PICTURE]
 
 Without ``--sheet`` the tables of docs/results.md; with it a picture instead: a row per made face, over yaw, pitch
 and expressions. The codes measured are the shipped encoder's answers to the test persons' prepared crops.
@@ -22,6 +22,7 @@ from modules.editing.directions import EditRequest
 from modules.editing.pose import load_pose_editor
 from modules.sheet import Row, draw_sheet, to_picture
 from services.encoded_codes import frames_of_test_persons
+from services.expression_drift import ExpressionJudge, drift_markdown, expression_drift
 from services.instruments import draw_single, load_instruments
 from services.media import write_image
 from services.pose_editor import FOLDER
@@ -30,6 +31,7 @@ from services.pose_settings import PoseEditorSettings
 from services.precise_generator import generator_for
 from services.settings import load_params
 
+YAW = "pose.yaw"
 SIDE = 160
 """Of a picture on the sheet, in pixels."""
 SHEET_SEED, SHEET_PSI = 7, 0.7
@@ -49,6 +51,9 @@ def main() -> None:
     parser.add_argument(
         "--per-clip", type=int, help="Frames of each clip, instead of the gate's measured_per_clip."
     )
+    parser.add_argument(
+        "--drift", action="store_true", help="What yaw moves of the expression at each strength, alone."
+    )
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--faces", type=int, default=6)
     arguments = parser.parse_args()
@@ -60,6 +65,13 @@ def main() -> None:
     if arguments.sheet is None:
         tools = load_instruments(settings, params)
         frames = frames_of_test_persons(settings, tools.generator.sha256)
+        if arguments.drift:
+            edits = load_pose_editor(arguments.folder, tools.generator.sha256).edits()
+            judge = ExpressionJudge(tools.judge.mesh, settings.least_score)
+            strengths = settings.edits[YAW].measured
+            drift = expression_drift(frames.ws, YAW, strengths, edits, tools, judge)
+            print("\n".join(drift_markdown(YAW, drift)))
+            return
         lines, evaluation = evaluate_pose_editor(
             arguments.folder, frames, settings, tools, lambda line: print(line, file=sys.stderr)
         )

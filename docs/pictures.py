@@ -84,7 +84,8 @@ def house() -> str:
         Box(776, 236, 130, 64, "assets", ("fetch and verify",), "white"),
     ]
     services = Box(24, 76, 900, 84, "services: what users and machines call", (
-        "cli · demo · pipeline (faces, invert, refine, balance, edit, restore, composite) · training, evaluation",
+        "cli · demo · pipeline (faces, invert, refine, balance, edit, restore, composite, stream)"
+        " · training, evaluation",
         "registry (MLflow: gate, promote) · slots · engine · routes, jobs (dbos) · api (BentoML) · settings",
     ), AMBER)  # fmt: skip
     parts = [line for box in (services, modules, data, *rooms) for line in box.svg()]
@@ -115,7 +116,7 @@ def pipeline() -> str:
         ("align", ("FFHQ crop,", "steadied, 256 px")),
         ("invert", ("FrEN → 16 codes,", "3 W+ steps per frame")),
         ("edit", ("tried and set right,", "codes + direction")),
-        ("paste back", ("frame + (edit −", "reconstruction)")),
+        ("paste back", ("its change added, or", "itself where it moved")),
         ("encode", ("H.264, audio", "packets copied")),
     )
     boxes = [Box(24 + i * (step + 18), top, step, 84, name, lines, BLUE) for i, (name, lines) in enumerate(names)]

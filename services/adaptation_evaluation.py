@@ -221,7 +221,7 @@ def slopes(
 ) -> dict[str, float]:
     """How much of what is asked of each edit is got on the models' generator, mean over the codes.
 
-    With ``looked_at`` edits are set right on those codes of the same face first, as the pipeline does.
+    With ``looked_at`` edits are set right on renderings of those codes of the same face first.
     """
     known: EditSet[Edit] = models.edits
 

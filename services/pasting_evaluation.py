@@ -16,7 +16,7 @@ from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
 from services.pipeline.balance import balanced
 from services.pipeline.composite import Floats, Image, composite
-from services.pipeline.crops import EditedCrop, edit_crops, to_pixels
+from services.pipeline.crops import EditedCrop, edit_crops, to_arrays, to_pixels
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 
@@ -73,12 +73,13 @@ def measure_pasting(
         raise ValueError(f"{len(crops)} crops, {len(clips)} clips' names and {len(ws)} codes are not of one kind")
     start = _looked_at(crops, models)
     for number, request in enumerate(requests):
-        made = _made(crops, clips, ws, request, models, EditOptions(), in_frames=False)
-        was = _looked_at([to_pixels(crop.reconstruction) for crop in made], models)
-        edits = [to_pixels(crop.edit) for crop in made]
-        yield _summed(request, RENDERED, crops, edits, made, start, was, models, per_unit)
         for way in WAYS:
-            made = _made(crops, clips, ws, request, models, EditOptions(paste=way), in_frames=True)
+            made = _made(crops, clips, ws, request, models, EditOptions(paste=way))
+            if way == WAYS[0]:
+                was, edits = _rendered(clips, ws, request, models, crops.shape[1])
+                yield _summed(
+                    request, RENDERED, crops, edits, made, start, _looked_at(was, models), models, per_unit
+                )
             shown = [
                 composite(frame, crop.reconstruction, crop.edit, crop.mask, np.eye(3), 1.0, way, crop.moved)
                 for frame, crop in zip(crops, made, strict=True)
@@ -117,14 +118,13 @@ def _made(
     request: EditRequest,
     models: Models,
     options: EditOptions,
-    in_frames: bool,
 ) -> list[EditedCrop]:
-    """Each frame's crop under one edit, set right on its clip: as it is in the frames, or as it is rendered."""
+    """Each frame's crop under one edit, set right on its clip."""
     targets, made = to_tensor(crops, models.device), dict[int, EditedCrop]()
     for clip in dict.fromkeys(clips):
         rows = [row for row, name in enumerate(clips) if name == clip]
         codes, seen = ws[rows].to(models.device), targets[rows]
-        moves = balanced(codes, [request], models, options, seen if in_frames else None)
+        moves = balanced(codes, [request], models, options, seen)
         for row in rows:
             one = slice(row, row + 1)
             # One by one: the frames of a clip are far apart, and no light is carried from one to the next.
@@ -132,6 +132,23 @@ def _made(
                 ws[one].to(models.device), targets[one], [request], models, options, crops.shape[1], moves
             )
     return [made[row] for row in range(len(crops))]
+
+
+def _rendered(
+    clips: Sequence[str], ws: Tensor, request: EditRequest, models: Models, side: int
+) -> tuple[list[Image], list[Image]]:
+    """The generator's pictures of all codes, before and after the edit, which is set right on renderings."""
+    was, edits = dict[int, Image](), dict[int, Image]()
+    for clip in dict.fromkeys(clips):
+        rows = [row for row, name in enumerate(clips) if name == clip]
+        moves = balanced(ws[rows].to(models.device), [request], models, EditOptions())
+        for row in rows:
+            code = ws[row : row + 1].to(models.device)
+            for asked, into in (((), was), (moves, edits)):
+                with torch.no_grad():
+                    made = models.edits.synthesize(models.generator, code, asked, resolution=side)
+                (into[row],) = to_pixels(to_arrays(made))
+    return [was[row] for row in range(len(clips))], [edits[row] for row in range(len(clips))]
 
 
 def _looked_at(pictures: Sequence[Image] | Image, models: Models) -> _Look:

@@ -74,6 +74,8 @@ class ChannelEditSettings:
     """Measures that it must leave where they are."""
     channels: int
     """Channels that it may move."""
+    recolours: bool
+    """Whether it is for colours of whole regions; where not, a pasted edit leaves light and complexion alone."""
     whole_head: bool
     """Whether hair changes too, and what is pasted has to reach that far."""
     lower: float
@@ -223,7 +225,17 @@ def combine(located: Located, name: str, edit: ChannelEditSettings, spread: Arra
     amounts = torch.from_numpy(edit.per_unit * (change * spread)[chosen]).float()
     channels = tuple(index.place(int(position)) for position in chosen)
     sha256 = tools.generator.sha256
-    return ChannelEdit(name, edit.unit, channels, amounts, edit.lower, edit.upper, sha256, edit.whole_head)
+    return ChannelEdit(
+        name,
+        edit.unit,
+        channels,
+        amounts,
+        edit.lower,
+        edit.upper,
+        sha256,
+        edit.whole_head,
+        recolours=edit.recolours,
+    )
 
 
 def calibrate(made: ChannelEdit, edit: ChannelEditSettings, tools: Tools, ws: Tensor, rounds: int) -> ChannelEdit:

@@ -21,7 +21,7 @@ class BalanceConfig:
     frames: int
     """Frames of a clip that are looked at; an image is one."""
     rounds: int
-    """Times that the edited face is looked at, each a rendering of every frame; 0 leaves edits as they are."""
+    """Times that the edited face is looked at, each renders and pastes every one; 0 leaves edits as they are."""
     rate: float
     """Share of what is missing, or too much, that the next round asks for in addition."""
     most: float

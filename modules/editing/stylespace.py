@@ -47,7 +47,7 @@ class ChannelEdit:
     replaces: bool = False
     """What changes is added."""
     recolours: bool = True
-    """Lips, lids and hair get other colours."""
+    """Whether it is for colours, as lips' and hair's are; a folder that does not say so is taken to be."""
     in_styles: bool = True
     """It acts on styles."""
 
@@ -95,7 +95,8 @@ def save_stylespace(folder: Path, edits: Iterable[ChannelEdit | RandomIdentity],
     for edit in listed:
         row: dict[str, Any] = {key: getattr(edit, key) for key in ("name", "unit", "lower", "upper", "whole_head")}
         if isinstance(edit, ChannelEdit):
-            row |= {"kind": _CHANNELS, "channels": [list(channel) for channel in edit.channels]}
+            channels = [list(channel) for channel in edit.channels]
+            row |= {"kind": _CHANNELS, "channels": channels, "recolours": edit.recolours}
             tensors[edit.name] = edit.amounts
         else:
             row["kind"] = _RANDOM
@@ -133,8 +134,9 @@ def _read(
         raise ValueError(f"{name} is of kind {row['kind']!r}")
     channels = tuple((str(layer), int(number)) for layer, number in row["channels"])
     return ChannelEdit(
-        name, row["unit"], channels, tensors[name].float(), lower, upper, generator_sha256, whole_head
-    )
+        name, row["unit"], channels, tensors[name].float(), lower, upper, generator_sha256, whole_head,
+        recolours=bool(row.get("recolours", True)),
+    )  # fmt: skip
 
 
 def joined(*sets: Mapping[str, Edit]) -> EditSet[Edit]:

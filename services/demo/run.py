@@ -270,7 +270,7 @@ def _note(numbers: Mapping[str, Any], stem: str) -> str:
     """The second line of a row's label."""
     if stem in numbers["edits"]:
         row = numbers["edits"][stem]
-        got = row["size_face"]
+        got = row["size_clip"]
         return f"asked {row['asked']:+g} {row['unit'][:10]}\ngot {'-' if got is None else format(got, '+.1f')}"
     row = numbers["rows"][stem]
     return f"{row['psnr']:.1f} dB\nidentity {row['identity']:.2f}"

@@ -61,13 +61,18 @@ def balanced(
         others = [request for request in requests if request.name not in balancing.units]
 
         def show(tried: Sequence[EditRequest]) -> Tensor:
-            if not tried:
-                return seen
-            made = edit_crops(looked_at, seen, requests, models, options, seen.shape[-1], [*others, *tried])
-            return to_tensor(np.stack([
-                composite(frame, crop.reconstruction, crop.edit, crop.mask, place, paste=way, moved=crop.moved)
-                for frame, crop in zip(pixels, made, strict=True)
-            ]), models.device)  # fmt: skip
+            # What nobody measures is pasted in the first look too, so that what it does is not taken back; nor is
+            # what a face that replaces the frame's lacks of it. One by one: these frames are far apart.
+            shown = []
+            for row, frame in enumerate(pixels):
+                one = slice(row, row + 1)
+                (crop,) = edit_crops(
+                    looked_at[one], seen[one], requests, models, options, seen.shape[-1], [*others, *tried]
+                )
+                shown.append(
+                    composite(frame, crop.reconstruction, crop.edit, crop.mask, place, paste=way, moved=crop.moved)
+                )
+            return to_tensor(np.stack(shown), models.device)
 
     measure = balancing.measure(show, models.judges.attributes)
     with torch.no_grad():

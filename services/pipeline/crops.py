@@ -17,7 +17,7 @@ from modules.editing.directions import EditRequest
 from modules.out_of_memory import BatchSize
 from services.pipeline.canvas import kept_of
 from services.pipeline.composite import Floats, Image, Paste, feathered_mask, synthesis_size
-from services.pipeline.light import at_size, smooth_change
+from services.pipeline.light import at_size, complexion, smooth_change
 from services.pipeline.models import Models
 from services.pipeline.moved import MovedConfig, moved_share
 from services.pipeline.options import EditOptions
@@ -41,7 +41,7 @@ class EditedCrop:
 
 
 def changes_nothing(requests: Sequence[EditRequest], options: EditOptions) -> bool:
-    """Whether the output is the input: no strength, and only differences are pasted."""
+    """Whether the output is the input: no strength, and no face replaces the frame's."""
     return options.paste != "replace" and all(request.strength == 0 for request in requests)
 
 
@@ -118,7 +118,10 @@ def edit_crops(
             mask = feathered_mask(area, models.config.composite, grown)
             if not (same or recoloured):
                 # Older skin is paler in what a generator has seen; that is not what was asked.
-                other = other - at_size(smooth_change(one, other, models.config.complexion, mask), len(other))
+                other = other - at_size(complexion(one, other, models.config.complexion, mask), len(other))
+            if paste == "mixed" and same:
+                yield EditedCrop(one, other, mask, moved=np.zeros_like(mask))
+                continue
             if paste == "mixed":
                 yield _mixed(one, other, there, mask, models.config.moved)
                 continue

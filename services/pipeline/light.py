@@ -48,6 +48,31 @@ def smooth_change(before: Floats, after: Floats, config: LightConfig, within: Fl
     return np.asarray(spread[..., :3] / np.maximum(spread[..., 3:], _LEAST), np.float32)
 
 
+@dataclass(frozen=True)
+class ComplexionConfig(LightConfig):
+    """What of an edit is light and complexion."""
+
+    near: float
+    """Standard deviation of the smoothing that says whether a place itself changed, as a fraction of the side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.near <= self.reach:
+            raise ValueError("near must be above 0 and at most reach")
+
+
+def complexion(before: Floats, after: Floats, config: ComplexionConfig, within: Floats) -> Floats:
+    """``(s, s, 3)``: what an edit changed of light and complexion: its ``smooth_change``, where it is found.
+
+    At no place more than what is smooth and near changed there, nor the other way: a mouth that opens must not
+    lighten the cheek beside it.
+    """
+    wide = smooth_change(before, after, config, within)
+    was, now = same_sized(config.side, before, after)
+    near = smoothed(now - was, config.near * len(was))
+    return np.asarray(np.clip(wide, np.minimum(near, 0.0), np.maximum(near, 0.0)), np.float32)
+
+
 def same_sized(side: int, *crops: Floats) -> list[Floats]:
     """Crops ``(S, S, 3)`` of any sizes averaged down to ``side``, or to the smallest of them."""
     for crop in crops:

@@ -11,7 +11,7 @@ from modules.editing.stitching import StitchingTraining
 from services.pipeline.composite import CompositeConfig
 from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
-from services.pipeline.light import LightConfig
+from services.pipeline.light import ComplexionConfig
 from services.pipeline.moved import MovedConfig
 from services.pipeline.refine import FollowConfig, RefineConfig
 from services.pipeline.seam import SeamConfig
@@ -79,7 +79,7 @@ class PipelineConfig:
     """How the mask is made."""
     moved: MovedConfig
     """What counts as moved by an edit, so that the edited face stands in for the frame's there."""
-    complexion: LightConfig
+    complexion: ComplexionConfig
     """What of an edit's change is light and complexion, and is left out where no edit is for colours."""
     seam: SeamConfig
     """How the drift of colours is removed where the face itself is pasted."""
@@ -179,7 +179,7 @@ class EditOptions:
             raise BadInputError("stitching is of one face; choose 'largest' or a number from the left, from 0")
         if self.stitch and self.paste in ("difference", "mixed"):
             raise BadInputError(
-                "stitching is for a face that replaces the frame's; a difference has no border to meet"
+                "stitching is for a face that replaces the frame's; a change that is added has no border to meet"
             )
         if self.start is not None and not self.start >= 0:
             raise BadInputError(f"start must be 0 s or later, got {self.start:g}")

@@ -66,7 +66,7 @@ def is_stitched(requests: Sequence[EditRequest], models: Models, options: EditOp
     learned = replace(models, adapted=models.adapted or options.adapt)
     if way_to_paste(requests, learned, options) != "replace":
         raise BadInputError(
-            "stitching is for a face that replaces the frame's, and this edit adds a difference: "
+            "stitching is for a face that replaces the frame's, and this edit adds its change: "
             "let the generator learn the face (adapt), or paste by replace"
         )
     return True

@@ -1,4 +1,4 @@
-"""A clip edited in two passes with few frames in memory: find the faces, then invert, edit and paste back."""
+"""A clip edited in few passes, few frames in memory: find faces, invert, set edits right, edit and paste back."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pipeline_toys import NUM_WS, W_DIM, ToyJudges
 from torch import Tensor
 
-from modules.editing.directions import EditRequest
+from modules.editing.directions import EditRequest, EditSet
 from services.pasting_evaluation import RENDERED, SLACK, WAYS, beyond_both, markdown, measure_pasting
 from services.pipeline.models import Models
 
@@ -56,6 +56,18 @@ def test_each_way_says_what_its_pictures_show(models: Models) -> None:
     assert rows["difference"].detail == pytest.approx(1.0, abs=0.02) and rows["replace"].detail < 0.3
     assert all(row.beyond == 0 and row.seen == 3 for row in rows.values())
     assert len(markdown(list(rows.values()))) == 2 + len(rows)
+
+
+def test_rendered_is_what_the_generator_draws_and_nothing_else(models: Models) -> None:
+    """An edit of light alone that is not for colours: nothing of it is pasted, all of it is rendered."""
+    edits = EditSet(replace(edit, recolours=False) for edit in models.edits.values())
+    frames = np.full((2, 256, 256, 3), 140, np.uint8) + np.arange(2, dtype=np.uint8)[:, None, None, None]
+    frames[:, ::2] += 3
+    ws = torch.zeros(2, NUM_WS, W_DIM)
+    kept = replace(models, edits=edits)
+    rows = {row.way: row for row in measure_pasting(frames, ("a", "b"), ws, [OLDER], kept, {"age": 1.0})}
+    assert rows[RENDERED].got == pytest.approx(1.0, abs=0.2)
+    assert all(abs(rows[way].got) < 0.1 for way in WAYS)
 
 
 def test_what_lies_beyond_both_counts_from_where_it_is_seen() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,17 @@ def test_strength_zero_changes_no_bit_and_given_styles_are_not_touched() -> None
     moved = channels().restyle(styles, 1.0)
     assert all(torch.equal(styles[name], before[name]) for name in styles)
     assert not torch.equal(moved["first"], styles["first"])
+
+
+def test_whether_channels_are_for_colours_is_kept_and_unknown_of_older_folders(tmp_path: Path) -> None:
+    lips, lids = channels("lips"), replace(channels("lids"), recolours=False)
+    folder = save_stylespace(tmp_path / "edits", [lips, lids, identity()], "# card\n")
+    assert [edit.recolours for edit in load_stylespace(folder, SHA).values()] == [True, False, True]
+    config = json.loads((folder / "config.json").read_text())
+    for row in config["edits"]:
+        row.pop("recolours", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert all(edit.recolours for edit in load_stylespace(folder, SHA).values())
 
 
 def test_two_edits_of_one_channel_add_up() -> None:

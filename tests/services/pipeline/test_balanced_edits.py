@@ -18,7 +18,7 @@ import services.pipeline.balance
 from datamodules.alignment import crop_frame
 from datamodules.images import read_image
 from datamodules.video import read_frames
-from modules.editing.directions import EditRequest
+from modules.editing.directions import EditRequest, EditSet
 from modules.generators.codes_file import save_codes
 from services.balancing import balancing_of
 from services.cli import run
@@ -183,6 +183,29 @@ def test_of_many_codes_those_are_looked_at_that_lie_all_over_them(models: Models
 
     balanced(ws, OLDER, replace(models, generator=Watched()), EditOptions())
     assert sorted({int(value) for value in seen}) == [0, 4, 8]
+
+
+def test_an_edit_that_nobody_measures_is_not_taken_back(models: Models, frame: np.ndarray) -> None:
+    """A surprise that turns the head by 3 degrees by itself: beside age it leaves age's extras as they are."""
+    turn = models.edits["yaw"]
+    edits = EditSet([*models.edits.values(), replace(turn, name="surprise", vector=3 * turn.vector)])
+    models = replace(models, edits=edits)
+
+    def extras(*requests: EditRequest) -> dict[str, float]:
+        (strengths,) = edit_image(frame, requests, models, AS_DIFFERENCE).strengths
+        return {name: value for name, value in strengths.items() if name != "surprise"}
+
+    alone, both = extras(*OLDER), extras(*OLDER, EditRequest("surprise", 1.0))
+    assert alone["yaw"] < -0.3
+    assert both == {name: pytest.approx(value, abs=0.1) for name, value in alone.items()}
+
+
+def test_what_codes_miss_of_the_face_is_no_change_that_was_not_asked(models: Models, frame: np.ndarray) -> None:
+    """A face that replaces the frame's is compared with the one that replaces it unedited."""
+    whole = EditOptions(paste="replace", region="face")
+    turned = EditRequest("yaw", 0.5)
+    (strengths,) = edit_image(frame, [turned], models, whole).strengths
+    assert abs(strengths["yaw"] - 0.5) < 0.3 and abs(strengths.get("age", 0.0)) < 0.3
 
 
 def test_edits_are_set_right_on_the_codes_that_are_edited(models: Models, clip, tmp_path) -> None:

@@ -125,9 +125,10 @@ def test_light_and_complexion_stay_unless_an_edit_is_for_colours(models, paste) 
     step[0, 0], step[0, 1] = 0.1, 0.4
     plain = replace(models.edits["older"], name="plain", vector=step, recolours=False)
     made = Shading(models.generator)
-    models = replace(
-        models, generator=made, judges=Disc(), edits=EditSet([plain, replace(plain, name="tan", recolours=True)])
-    )
+    edits = EditSet([plain, replace(plain, name="tan", recolours=True)])
+    # Without the seam's correction, which would even out all light.
+    config = replace(models.config, seam=replace(models.config.seam, strength=0))
+    models = replace(models, generator=made, judges=Disc(), edits=edits, config=config)
     target = torch.zeros(1, 3, 64, 64)
 
     def change(*names: str, **more) -> np.ndarray:
@@ -144,11 +145,10 @@ def test_light_and_complexion_stay_unless_an_edit_is_for_colours(models, paste) 
         change("plain", stitched=made),
     )
     assert np.abs(kept).max() > 0.05, "waves that moved"
-    if paste != "replace":  # there the seam is made even too
-        assert kept.mean() == pytest.approx(0.0, abs=0.01) and tanned.mean() == pytest.approx(0.1, abs=0.01)
-        np.testing.assert_allclose(kept + 0.1, tanned, atol=0.01)
-        np.testing.assert_allclose(stitched, tanned, atol=1e-6)
-        assert both.mean() == pytest.approx(0.2, abs=0.01)
+    assert kept.mean() == pytest.approx(0.0, abs=0.01) and tanned.mean() == pytest.approx(0.1, abs=0.01)
+    np.testing.assert_allclose(kept + 0.1, tanned, atol=0.02)
+    np.testing.assert_allclose(stitched, tanned, atol=1e-6)
+    assert both.mean() == pytest.approx(0.2, abs=0.01)
 
 
 class Little:

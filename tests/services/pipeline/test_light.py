@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from services.pipeline.light import LightConfig, at_size, smooth_change
+from services.pipeline.light import ComplexionConfig, LightConfig, at_size, complexion, smooth_change
 
 CONFIG = LightConfig(side=64, reach=0.08, alike=60.0)
 SHADE = np.array([0.1, 0.05, -0.08], np.float32)
@@ -52,8 +52,31 @@ def test_it_looks_where_it_is_told_to() -> None:
     assert smooth_change(before, after, CONFIG, within)[:, :32] == pytest.approx(
         np.broadcast_to(SHADE, (64, 32, 3)), abs=0.01
     )
-    assert np.abs(smooth_change(before, after, CONFIG)[:, 28:32, 0]).max() < 0.08, "both halves have their say"
+    everywhere = smooth_change(before, after, CONFIG)[:, 31, 0]
+    np.testing.assert_allclose(
+        everywhere, SHADE[0] / 2, atol=0.01, err_msg="at the border both halves have their say"
+    )
     assert not smooth_change(before, after, CONFIG, 0 * within).any()
+
+
+def test_complexion_is_found_where_it_changed_and_nowhere_else() -> None:
+    """All skin but a patch gets paler, and in the middle a mouth opens: beside it nothing is darkened for that."""
+    before, whole = face(9, 128), np.ones((128, 128), np.float32)
+    mouth = before.copy()
+    mouth[60:70, 50:78] -= 0.3
+    config = ComplexionConfig(side=128, reach=0.1, alike=60.0, near=0.02)
+    spread = smooth_change(before, mouth, config)
+    assert np.abs(spread[40:50, 50:78]).max() > 0.02, "what is smooth reaches the cheek"
+    kept = complexion(before, mouth, config, whole)
+    assert np.abs(kept[40:50, 50:78]).max() < 0.002 and np.abs(kept).max() <= np.abs(spread).max()
+    pale = before + np.float32(0.1)
+    pale[:, :32] = before[:, :32]
+    found = complexion(before, pale, config, whole)
+    np.testing.assert_allclose(found[:, 96:], 0.1, atol=0.01)
+    assert np.abs(found[:, :22]).max() < 0.002
+    assert not complexion(before, before, config, whole).any()
+    with pytest.raises(ValueError, match="near"):
+        replace(config, near=0.2)
 
 
 @pytest.mark.parametrize("size", [64, 256])

@@ -166,9 +166,9 @@ def test_a_stitching_that_cannot_be_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(BadInputError, match="stitching is of one face"):
         EditOptions(face="all", stitch=True)
-    with pytest.raises(BadInputError, match="a difference has no border to meet"):
+    with pytest.raises(BadInputError, match="a change that is added has no border to meet"):
         EditOptions(paste="difference", stitch=True)
-    with pytest.raises(BadInputError, match="a difference has no border to meet"):
+    with pytest.raises(BadInputError, match="a change that is added has no border to meet"):
         EditOptions(paste="mixed", stitch=True)
     auto = replace(SHORT, paste="auto")
     with pytest.raises(BadInputError, match="let the generator learn the face"):

@@ -1,4 +1,4 @@
-"""What age moves of an expression beside the judge's noise: by hand on toys, and on a face that comes to grin."""
+"""What edits move of an expression beside the judge's noise: by hand on toys, and on a face that comes to grin."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from real_faces import calm_and_grinning
 from modules.editing.directions import Direction, EditSet
 from modules.editing.expression import QUANTITIES
 from modules.perception.mesh import load_face_mesh
-from services.age_drift import ExpressionJudge, age_drift, drift_markdown
 from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
 from services.encoded_codes import EncodedFrames
+from services.expression_drift import ExpressionJudge, age_drift, drift_markdown
 from services.instruments import Instruments
 from services.judge_noise import judge_noise, moved
 from services.settings import load_params
@@ -68,7 +68,7 @@ def test_age_is_measured_at_every_strength_on_frames_that_it_was_not_set_right_o
         assert row["smile"]["mean"] == pytest.approx(0.001 * float(strength), abs=1e-6)
         assert row["smile"]["rms"] == pytest.approx(0.001 * abs(float(strength)), abs=1e-6)
         assert row["smile"]["noise"] == pytest.approx(noise, rel=1e-5)
-    lines = drift_markdown(found)
+    lines = drift_markdown("age", found)
     assert lines[0].startswith("| age | smile |") and lines[-1].startswith(f"| +30 | {0.03 / noise:+.1f} (")
 
 

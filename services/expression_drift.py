@@ -1,8 +1,8 @@
-"""What the age edit moves of the expression, strength by strength, beside the judge's own noise."""
+"""What an edit that is not for it moves of the expression, strength by strength, beside the judge's own noise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,11 @@ from services.balancing import Balancing
 from services.direction_settings import DirectionSettings
 from services.directions_evaluation import Progress, as_served
 from services.encoded_codes import EncodedFrames
-from services.evaluation_edits import ImageJudge, measure_edits
+from services.evaluation_edits import ImageJudge, Move, measure_edits
 from services.instruments import Instruments
 from services.judge_noise import judge_noise, moved
 
-EDIT = "age"
+AGE = "age"
 Drift = dict[str, dict[str, dict[str, float]]]
 """By strength what ``judge_noise.moved`` says of each of ``QUANTITIES``."""
 
@@ -56,24 +56,42 @@ def age_drift(
     judge: ImageJudge,
     progress: Progress = lambda done, total: None,
 ) -> Drift:
-    """Age as it is served, at the strengths that it is measured at; ``judge`` sees the expression."""
+    """Age set right on some of each clip's frames, on the others, at the strengths that it is measured at."""
     served = as_served(frames, balancing)
-    ws = served.measured.ws
+    move = served.move(edits, balancing, tools)
+    return expression_drift(
+        served.measured.ws, AGE, settings.edits[AGE].measured, edits, tools, judge, progress, move
+    )
+
+
+def expression_drift(
+    ws: Tensor,
+    edit: str,
+    strengths: Sequence[float],
+    edits: EditSet[Edit],
+    tools: Instruments,
+    judge: ImageJudge,
+    progress: Progress = lambda done, total: None,
+    move: Move | None = None,
+) -> Drift:
+    """What ``judge``, which sees the expression, says of codes ``(N, num_ws, w_dim)`` under one edit.
+
+    For ``move`` see ``measure_edits``.
+    """
     readings = measure_edits(
-        ws, edits, {EDIT: settings.edits[EDIT].measured}, tools.render, judge, tools.embed, progress=progress,
-        move=served.move(edits, balancing, tools),
-    )  # fmt: skip
+        ws, edits, {edit: strengths}, tools.render, judge, tools.embed, progress=progress, move=move
+    )
     with torch.no_grad():
         images = torch.cat([tools.render(one) for one in torch.split(ws, 1)]).clamp(-1, 1)
     noise = judge_noise(judge, images)
-    rows = [row for row in readings.of(EDIT) if row.strength]
+    rows = [row for row in readings.of(edit) if row.strength]
     return {f"{row.strength:+g}": moved(readings.start, [row], noise, noise) for row in rows}
 
 
-def drift_markdown(drift: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+def drift_markdown(edit: str, drift: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
     """Mean and root mean square change over the noise of a difference of two readings, a line a strength."""
     names = list(next(iter(drift.values())))
-    lines = ["| age | " + " | ".join(names) + " |", "|--:" * (len(names) + 1) + "|"]
+    lines = [f"| {edit} | " + " | ".join(names) + " |", "|--:" * (len(names) + 1) + "|"]
     for strength, row in drift.items():
         cells = (f"{row[n]['mean'] / row[n]['noise']:+.1f} ({row[n]['rms'] / row[n]['noise']:.1f})" for n in names)
         lines.append(f"| {strength} | " + " | ".join(cells) + " |")
