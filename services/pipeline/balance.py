@@ -58,17 +58,14 @@ def balanced(
         seen = targets[rows]
         pixels = to_pixels(to_arrays(seen))
         way, place = way_to_paste(requests, models, options), np.eye(3)
-        others = [request for request in requests if request.name not in balancing.units]
 
         def show(tried: Sequence[EditRequest]) -> Tensor:
-            # What nobody measures is pasted in the first look too, so that what it does is not taken back; nor is
-            # what a face that replaces the frame's lacks of it. One by one: these frames are far apart.
+            # The first look is pasted too: what a face that replaces the frame's lacks is not taken back.
+            # One by one: these frames are far apart.
             shown = []
             for row, frame in enumerate(pixels):
                 one = slice(row, row + 1)
-                (crop,) = edit_crops(
-                    looked_at[one], seen[one], requests, models, options, seen.shape[-1], [*others, *tried]
-                )
+                (crop,) = edit_crops(looked_at[one], seen[one], requests, models, options, seen.shape[-1], tried)
                 shown.append(
                     composite(frame, crop.reconstruction, crop.edit, crop.mask, place, paste=way, moved=crop.moved)
                 )

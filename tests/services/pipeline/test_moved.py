@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from modules.editing.directions import EditRequest, load_directions
 from modules.encoders.vit import load_frame_encoder
 from services.pipeline.composite import composite
-from services.pipeline.crops import edit_crops, to_pixels
+from services.pipeline.crops import _mixed, edit_crops, to_pixels
 from services.pipeline.models import load_bare_models
 from services.pipeline.moved import moved_share
 from services.pipeline.options import EditOptions, PipelineConfig
@@ -97,6 +97,17 @@ def test_a_bar_that_moves_is_not_left_where_it_was() -> None:
 
     assert error(mixed, slice(22, 44)) < 0.6 * error(added, slice(22, 44))
     assert error(mixed, slice(0, 12)) < 0.51 < error(put, slice(0, 12)), "texture stays where nothing moves"
+
+
+def test_what_moved_is_shown_in_the_light_of_the_frame() -> None:
+    """The frame is a little brighter and redder than its codes, and a bar moves."""
+    before, after = np.zeros((2, SIZE, SIZE, 3), np.float32)
+    before[20:30, 10:54], after[36:46, 10:54] = -0.5, -0.5
+    shade = np.array([0.12, 0.08, 0.02], np.float32)
+    crop = _mixed(before, after, before + shade, np.ones((SIZE, SIZE), np.float32), CONFIG)
+    assert crop.moved is not None and crop.moved.max() > 0.9
+    np.testing.assert_allclose(crop.edit - after, crop.moved[..., None] * shade, atol=0.01)
+    assert np.array_equal(crop.reconstruction, before)
 
 
 def test_crops_of_any_size_are_compared_at_the_smallest() -> None:
