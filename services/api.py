@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from services.memory import keep_freed_memory
-from services.serve import OVERRIDES, stop_with_parent
-from services.settings import Params, load_params
+from services.waiting import wait_briefly
 
+# Before torch is imported, and before there are threads.
+wait_briefly()
 keep_freed_memory()
+
+from services.serve import OVERRIDES, stop_with_parent  # noqa: E402
+from services.settings import Params, load_params  # noqa: E402
+
 _PARAMS = load_params(overrides=json.loads(os.environ.get(OVERRIDES, "[]")))
 # Read by BentoML when it is imported: its home is ours, and nothing is reported to its makers.
 os.environ["BENTOML_HOME"] = str(_PARAMS.runtime.state / "bentoml")

@@ -37,6 +37,7 @@ from services.shell_options import (
     Start,
 )
 from services.subject_command import forget
+from services.waiting import wait_briefly
 
 if TYPE_CHECKING:
     from services.pipeline.options import EditOptions
@@ -301,6 +302,7 @@ def serve(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code; errors are one line on stderr."""
+    wait_briefly()
     keep_freed_memory()
     # A scheduler's SIGTERM ends the process at once unless it is handled, and leaves frames and parts of files.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -30,6 +30,14 @@ def import_(
     unit: Annotated[str | None, typer.Option(help="What one step is called; without, what it is.")] = None,
     lower: Annotated[float | None, typer.Option(help="Smallest strength of the edit.")] = None,
     upper: Annotated[float | None, typer.Option(help="Largest strength of the edit.")] = None,
+    recolours: Annotated[
+        bool | None,
+        typer.Option(
+            "--recolour/--keep-colours",
+            help="Whether light and complexion change with the edit; without, as --attribute's own edit has it, "
+            "and they do where there is none.",
+        ),
+    ] = None,
     component: Annotated[int | None, typer.Option(help="Which component of a GANSpace basis, from 0.")] = None,
     layers: Annotated[
         str | None, typer.Option(metavar="START:END", help="Which layers a GANSpace component moves; all without.")
@@ -67,7 +75,7 @@ def import_(
     """
     from modules.editing.published_edits import Part, holds_edit
 
-    asked = (name, attribute, unit, lower, upper, component, layers, beside, generator)
+    asked = (name, attribute, unit, lower, upper, recolours, component, layers, beside, generator)
     if not holds_edit(file):
         if any(option is not None for option in asked):
             raise BadInputError(f"{file.name} holds no edit; the options are for edits, leave them out")
@@ -81,7 +89,7 @@ def import_(
     from services.import_edit import EditChoice, import_edit
 
     part = Part(component, _layers(layers))
-    choice = EditChoice(name, unit, attribute, lower, upper, part, beside, generator)
+    choice = EditChoice(name, unit, attribute, lower, upper, recolours, part, beside, generator)
     with bars(quiet) as report:
         lines = import_edit(file, folder, choice, load_params(overrides=set_ or []), report)
     print("\n".join(lines))

@@ -56,6 +56,8 @@ class EditChoice:
     """One of ``directions.edits`` whose unit the edit is set to by measuring."""
     lower: float | None = None
     upper: float | None = None
+    recolours: bool | None = None
+    """Whether it is for colours; without, as the attribute's own edit, and where there is none it is."""
     part: Part = field(default_factory=Part)
     """Which part of the file."""
     beside: Path | None = None
@@ -143,8 +145,15 @@ def _with_unit(
     upper = upper if choice.upper is None else choice.upper
     if not (math.isfinite(lower) and math.isfinite(upper) and lower <= 0 <= upper and lower < upper):
         raise BadInputError(f"the bounds {lower:g} to {upper:g} must be finite and enclose 0")
-    matrix = None if raw.matrix is None else raw.matrix * scale
-    return replace(raw, vector=raw.vector * scale, matrix=matrix, lower=lower, upper=upper)
+    recolours = choice.attribute is None or settings.edits[choice.attribute].recolours
+    return replace(
+        raw,
+        vector=raw.vector * scale,
+        matrix=None if raw.matrix is None else raw.matrix * scale,
+        lower=lower,
+        upper=upper,
+        recolours=recolours if choice.recolours is None else choice.recolours,
+    )
 
 
 def _measure(
@@ -179,6 +188,8 @@ def _effects(edit: Direction, readings: Readings, settings: DirectionSettings) -
         f"+1 moves {moved} (slopes over {len(readings.start.identity)} samples)",
         f"identity {kept}",
     ]
+    if edit.recolours:
+        lines.append("light and complexion change with it; --keep-colours leaves them as they are")
     lost = max(float(np.isnan(row.measures["yaw"]).mean()) for row in rows)
     if lost > 0:
         lines.append(f"no face is left in {lost:.0%} of the samples at one of these strengths: narrow the bounds")

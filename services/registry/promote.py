@@ -75,6 +75,7 @@ class ModelStatus:
     name: str
     champion: str | None
     challenger: str | None
+    """None too where it has become the champion."""
     previous: str | None
     versions: int
     note: str
@@ -246,10 +247,11 @@ class ModelRegistry(ModelStore):
                 f"a change to version {event.version} ({event.action}, {event.time}) was cut off: "
                 f"'stylereel promote {name}', 'stylereel rollback {name}' and repair complete it"
             )
+        champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)
         return ModelStatus(
             name=name,
-            champion=aliases.get(CHAMPION),
-            challenger=aliases.get(CHALLENGER),
+            champion=champion,
+            challenger=None if challenger == champion else challenger,
             previous=aliases.get(PREVIOUS),
             versions=len(self.versions(name)),
             note=note,

@@ -92,6 +92,7 @@ def test_an_attribute_sets_sign_size_and_bounds(tmp_path: Path, direction: Path)
     (edit,) = edits.values()
     # A step of length 1 is -0.6 in the first number, so it moves age by -2.4; 5 steps reach 12 years.
     assert (edit.name, edit.unit, edit.lower, edit.upper) == ("stylegan_age_boundary", "years", -12, 12)
+    assert not edit.recolours, "as the age of params.yaml"
     moved = edits.apply(codes(), [EditRequest(edit.name, 7.0)])
     np.testing.assert_allclose(ages(moved) - ages(codes()), 7.0, atol=1e-3)
     said = "\n".join(lines)
@@ -112,6 +113,7 @@ def test_without_one_the_files_own_steps_are_kept_and_reported(tmp_path: Path, d
     wanted[:, 0], wanted[:, 1] = -0.6, 0.8
     torch.testing.assert_close(edit.vector, wanted)
     assert any("+1 moves age -2.4 years, yaw +1.6 degrees" in line for line in lines)
+    assert edit.recolours and any("--keep-colours" in line for line in lines), "nobody knows what it is for"
 
 
 def test_what_turns_the_head_in_steps_of_its_own_says_how_to_paste(tmp_path: Path) -> None:
@@ -249,6 +251,13 @@ def test_the_command_imports_and_two_folders_join(
     words = ["import", str(direction), str(tmp_path / "a"), "--name", "elder", "--attribute", "age", "-q"]
     assert run([*words, "--set", "directions.measured_codes=3"]) == 0
     assert "written to" in capsys.readouterr().out
+    for option, wanted in (("--recolour", True), ("--keep-colours", False)):
+        target = tmp_path / option.strip("-")
+        words = ["import", str(direction), str(target), "-q", *(["--attribute", "age"] if wanted else [])]
+        assert run([*words, option, "--set", "directions.measured_codes=3"]) == 0
+        (edit,) = load_directions(target, "toy").values()
+        assert edit.recolours is wanted
+    capsys.readouterr()
     save_directions(tmp_path / "b", EditSet([base_set()["yaw"]]), "card")
     assert run(["edits", "--directions", str(tmp_path / "a"), "--directions", str(tmp_path / "b")]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["elder", "yaw"]

@@ -48,6 +48,8 @@ def test_the_whole_life(shelf: Shelf) -> None:
     shelf.add(2, 13.0)
     assert shelf.promote(user="night shift") == "2"
     assert shelf.aliases() == {CHALLENGER: "2", CHAMPION: "2", PREVIOUS: "1"}
+    [row, *_] = shelf.registry.status()
+    assert (row.champion, row.challenger, row.previous) == ("2", None, "1"), "nobody challenges any more"
 
     shelf.add(3, 12.0)
     with pytest.raises(GateRefusedError, match="psnr 12 < the champion's 13") as caught:
