@@ -56,10 +56,10 @@ def beside(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; raises ``NotWrittenError`` where that cannot be."""
     try:
         with beside(path) as part:
-            part.write_text(text)
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise not_written(path, error) from error

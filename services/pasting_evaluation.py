@@ -180,16 +180,22 @@ def _summed(
     beyond, detail = [], []
     for frame, picture, crop in zip(crops, shown, made, strict=True):
         face = crop.mask > INSIDE
+        if not face.any():  # no place is surely of the face, so there is nothing to say of it
+            continue
         beyond.append(np.sqrt(np.square(beyond_both(picture, frame, to_pixels(crop.edit))[face]).mean()))
         detail.append(_fine(picture)[face].std() / _fine(frame)[face].std())
     seen = int(np.isfinite(got).sum())
     return Pasted(
         request.name, request.strength, way,
-        float(np.nanmean(got)) if seen else float("nan"), float(np.nanstd(got)) if seen else float("nan"),
+        _mean(got[np.isfinite(got)]), float(np.nanstd(got)) if seen else float("nan"),
         float((end.likeness * start.likeness).sum(1).mean()),
         float((end.second - start.second).norm(dim=1).mean()),
-        float(np.mean(beyond)), float(np.mean(detail)), seen,
+        _mean(beyond), _mean(detail), seen,
     )  # fmt: skip
+
+
+def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def beyond_both(picture: Image, frame: Image, edit: Image) -> Floats:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from datamodules.disk import beside, not_written
+from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from services.pipeline.invert import CodesState
 from services.pipeline.models import Models
@@ -41,11 +41,7 @@ class KeptCodes(Rows[np.float32]):
             found |= {"mean": moments.mean, "square": moments.square, "steps": moments.steps}
         tensors = {name: value.detach().cpu().clone() for name, value in found.items() if value is not None}
         # Written after the rows: a call that is stopped in between begins before them.
-        try:
-            with beside(self._memory) as part:
-                part.write_bytes(save({**tensors, _ROWS: torch.tensor(len(self))}))
-        except OSError as error:
-            raise not_written(self._memory, error) from error
+        write_whole(self._memory, save({**tensors, _ROWS: torch.tensor(len(self))}))
 
     def state(self, device: str) -> CodesState:
         """The state after the last row."""

@@ -56,14 +56,15 @@ def test_what_is_said_tells_a_full_disk_from_the_rest(error: Exception, status: 
 def test_a_file_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    write_whole(tmp_path / "a.json", "before")
-    assert (tmp_path / "a.json").read_text() == "before"
+    for content in (b"before", "before"):
+        write_whole(tmp_path / "a.json", content)
+        assert (tmp_path / "a.json").read_text() == "before"
 
-    def half(path: Path, _: str) -> None:
-        path.write_bytes(b"half")
+    def half(path: Path, _: bytes) -> None:
+        path.open("wb").write(b"half")
         raise error
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(NotWrittenError if isinstance(error, OSError) else KeyboardInterrupt):
         write_whole(tmp_path / "a.json", "after")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

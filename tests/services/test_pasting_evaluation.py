@@ -12,7 +12,7 @@ from pipeline_toys import NUM_WS, W_DIM, ToyJudges
 from torch import Tensor
 
 from modules.editing.directions import EditRequest, EditSet
-from services.pasting_evaluation import RENDERED, SLACK, WAYS, beyond_both, markdown, measure_pasting
+from services.pasting_evaluation import RENDERED, SLACK, WAYS, Pasted, beyond_both, markdown, measure_pasting
 from services.pipeline.models import Models
 
 OLDER = EditRequest("age", 5.0)
@@ -68,6 +68,26 @@ def test_rendered_is_what_the_generator_draws_and_nothing_else(models: Models) -
     rows = {row.way: row for row in measure_pasting(frames, ("a", "b"), ws, [OLDER], kept, {"age": 1.0})}
     assert rows[RENDERED].got == pytest.approx(1.0, abs=0.2)
     assert all(abs(rows[way].got) < 0.1 for way in WAYS)
+
+
+def test_a_frame_no_part_of_which_is_surely_a_face_says_nothing_of_its_face(models: Models) -> None:
+    class Unsure(type(models.judges)):  # type: ignore[misc]
+        def region(self, images: Tensor, head: bool) -> Tensor:
+            sure = images.mean((1, 2, 3), keepdim=True) > 0
+            return super().region(images, head) * torch.where(sure, 1.0, 0.5)
+
+    judges = Unsure(models.judges.detection, "alex", "cpu")
+    frames = np.stack([np.full((256, 256, 3), level, np.uint8) for level in (100, 180)])
+    frames[:, ::2] += 3
+    unsure = replace(models, judges=judges)
+
+    def measured(chosen: np.ndarray) -> Pasted:
+        ws, clips = torch.zeros(len(chosen), NUM_WS, W_DIM), ("a",) * len(chosen)
+        return next(measure_pasting(chosen, clips, ws, [OLDER], unsure, {"age": 1.0}))
+
+    of_both, of_none = measured(frames), measured(frames[:1])
+    assert np.isfinite(of_both.detail) and np.isfinite(of_both.beyond)
+    assert np.isnan(of_none.detail) and np.isnan(of_none.beyond) and of_none.seen == 1
 
 
 def test_what_lies_beyond_both_counts_from_where_it_is_seen() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ import services.media
 import services.pipeline.balance
 from datamodules.alignment import crop_frame
 from datamodules.images import read_image
-from datamodules.video import read_frames
+from datamodules.video import VideoWriter, probe, read_frames
 from modules.editing.directions import EditRequest, EditSet
 from modules.generators.codes_file import save_codes
+from modules.perception.detection import FaceObservation
 from services.balancing import balancing_of
 from services.cli import run
-from services.pipeline.balance import balanced
+from services.pipeline.balance import Requests, balanced
 from services.pipeline.edit import edit_image
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -210,14 +212,7 @@ def test_what_codes_miss_of_the_face_is_no_change_that_was_not_asked(models: Mod
 
 def test_edits_are_set_right_on_the_codes_that_are_edited(models: Models, clip, tmp_path) -> None:
     """As the demo plays codes back: each frame is asked for once, in order."""
-    asked, seen = list[int](), list[Tensor]()
-
-    def played(frames: Tensor, state: object = None) -> tuple[Tensor, object]:
-        first = sum(asked)
-        asked.append(len(frames))
-        ws = torch.zeros(len(frames), NUM_WS, W_DIM)
-        ws[:, 2, 3] = torch.arange(first, first + len(frames)) / 10
-        return ws, None
+    played, seen = Counted(), list[Tensor]()
 
     class Watched(type(models.generator)):  # type: ignore[misc]
         def synthesize(self, codes: Tensor, **options: object) -> Tensor:
@@ -226,10 +221,96 @@ def test_edits_are_set_right_on_the_codes_that_are_edited(models: Models, clip, 
 
     watched = replace(models, encoder=played, generator=Watched())
     report, _ = edited(clip, tmp_path, OLDER, watched, SECTION)
-    assert sum(asked) == report.frames == 12
+    assert played.count == report.frames == 12
     looks = torch.cat(seen[: -report.frames])
     first_look = torch.round(10 * looks).int().tolist()[:6]
     assert set(first_look) == {0, 6, 11}
+
+
+class Counted:
+    """An encoder that numbers the pictures it is shown, in row 2 of their codes: 0, 0.1, 0.2 and so on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, frames: Tensor, state: object = None) -> tuple[Tensor, object]:
+        ws = torch.zeros(len(frames), NUM_WS, W_DIM)
+        ws[:, 2, 3] = torch.arange(self.count, self.count + len(frames)) / 10
+        self.count += len(frames)
+        return ws, None
+
+
+def test_where_no_face_is_seen_at_first_the_codes_are_still_those_of_their_frames(
+    models: Models, clip, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = 4
+    frames = np.concatenate([batch.frames for batch in read_frames(clip, 4, SECTION.start, SECTION.end)])
+
+    class Late(SeeingJudges):
+        def find(self, batch: np.ndarray) -> list[list[FaceObservation]]:
+            seen = super().find(batch)
+            hidden = [any((frame == other).all() for other in frames[:lost]) for frame in batch]
+            return [[] if gone else faces for gone, faces in zip(hidden, seen, strict=True)]
+
+    late = Late(models.judges.detection, "alex", "cpu")
+    late.finder, late.basis = models.judges.finder, models.judges.basis  # type: ignore[attr-defined]
+    cut, looked_at = list[int](), list[list[int]]()
+
+    def cut_out(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+        cut.append(next(k for k, other in enumerate(frames) if (frame == other).all()))
+        return crop_frame(frame, matrix, size)
+
+    def watched(ws: Tensor, *rest: Any) -> Requests:
+        looked_at.append(torch.round(10 * ws[:, 2, 3]).int().tolist())
+        return balanced(ws, *rest)
+
+    monkeypatch.setattr(services.pipeline.balance, "crop_frame", cut_out)
+    monkeypatch.setattr(services.pipeline.balance, "balanced", watched)
+    config = replace(models.config, chunk=5)
+    report, _ = edited(
+        clip, tmp_path, OLDER, replace(models, judges=late, encoder=Counted(), config=config), SECTION
+    )
+    assert report.frames == len(frames) == 12
+    assert cut[0] == lost and cut[-1] == len(frames) - 1 and len(cut) == 3
+    assert looked_at == [[number - lost for number in cut]]
+
+
+def test_each_of_several_faces_is_set_right_by_itself(models: Models, clip, tmp_path) -> None:
+    batches = list(read_frames(clip, 4, SECTION.start, SECTION.start + 0.2))
+    pair = tmp_path / "pair.mp4"
+    with VideoWriter(
+        pair, replace(probe(clip), width=2 * batches[0].frames.shape[2]), codec="h264", crf=12
+    ) as writer:
+        for batch in batches:
+            frames = np.concatenate([batch.frames, batch.frames[:, :, ::-1]], axis=2)
+            writer.write(replace(batch, frames=frames))
+
+    class Unequal(SeeingJudges):
+        """Sees fewer years on the second face."""
+
+        seen = 1.0
+
+        def attributes(self, images: Tensor) -> dict[str, np.ndarray]:  # type: ignore[override]
+            measures = super().attributes(images)
+            return measures | {"age": measures["age"] * self.seen}
+
+    judges = Unequal(models.judges.detection, "alex", "cpu")
+    judges.finder, judges.basis = models.judges.finder, models.judges.basis  # type: ignore[attr-defined]
+    found = []
+
+    def set_right(ws: Tensor, *rest: Any) -> Requests:
+        judges.seen = 0.7 if found else 1.0
+        found.append(balanced(ws, *rest))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services.pipeline.balance, "balanced", set_right)
+        report, _ = edited(
+            pair, tmp_path, OLDER, replace(models, judges=judges), replace(AS_DIFFERENCE, face="all")
+        )
+    first, second = (face.strengths["age"] for face in report.faces)
+    assert first == pytest.approx(5.0 / FACTOR, abs=0.25)
+    assert second > first + 1
 
 
 def test_codes_are_set_right_and_their_sidecar_says_how(
