@@ -1,9 +1,11 @@
 """The pose editor on clips of persons not trained on: slopes, likeness, drift, by the mesh and a second judge.
 
-python benchmarks/pose.py [--folder FOLDER] [--per-clip N] [--drift | --sheet PICTURE]
+python benchmarks/pose.py [--folder FOLDER] [--per-clip N] [--drift | --placed | --sheet PICTURE]
 
-Without ``--sheet`` the tables of docs/results.md; with it a picture instead: a row per made face, over yaw, pitch
-and expressions. The codes measured are the shipped encoder's answers to the test persons' prepared crops.
+Without an option the tables of docs/results.md; with ``--drift`` what yaw moves of expressions; with ``--placed``
+how far heads go that are moved in the picture's plane and pasted into their frames; with ``--sheet`` a picture: a
+row per made face, over yaw, pitch and expressions. The codes measured are the shipped encoder's answers to crops
+of the test persons, prepared before.
 """
 
 from __future__ import annotations
@@ -17,19 +19,25 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datamodules.clips import read_prepared
 from datamodules.disk import write_whole
 from modules.editing.directions import EditRequest
+from modules.editing.placement import PlacementConfig
 from modules.editing.pose import load_pose_editor
 from modules.sheet import Row, draw_sheet, to_picture
-from services.encoded_codes import frames_of_test_persons
+from services.encoded_codes import encoded_frames, frames_of_test_persons
+from services.evaluation_frames import held_out_frames
 from services.expression_drift import ExpressionJudge, drift_markdown, expression_drift
 from services.instruments import draw_single, load_instruments
 from services.media import write_image
+from services.pipeline.models import load_models
+from services.placement_evaluation import markdown, measure_placements
+from services.places import CLIPS, FRAME_ENCODER
 from services.pose_editor import FOLDER
 from services.pose_evaluation import evaluate_pose_editor
 from services.pose_settings import PoseEditorSettings
 from services.precise_generator import generator_for
-from services.settings import load_params
+from services.settings import Params, load_params
 
 YAW = "pose.yaw"
 SIDE = 160
@@ -54,6 +62,7 @@ def main() -> None:
     parser.add_argument(
         "--drift", action="store_true", help="What yaw moves of the expression at each strength, alone."
     )
+    parser.add_argument("--placed", action="store_true", help="Heads that lean, shift and grow, in the frame.")
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--faces", type=int, default=6)
     arguments = parser.parse_args()
@@ -62,6 +71,9 @@ def main() -> None:
     settings = params.section("pose_editor", PoseEditorSettings)
     if arguments.per_clip:
         settings = replace(settings, measured_per_clip=arguments.per_clip)
+    if arguments.placed:
+        print_placed(params, settings.measured_per_clip)
+        return
     if arguments.sheet is None:
         tools = load_instruments(settings, params)
         frames = frames_of_test_persons(settings, tools.generator.sha256)
@@ -94,6 +106,19 @@ def main() -> None:
             rows.append(Row(shown))
     titles = [f"{name.split('.')[1]} {strength:+g}" for name, strength in COLUMNS]
     write_image(arguments.sheet, draw_sheet(rows, SIDE, titles))
+
+
+def print_placed(params: Params, per_clip: int) -> None:
+    """Each move at half of its bounds and at them."""
+    models, frames = load_models(params), held_out_frames(read_prepared(CLIPS), per_clip)
+    codes = encoded_frames(FRAME_ENCODER, CLIPS, per_clip, models.generator.sha256, "test")
+    if codes is None:
+        raise SystemExit(f"{CLIPS} has no test person")
+    offered = params.section("placement", PlacementConfig).edits
+    asked = {name: (move.lower, move.lower / 2, move.upper / 2, move.upper) for name, move in offered.items()}
+    rows = list(measure_placements(frames.pixels, codes.ws, asked, models))
+    print(f"{len(frames)} frames of {len(set(frames.clips))} clips, data {frames.data_hash[:12]}.\n")
+    print("\n".join(markdown(rows)))
 
 
 if __name__ == "__main__":

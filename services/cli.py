@@ -202,8 +202,9 @@ def edits(directions: EditsFolders = None, generator: GeneratorSource = None) ->
     from services.media import known_edits
     from services.precise_generator import GeneratorSettings
 
-    own = load_params().section("generator", GeneratorSettings).path()
-    rows = known_edits(directions or [], generator or own)
+    params = load_params()
+    own = params.section("generator", GeneratorSettings).path()
+    rows = known_edits(directions or [], generator or own, params)
     if not rows:
         print("no edits: there is no assets/directions; 'dvc repro directions' makes one, --directions names one")
     width = max((len(row.name) for row in rows), default=0)

@@ -18,6 +18,8 @@ from datamodules.images import FORMATS, HEAD, read_image, sniff
 from datamodules.types import BadInputError
 from datamodules.video import probe
 from modules.editing.directions import EditDescription, EditRequest
+from modules.editing.placement import PlacementConfig, placements
+from modules.editing.stylespace import joined
 from modules.encoders.restoring import Task
 from modules.generators.codes_file import read_codes, save_codes
 from modules.perception.flow import DenseFlow, FlowConfig
@@ -223,7 +225,7 @@ def interpolate_file(
     return done.warnings
 
 
-def known_edits(directions: Sequence[Path], generator: str | None) -> list[EditDescription]:
+def known_edits(directions: Sequence[Path], generator: str | None, params: Params) -> list[EditDescription]:
     """What can be edited; nothing is loaded but the edits, unless a generator is named."""
     from modules.generators import load_generator
     from modules.model_folder import load_model
@@ -238,10 +240,9 @@ def known_edits(directions: Sequence[Path], generator: str | None) -> list[EditD
     first = load_model([*directions, *shipped][0]).config.get("generator_sha256")
     made_for = load_generator(generator).sha256 if generator else str(first)
     base = [folder for folder in shipped if fitting(folder, made_for)]
-    rows: dict[str, EditDescription] = {}
-    for folder in [*base, *directions]:
-        rows |= {row.name: row for row in load_edits(folder, made_for).describe()}
-    return list(rows.values())
+    places = placements(params.section("placement", PlacementConfig), made_for)
+    sets = [*(load_edits(folder, made_for) for folder in base), places]
+    return joined(*sets, *(load_edits(folder, made_for) for folder in directions)).describe()
 
 
 def write_image(path: Path, image: Image) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol
+from typing import Generic, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -98,6 +98,15 @@ class Edit(Protocol):
 
     def restyle(self, styles: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
         """Moved styles, layer name to ``(N, channels)``."""
+        ...
+
+
+@runtime_checkable
+class MovesPicture(Protocol):
+    """An edit of where the head stands in the picture."""
+
+    def transform(self, strength: float) -> Tensor:
+        """``(3, 3)`` similarity, see ``Generator.synthesize``."""
         ...
 
 
@@ -246,7 +255,7 @@ class EditSet(Mapping[str, E], Generic[E]):
         resolution: int | None = None,
         offsets: Tensor | None = None,
     ) -> Tensor:
-        """Images ``(N, 3, r, r)`` of the codes under the requests, codes edited first, then styles.
+        """Images ``(N, 3, r, r)`` of the codes under the requests: codes edited first, then styles, then moved.
 
         ``offsets`` ``(N, num_ws, w_dim)`` are added to the edited codes (StylePortraitVideo, eq. 3).
         Raises as ``apply``. Where no edit acts on styles, or all of those at strength 0, this is
@@ -254,13 +263,24 @@ class EditSet(Mapping[str, E], Generic[E]):
         """
         moved = self.apply(ws, requests, seed)
         moved = moved if offsets is None else moved + offsets
+        transform = self.transform(requests)
         restyling = [r for r in requests if r.strength and self._edits[r.name].in_styles]
         if not restyling:
-            return generator.synthesize(moved, resolution=resolution)
+            return generator.synthesize(moved, transform=transform, resolution=resolution)
         styles = generator.styles(moved)
         for request in restyling:
             styles = self._edits[request.name].restyle(styles, request.strength)
-        return generator.synthesize_from_styles(styles, resolution=resolution)
+        return generator.synthesize_from_styles(styles, transform=transform, resolution=resolution)
+
+    def transform(self, requests: Sequence[EditRequest]) -> Tensor | None:
+        """``(3, 3)`` similarity by which the requests move the picture, one after the other; None for no move."""
+        whole: Tensor | None = None
+        for request in requests:
+            edit: object = self._edits[request.name]
+            if request.strength and isinstance(edit, MovesPicture):
+                one = edit.transform(request.strength)
+                whole = one if whole is None else one @ whole
+        return whole
 
 
 def parse_edit(text: str) -> EditRequest:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.disk import write_whole
-from modules.editing.directions import EditRequest
+from modules.editing.directions import EditRequest, MovesPicture
 from modules.editing.expression_dynamics import Eyes, Found, Mouth, MouthJudge, window_offsets, windows
 from modules.losses.perceptual import load_lpips
 from modules.out_of_memory import BatchSize, memory_for
@@ -162,6 +162,8 @@ def _window(
     side = models.config.crop_size
 
     def shown(codes: Tensor, requests: Requests, offsets: Tensor | None) -> Tensor:
+        # Lips are compared in their place: where the head is to stand has no part in how they lie.
+        requests = tuple(r for r in requests if not isinstance(models.edits[r.name], MovesPicture))
         image = models.edits.synthesize(models.generator, codes, requests, options.seed, side, offsets)
         return image.float().clamp(-1, 1)
 

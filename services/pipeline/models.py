@@ -18,6 +18,7 @@ from datamodules.landmark_flow import LandmarkFlowConfig
 from datamodules.types import BadInputError, Frames
 from datamodules.video import ShotConfig
 from modules.editing.directions import Edit, EditSet, load_directions
+from modules.editing.placement import PlacementConfig, placements
 from modules.editing.pose import KIND as POSE_KIND
 from modules.editing.pose import load_pose_editor
 from modules.editing.stylespace import KIND as STYLESPACE_KIND
@@ -249,6 +250,7 @@ def load_models(
     if pose is not None:
         edits.append(load_edits(pose, made.sha256))
         versions[POSE_EDITOR] = weights_sha256(load_model(pose).tensors)
+    edits.append(placements(params.section("placement", PlacementConfig), made.sha256))
     for number, folder in enumerate(beside, 1):
         edits.append(load_edits(folder, made.sha256))
         versions[f"directions {number}: {folder.name}"] = weights_sha256(load_model(folder).tensors)

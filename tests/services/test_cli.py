@@ -16,6 +16,7 @@ from datamodules.clips import find_videos
 from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, save_directions
+from modules.editing.placement import NAMES
 from modules.generators.codes_file import read_codes, save_codes
 from modules.perception.detection import DetectionConfig
 from services.cli import run
@@ -247,11 +248,13 @@ def test_edits_lists_names_units_and_bounds(tmp_path, capsys) -> None:
     edits = EditSet([Direction("age", "years", torch.ones(4, 8), -20, 30, "toy")])
     save_directions(tmp_path / "d", edits, "card")
     assert run(["edits", "--directions", str(tmp_path / "d")]) == 0
-    assert capsys.readouterr().out.split() == ["age", "-20", "…", "+30", "years"]
+    *places, age = capsys.readouterr().out.splitlines()
+    assert age.split() == ["age", "-20", "…", "+30", "years"]
+    assert [place.split()[0] for place in places] == list(NAMES), "heads are moved in any generator's pictures"
     longer = Direction("expression.brows_up", "steps", torch.ones(4, 8), -1, 1, "toy")
     save_directions(tmp_path / "d", EditSet([*edits.values(), longer]), "card")
     assert run(["edits", "--directions", str(tmp_path / "d")]) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    *_, first, second = capsys.readouterr().out.splitlines()
     assert first.index("-20") == second.index("-1"), "strengths stand in a column"
 
 

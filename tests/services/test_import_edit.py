@@ -260,7 +260,7 @@ def test_the_command_imports_and_two_folders_join(
     capsys.readouterr()
     save_directions(tmp_path / "b", EditSet([base_set()["yaw"]]), "card")
     assert run(["edits", "--directions", str(tmp_path / "a"), "--directions", str(tmp_path / "b")]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["elder", "yaw"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()][-2:] == ["elder", "yaw"]
 
 
 @pytest.mark.parametrize(

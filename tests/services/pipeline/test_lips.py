@@ -14,6 +14,8 @@ from torch import Tensor
 
 from modules.editing.directions import EditRequest, EditSet
 from modules.editing.expression_dynamics import Mouth
+from modules.editing.placement import ROLL, Placement
+from modules.editing.stylespace import joined
 from modules.generators.protocol import Generator
 from modules.out_of_memory import BatchSize
 from modules.perception.mesh import FaceMesh
@@ -65,6 +67,15 @@ def test_each_frame_has_a_code_and_an_offset_that_moves_the_coarse_rows_alone(
     coarse = [row for row in range(models.generator.num_ws) if row not in fine]
     assert coarse and fine and (offsets[:, fine] == 0).all()
     assert (np.abs(offsets[:, coarse]).max((1, 2)) > 0).all()
+
+
+def test_lips_are_looked_for_where_the_head_was(clip: Path, small_models: Models, tmp_path: Path) -> None:
+    """Not in the picture that has been turned: it is turned after all."""
+    move = Placement(ROLL, "degrees", -15, 15, small_models.generator.sha256)
+    models = replace(small_models, edits=joined(small_models.edits, EditSet([move])))
+    (still,) = tracks(clip, models, tmp_path / "still", [SMILE])
+    (moved,) = tracks(clip, models, tmp_path / "moved", [EditRequest(ROLL, 15.0), SMILE])
+    np.testing.assert_array_equal(moved.offsets.read(0, 12), still.offsets.read(0, 12))
 
 
 def test_a_stopped_search_goes_on_and_ends_the_same(
