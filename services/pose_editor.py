@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,12 +23,7 @@ from datamodules.shards import Shard
 from datamodules.spread import spread
 from datamodules.types import BadInputError
 from modules.editing.expression import QUANTITIES, fit_expressions
-from modules.editing.pose import (
-    PoseEditor,
-    pose_edits,
-    request,
-    save_pose_editor,
-)
+from modules.editing.pose import EXPRESSIONS, Held, PoseEditor, pose_edits, request, save_pose_editor
 from modules.encoders.vit import FrameEncoder, load_frame_encoder
 from modules.lit.frame_encoder import FrozenParts
 from modules.lit.pose_editor import LitPoseEditor
@@ -39,7 +35,7 @@ from modules.perception.mesh import FaceMesh
 from services.attributes import load_attribute_judge
 from services.directions import JUDGED_BY, LABELS
 from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
-from services.evaluation_edits import measure_edits, slopes_between
+from services.evaluation_edits import Readings, measure_edits, slopes_between
 from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
 from services.instruments import Instruments, instruments_for
 from services.places import CLIPS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
@@ -129,9 +125,9 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         known = codes_for_units(
             FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256, settings.calibration_codes
         )
-        gains = calibrate(editor, model, tools, samples, known, generator.sha256, settings, say)
+        gains, held = calibrate(editor, model, tools, samples, known, generator.sha256, settings, say)
         # Measured as it will be loaded, before it takes the place of the shipped one.
-        made = (editor, model.basis, model.expressions, settings.edits, gains, generator.sha256)
+        made = (editor, model.basis, model.expressions, settings.edits, gains, generator.sha256, held)
         trial = save_pose_editor(run_folder / "model", *made, "# Pose and expression editor, not measured yet\n")
         lines, evaluation = evaluate_pose_editor(trial, frames, settings, tools, say)
         trained_on = sorted({clip.name for clip in prepared.of("train") if clip.person >= 0})
@@ -232,23 +228,28 @@ def pose_batches(
 def calibrate(
     editor: PoseEditor, model: FaceModel, tools: Instruments, samples: SampleDataset, encoded: Tensor,
     generator_sha256: str, settings: PoseEditorSettings, say: Say,
-) -> dict[str, float]:  # fmt: skip
+) -> tuple[dict[str, float], Mapping[str, Held]]:  # fmt: skip
     """What to ask of the editor per unit that a user asks, so that the mean slope on ``encoded`` codes is 1.
 
-    The slope is that over all strengths that the finished editor is measured at.
+    The slope is that over all strengths that the finished editor is measured at. And what of the expression to ask
+    along with the edits that hold it, so that in the mean it stays: to each side by itself.
     """
-    gains = dict.fromkeys(settings.edits, 1.0)
+    gains, held = dict.fromkeys(settings.edits, 1.0), dict[str, dict[str, tuple[float, float]]]()
     count = settings.calibration_codes
     if not count:
-        return gains
+        return gains, held
     # Frames are what is edited; where no clips are prepared, samples have to do.
     known = encoded if len(encoded) else torch.stack([samples[i].ws for i in spread(len(samples), count)])
     chosen = known[spread(len(known), count)]
     judge = PoseJudge(tools.judge.mesh, model.basis, settings.least_score)
     probes = {name: edit.measured for name, edit in settings.edits.items()}
+
+    def measured(probes: Mapping[str, Sequence[float]]) -> Readings:
+        edits = pose_edits(editor, model.basis, model.expressions, settings.edits, gains, generator_sha256, held)
+        return measure_edits(chosen, edits, probes, tools.render, judge, tools.embed)
+
     for turn in range(settings.calibration_rounds):
-        edits = pose_edits(editor, model.basis, model.expressions, settings.edits, gains, generator_sha256)
-        readings = measure_edits(chosen, edits, probes, tools.render, judge, tools.embed)
+        readings = measured(probes)
         slopes = {
             name: float(slopes_between(readings, name, [name])[0]) / edit.per_unit
             for name, edit in settings.edits.items()
@@ -261,7 +262,28 @@ def calibrate(
             )
         # An edit that hardly answers is not made to by asking ten times as much.
         gains = {name: gain / min(max(slopes[name], 0.5), 2.0) for name, gain in gains.items()}
-    return gains
+    named = [name for name in EXPRESSIONS if name in settings.edits]
+    for _ in range(settings.calibration_rounds if settings.holding else 0):
+        readings = measured({name: probes[name] for name in settings.holding})
+        for name in settings.holding:
+            for other, left in drifts(readings, name, named).items():
+                below, above = held.setdefault(name, {}).get(other, (0.0, 0.0))
+                held[name][other] = (below - gains[other] * left[0], above - gains[other] * left[1])
+    return gains, held
+
+
+def drifts(readings: Readings, name: str, others: Collection[str]) -> dict[str, tuple[float, float]]:
+    """By how much an edit moves other measures per unit of its strength, below 0 and above: slopes through 0."""
+    found = {}
+    for other in others:
+        sides = []
+        for sign in (-1, 1):
+            rows = [row for row in readings.of(name) if row.strength * sign > 0]
+            moved = [float(np.nanmean(row.measures[other] - readings.start.measures[other])) for row in rows]
+            asked = [abs(row.strength) for row in rows]
+            sides.append(float(np.dot(asked, moved) / np.dot(asked, asked)) if rows else 0.0)
+        found[other] = (sides[0], sides[1])
+    return found
 
 
 def _labels(settings: PoseEditorSettings, mesh: FaceMesh, device: str, say: Say) -> list[Tensor]:
@@ -306,7 +328,7 @@ def _fingerprint(
     params: Params, settings: PoseEditorSettings, prepared: Prepared, encoder: FrameEncoder, samples: SampleDataset
 ) -> str:
     """Runs resume only onto the settings, the networks and the data that they began with."""
-    trained = replace(settings, measured_per_clip=0, calibration_codes=0, calibration_rounds=0)
+    trained = replace(settings, measured_per_clip=0, calibration_codes=0, calibration_rounds=0, holding=())
     what = [json.dumps(asdict(trained)), prepared.data_hash("train"), weights_sha256(dict(encoder.state_dict()))]
     what += [*judged_by(params), *samples.fingerprints, code_sha256("pose-editor")]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]

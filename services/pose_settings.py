@@ -47,7 +47,9 @@ class PoseEditorSettings:
     calibration_codes: int
     """Codes on which units are set, half of validation and half of training persons; 0 leaves them as they are."""
     calibration_rounds: int
-    """Times that units are set anew from what was measured."""
+    """Times that units, and after them what is asked of the expression along with a turn, are set anew."""
+    holding: tuple[str, ...]
+    """Edits under which the expression is held, by asking for what it lost."""
     measured_per_clip: int
     """Frames of each test person's clip on which the editor is measured."""
     resolution: int

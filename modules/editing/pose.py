@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ EXPRESSIONS = tuple(f"expression.{name}" for name in QUANTITIES)
 NAMES = (*TURNS, *SHIFTS, *EXPRESSIONS)
 """What can be asked for."""
 _BASIS = "basis."
+Held = Mapping[str, tuple[float, float]]
+"""``expression.*`` to what of it, in its own measure, is asked more per unit of a turn to below 0 and to above."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,17 @@ class PoseEdit:
     generator_sha256: str
     """Digest of the generator whose codes the editor moves."""
     editor: PoseEditor
+    held: Tensor
+    """``(2, D)``: what is asked more per unit below 0, and above, so that a turned face looks as it did."""
 
     def __post_init__(self) -> None:
-        if self.change.shape != self.editor.scale.shape or not self.lower <= 0.0 <= self.upper:
-            shape, bounds = tuple(self.change.shape), (self.lower, self.upper)
-            raise ValueError(f"{self.name}: a change {shape} and bounds {bounds} do not fit")
-        if not (self.change.isfinite().all() and math.isfinite(self.lower) and math.isfinite(self.upper)):
-            raise ValueError(f"{self.name}: change and bounds must be finite")
+        wanted = self.editor.scale.shape
+        if self.change.shape != wanted or self.held.shape != (2, *wanted) or not self.lower <= 0.0 <= self.upper:
+            shapes, bounds = (tuple(self.change.shape), tuple(self.held.shape)), (self.lower, self.upper)
+            raise ValueError(f"{self.name}: changes {shapes} and bounds {bounds} do not fit")
+        numbers = torch.tensor([self.lower, self.upper, *self.change, *self.held.flatten()])
+        if not numbers.isfinite().all():
+            raise ValueError(f"{self.name}: changes and bounds must be finite")
 
     def __call__(self, ws: Tensor, strength: float, seed: int = 0) -> Tensor:
         """Move ``ws`` ``(N, num_ws, w_dim)``, all alike; 0 returns equal codes. No seed changes it.
@@ -138,7 +143,8 @@ class PoseEdit:
             raise ValueError(f"{self.name} does not move codes {tuple(ws.shape)}")
         with torch.no_grad():
             # The editor is small and stays where it was loaded; its answer travels.
-            moved = self.editor((strength * self.change)[None].to(self.editor.scale))
+            asked = strength * self.change + abs(strength) * self.held[int(strength > 0)]
+            moved = self.editor(asked[None].to(self.editor.scale))
         result: Tensor = ws + moved.to(ws)
         return result
 
@@ -213,12 +219,23 @@ def pose_edits(
     offered: Mapping[str, PoseEditSettings],
     gains: Mapping[str, float],
     generator_sha256: str,
+    held: Mapping[str, Held] | None = None,
 ) -> EditSet[PoseEdit]:
-    """The edits that an editor offers; ``gains`` is what it is asked per unit asked by a user, 1 where missing."""
+    """The edits that an editor offers; ``gains`` is what it is asked per unit asked by a user, 1 where missing.
+
+    ``held`` is what of the expression is asked along with an edit, by the edit's name; nothing where missing.
+    """
+
+    def sides(name: str) -> Tensor:
+        asked = torch.zeros(2, basis.width)
+        for other, amounts in (held or {}).get(name, {}).items():
+            asked += torch.stack([request(other, amount, basis, expressions) for amount in amounts])
+        return asked
+
     return EditSet(
         PoseEdit(
             name, edit.unit, request(name, gains.get(name, 1.0) * edit.per_unit, basis, expressions),
-            edit.lower, edit.upper, generator_sha256, editor,
+            edit.lower, edit.upper, generator_sha256, editor, sides(name),
         )
         for name, edit in offered.items()
     )  # fmt: skip
@@ -232,15 +249,21 @@ def save_pose_editor(
     offered: Mapping[str, PoseEditSettings],
     gains: Mapping[str, float],
     generator_sha256: str,
+    held: Mapping[str, Held],
     card: str,
 ) -> Path:
     """Write a model folder of kind ``pose-editor``: the network in float16, the face model in float32."""
+    rows = {
+        name: {**asdict(edit), "gain": gains.get(name, 1.0)}
+        | ({"held": {other: list(amounts) for other, amounts in held[name].items()}} if name in held else {})
+        for name, edit in offered.items()
+    }
     config = {
         "kind": KIND,
         "generator_sha256": generator_sha256,
         "network": asdict(editor.config),
         "num_ws": editor.num_ws,
-        "edits": {name: {**asdict(edit), "gain": gains.get(name, 1.0)} for name, edit in offered.items()},
+        "edits": rows,
     }
     tensors = {name: value.half() for name, value in editor.state_dict().items()}
     # Scales of small components would lose their digits.
@@ -260,11 +283,12 @@ class LoadedPoseEditor:
     offered: Mapping[str, PoseEditSettings]
     gains: Mapping[str, float]
     generator_sha256: str
+    held: Mapping[str, Held]
 
     def edits(self) -> EditSet[PoseEdit]:
         """The edits it offers."""
         return pose_edits(
-            self.editor, self.basis, self.expressions, self.offered, self.gains, self.generator_sha256
+            self.editor, self.basis, self.expressions, self.offered, self.gains, self.generator_sha256, self.held
         )
 
 
@@ -283,20 +307,27 @@ def load_pose_editor(folder: Path, generator_sha256: str) -> LoadedPoseEditor:
         network = PoseEditorConfig(**model.config["network"])
         editor = PoseEditor(network, model.config["num_ws"], tensors["scale"], tensors["w_basis"])
         editor.load_state_dict(tensors)
-        offered, gains = _offered(model.config["edits"])
+        offered, gains, held = _offered(model.config["edits"])
         basis = FaceBasis(**parts)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BadInputError(f"{folder} is damaged ({error!r}); fetch or register the editor again") from error
     return LoadedPoseEditor(
-        editor.eval().requires_grad_(False), basis, expressions, offered, gains, generator_sha256
+        editor.eval().requires_grad_(False), basis, expressions, offered, gains, generator_sha256, held
     )
 
 
-def _offered(table: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, PoseEditSettings], dict[str, float]]:
-    offered, gains = {}, {}
+def _offered(
+    table: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, PoseEditSettings], dict[str, float], dict[str, Held]]:
+    offered, gains, held = {}, {}, dict[str, Held]()
     for name, row in table.items():
         numbers = {key: float(row[key]) for key in ("per_unit", "lower", "upper", "typical")}
         measured: Sequence[Any] = row["measured"]
         offered[name] = PoseEditSettings(unit=str(row["unit"]), measured=tuple(map(float, measured)), **numbers)
         gains[name] = float(row["gain"])
-    return offered, gains
+        # Editors of before let the expression go where it went.
+        along = {str(other): (float(below), float(above)) for other, (below, above) in row.get("held", {}).items()}
+        if unknown := set(along) - set(EXPRESSIONS):
+            raise ValueError(f"{name} holds {', '.join(sorted(unknown))}")
+        held |= {name: along} if along else {}
+    return offered, gains, held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,9 @@ from modules.editing.pose import PoseEditSettings, save_pose_editor
 from modules.model_folder import load_model, weights_sha256
 from services.encoded_codes import EncodedFrames
 from services.evaluate import POSE_EDITOR, re_evaluation
+from services.evaluation_edits import Reading, Readings
 from services.instruments import Instruments
+from services.pose_editor import drifts
 from services.pose_evaluation import data_hash_of, evaluate_pose_editor, evaluation_of
 from services.pose_settings import PoseEditorSettings
 from services.registry.gate import Evaluation
@@ -51,7 +54,7 @@ def found(folder: Path, **changed: Any) -> Evaluation:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return save_pose_editor(
-        tmp_path / "editor", toy_editor(), toy_basis(), toy_expressions(), EDITS, {}, SHA, "card"
+        tmp_path / "editor", toy_editor(), toy_basis(), toy_expressions(), EDITS, {}, SHA, {}, "card"
     )
 
 
@@ -81,7 +84,7 @@ def test_other_strengths_units_and_pictures_are_other_data() -> None:
 
 def test_an_editor_without_what_is_asked_is_said(tmp_path: Path, folder: Path) -> None:
     less = save_pose_editor(
-        tmp_path / "less", toy_editor(), toy_basis(), toy_expressions(), OFFERED, {}, SHA, "card"
+        tmp_path / "less", toy_editor(), toy_basis(), toy_expressions(), OFFERED, {}, SHA, {}, "card"
     )
     tools: Any = SimpleNamespace(generator=SimpleNamespace(sha256=SHA))
     with pytest.raises(BadInputError, match=r"lacks edits that are measured: pose\.pitch"):
@@ -114,30 +117,56 @@ def test_a_champion_is_measured_where_the_challenger_was_or_not_at_all(
 
 
 def test_units_are_set_over_the_strengths_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An edit that answers by 0.8 of what is asked of the network is asked 1.25 times as much, then no more."""
+    """An edit that answers by 0.8 of what is asked of the network is asked 1.25 times as much, then no more.
+
+    And a turn that takes a hundredth of a smile to the left, and gives half of that to the right, asks for it.
+    """
     measured: list[tuple[Any, Any]] = []
+    drifting = {"pose.yaw": (-0.01, 0.005)}
 
-    def edits(editor: Any, basis: Any, expressions: Any, offered: Any, gains: dict[str, float], sha: str) -> Any:
-        return gains
+    def edits(editor: Any, basis: Any, expressions: Any, offered: Any, gains: Any, sha: str, held: Any) -> Any:
+        return SimpleNamespace(gains=dict(gains), held=copy.deepcopy(held))
 
-    def measure(codes: torch.Tensor, gains: Any, probes: Any, *tools: Any) -> Any:
+    def measure(codes: torch.Tensor, made: Any, probes: Any, *tools: Any) -> Any:
         measured.append((codes, probes))
-        return gains
+        return made
+
+    def left(made: Any, name: str, others: Any) -> dict[str, tuple[float, ...]]:
+        asked = made.held.get(name, {}).get("expression.smile", (0.0, 0.0))
+        return {"expression.smile": tuple(d + 0.8 * a for d, a in zip(drifting[name], asked, strict=True))}
 
     monkeypatch.setattr(services.pose_editor, "pose_edits", edits)
     monkeypatch.setattr(services.pose_editor, "measure_edits", measure)
+    monkeypatch.setattr(services.pose_editor, "drifts", left)
     monkeypatch.setattr(services.pose_editor, "PoseJudge", lambda *given: None)
     monkeypatch.setattr(
         services.pose_editor, "slopes_between",
-        lambda gains, name, names: np.array([0.8 * gains[name] * EDITS[name].per_unit]),
+        lambda made, name, names: np.array([0.8 * made.gains[name] * EDITS[name].per_unit]),
     )  # fmt: skip
     tools = SimpleNamespace(judge=SimpleNamespace(mesh=None), render=None, embed=None)
     model = SimpleNamespace(basis=None, expressions=None)
     known = torch.arange(9.0)[:, None, None]
-    settings = replace(SETTINGS, calibration_codes=4, calibration_rounds=2)
-    gains = services.pose_editor.calibrate(
+    settings = replace(SETTINGS, calibration_codes=4, calibration_rounds=2, holding=("pose.yaw",))
+    gains, held = services.pose_editor.calibrate(
         None, model, tools, None, known, SHA, settings, lambda line: None  # type: ignore[arg-type]
     )  # fmt: skip
     assert gains == pytest.approx(dict.fromkeys(EDITS, 1.25))
-    assert [probes for _, probes in measured] == [{name: edit.measured for name, edit in EDITS.items()}] * 2
+    assert held["pose.yaw"]["expression.smile"] == pytest.approx((0.0125, -0.00625))
+    assert list(held) == ["pose.yaw"]
+    every, yaw = {name: edit.measured for name, edit in EDITS.items()}, {"pose.yaw": EDITS["pose.yaw"].measured}
+    assert [probes for _, probes in measured] == [every, every, yaw, yaw]
     assert measured[0][0].flatten().tolist() == known[spread(9, 4)].flatten().tolist()
+
+
+def test_a_drift_is_a_slope_through_0_to_each_side() -> None:
+    def read(strength: float, smile: list[float]) -> Reading:
+        return Reading(
+            "pose.yaw", strength, {"smile": np.array(smile, np.float32)}, {}, np.ones(2, np.float32), None
+        )
+
+    start = read(0.0, [0.5, 0.7])
+    rows = read(-20, [0.1, 0.3]), read(-10, [0.3, 0.5]), read(10, [0.5, np.nan]), read(20, [0.6, 0.8])
+    found = drifts(Readings(start, rows), "pose.yaw", ["smile"])
+    # To the right 0 and 0.1 at 10 and 20: (10 * 0 + 20 * 0.1) / (100 + 400).
+    assert found["smile"] == pytest.approx((-0.02, 0.004))
+    assert drifts(Readings(start, rows[:2]), "pose.yaw", ["smile"])["smile"] == pytest.approx((-0.02, 0.0))

@@ -24,6 +24,9 @@ from modules.editing.pose import (
     save_pose_editor,
 )
 
+HELD = {"pose.yaw": {"expression.smile": (0.02, -0.03)}}
+"""A smile falls when the head turns to the left, and rises to the right."""
+
 
 def test_no_change_moves_no_code_whatever_was_learned() -> None:
     editor = toy_editor()
@@ -35,6 +38,21 @@ def test_no_change_moves_no_code_whatever_was_learned() -> None:
     ws = torch.randn(2, NUM_WS, W_DIM)
     edits = pose_edits(editor, toy_basis(), toy_expressions(), OFFERED, {}, SHA)
     assert torch.equal(edits.apply(ws, [EditRequest("pose.yaw", 0.0)]), ws)
+
+
+def test_a_turn_asks_for_more_of_the_expression_to_each_side_by_itself() -> None:
+    editor, basis, expressions = toy_editor(), toy_basis(), toy_expressions()
+    ws = torch.zeros(1, NUM_WS, W_DIM)
+    held = pose_edits(editor, basis, expressions, OFFERED, {}, SHA, HELD)
+    plain = pose_edits(editor, basis, expressions, OFFERED, {}, SHA)
+    for strength, amount in ((-10.0, 0.02), (10.0, -0.03)):
+        asked = request("pose.yaw", strength, basis, expressions)
+        asked += request("expression.smile", 10 * amount, basis, expressions)
+        with torch.no_grad():
+            torch.testing.assert_close(held["pose.yaw"](ws, strength), editor(asked[None]))
+        assert not torch.allclose(plain["pose.yaw"](ws, strength), held["pose.yaw"](ws, strength))
+    assert torch.equal(held["expression.smile"](ws, 1.0), plain["expression.smile"](ws, 1.0))
+    assert torch.equal(held["pose.yaw"](ws, 0.0), ws)
 
 
 def test_every_frame_is_moved_by_the_same() -> None:
@@ -79,16 +97,17 @@ def test_a_folder_gives_back_what_was_saved(tmp_path: Path) -> None:
     editor, basis = toy_editor(), toy_basis()
     gains = {"pose.yaw": 1.5}
     folder = save_pose_editor(
-        tmp_path / "editor", editor, basis, toy_expressions(), OFFERED, gains, SHA, "# Card\n"
+        tmp_path / "editor", editor, basis, toy_expressions(), OFFERED, gains, SHA, HELD, "# Card\n"
     )
     loaded = load_pose_editor(folder, SHA)
     for name, value in basis.tensors().items():
         assert torch.equal(getattr(loaded.basis, name), value)
     assert loaded.offered == OFFERED
     assert loaded.gains == {"pose.yaw": 1.5, "expression.smile": 1.0}
+    assert loaded.held == HELD
     ws = torch.randn(2, NUM_WS, W_DIM)
     asked = [EditRequest("pose.yaw", 10.0)]
-    ours = pose_edits(editor, basis, toy_expressions(), OFFERED, gains, SHA).apply(ws, asked)
+    ours = pose_edits(editor, basis, toy_expressions(), OFFERED, gains, SHA, HELD).apply(ws, asked)
     theirs = loaded.edits().apply(ws, asked)
     # The network is kept in half precision.
     assert float((ours - theirs).abs().max()) < 5e-3 * float((ours - ws).abs().max())
@@ -97,7 +116,7 @@ def test_a_folder_gives_back_what_was_saved(tmp_path: Path) -> None:
 
 def test_bad_folders_and_bad_strengths_are_one_line(tmp_path: Path) -> None:
     folder = save_pose_editor(
-        tmp_path / "editor", toy_editor(), toy_basis(), toy_expressions(), OFFERED, {}, SHA, "# Card\n"
+        tmp_path / "editor", toy_editor(), toy_basis(), toy_expressions(), OFFERED, {}, SHA, {}, "# Card\n"
     )
     edits = load_pose_editor(folder, SHA).edits()
     for strength in (float("nan"), 21.0):
@@ -109,7 +128,12 @@ def test_bad_folders_and_bad_strengths_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="b" * 64):
         load_pose_editor(folder, "b" * 64)
     config = json.loads((folder / "config.json").read_text())
-    del config["edits"]["pose.yaw"]["gain"]
+    for held in ({"pose.pitch": [0, 0]}, {"expression.smile": [0]}):
+        config["edits"]["pose.yaw"]["held"] = held
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(BadInputError, match="damaged"):
+            load_pose_editor(folder, SHA)
+    del config["edits"]["pose.yaw"]["held"], config["edits"]["pose.yaw"]["gain"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadInputError, match="damaged"):
         load_pose_editor(folder, SHA)
@@ -128,5 +152,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("size, upper", [(1.0, float("inf")), (float("nan"), 20.0)])
 def test_an_edit_without_finite_numbers_is_refused(size: float, upper: float) -> None:
     editor = toy_editor()
+    change, none = torch.full_like(editor.scale, size), torch.zeros(2, len(editor.scale))
     with pytest.raises(ValueError, match="finite"):
-        PoseEdit("pose.yaw", "degrees", torch.full_like(editor.scale, size), -20.0, upper, SHA, editor)
+        PoseEdit("pose.yaw", "degrees", change, -20.0, upper, SHA, editor, none)
+    with pytest.raises(ValueError, match="finite"):
+        PoseEdit("pose.yaw", "degrees", editor.scale, -20.0, 20.0, SHA, editor, none + torch.nan)
