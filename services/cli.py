@@ -199,14 +199,17 @@ def invert(
 @app.command()
 def edits(directions: EditsFolders = None, generator: GeneratorSource = None) -> None:
     """List what can be edited: names, units, smallest and largest strength."""
+    from modules.editing.placement import NAMES as PLACEMENTS
     from services.media import known_edits
     from services.precise_generator import GeneratorSettings
 
     params = load_params()
     own = params.section("generator", GeneratorSettings).path()
     rows = known_edits(directions or [], generator or own, params)
-    if not rows:
-        print("no edits: there is no assets/directions; 'dvc repro directions' makes one, --directions names one")
+    if all(row.name in PLACEMENTS for row in rows):
+        print(
+            "there is no assets/directions: 'dvc repro directions' makes one, --directions names one. Without it:"
+        )
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
         print(f"{row.name:<{width}} {row.lower:+g} … {row.upper:+g} {row.unit}")

@@ -235,14 +235,14 @@ def known_edits(directions: Sequence[Path], generator: str | None, params: Param
         raise BadInputError(f"{missing[0]} is not a model folder of directions")
     ours = (SHIPPED_DIRECTIONS, SHIPPED_STYLESPACE, SHIPPED_POSE_EDITOR)
     shipped = [folder for folder in ours if folder.is_dir()]
-    if not [*directions, *shipped]:
-        return []
-    first = load_model([*directions, *shipped][0]).config.get("generator_sha256")
-    made_for = load_generator(generator).sha256 if generator else str(first)
+    named = [*directions, *shipped]
+    made_for = load_generator(generator).sha256 if generator else ""
+    if not generator and named:
+        made_for = str(load_model(named[0]).config.get("generator_sha256"))
     base = [folder for folder in shipped if fitting(folder, made_for)]
+    # As models are loaded: of two of one name the later is taken.
     places = placements(params.section("placement", PlacementConfig), made_for)
-    sets = [*(load_edits(folder, made_for) for folder in base), places]
-    return joined(*sets, *(load_edits(folder, made_for) for folder in directions)).describe()
+    return joined(places, *(load_edits(folder, made_for) for folder in [*base, *directions])).describe()
 
 
 def write_image(path: Path, image: Image) -> None:

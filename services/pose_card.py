@@ -35,8 +35,9 @@ got. The second judge is a head pose net that was in no loss. `stylereel train p
 
 ## Limits
 
-Crops are aligned by eyes and mouth, so the generator has seen hardly any roll or shift: these answer weakly or not
-at all, and are offered within what was measured. The mesh follows blinks weakly.
+Crops are aligned by eyes and mouth, so the generator has seen hardly any roll or shift: this editor does not offer
+them; `pose.roll`, `pose.right`, `pose.down` and `pose.nearer` move the picture instead. Where yaw is
+asked for the most, expressions are no longer quite what they were. The mesh follows blinks weakly.
 
 ## Licence
 

@@ -266,7 +266,7 @@ def calibrate(
     for _ in range(settings.calibration_rounds if settings.holding else 0):
         readings = measured({name: probes[name] for name in settings.holding})
         for name in settings.holding:
-            for other, left in drifts(readings, name, named).items():
+            for other, left in drifts(readings, name, [one for one in named if one != name]).items():
                 below, above = held.setdefault(name, {}).get(other, (0.0, 0.0))
                 held[name][other] = (below - gains[other] * left[0], above - gains[other] * left[1])
     return gains, held

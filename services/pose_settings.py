@@ -56,3 +56,7 @@ class PoseEditorSettings:
     """Side of the pictures that are measured, in pixels."""
     edits: dict[str, PoseEditSettings]
     """What is offered, by the names of ``modules.editing.pose``."""
+
+    def __post_init__(self) -> None:
+        if lost := [name for name in self.holding if name not in self.edits]:
+            raise ValueError(f"pose_editor.holding names {', '.join(lost)}; pose_editor.edits has no such edit")

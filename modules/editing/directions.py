@@ -258,8 +258,8 @@ class EditSet(Mapping[str, E], Generic[E]):
         """Images ``(N, 3, r, r)`` of the codes under the requests: codes edited first, then styles, then moved.
 
         ``offsets`` ``(N, num_ws, w_dim)`` are added to the edited codes (StylePortraitVideo, eq. 3).
-        Raises as ``apply``. Where no edit acts on styles, or all of those at strength 0, this is
-        ``generator.synthesize`` of the edited codes, bit for bit.
+        Raises as ``apply``. Where no edit acts on styles or moves the picture, or all of those at strength 0, this
+        is ``generator.synthesize`` of the edited codes, bit for bit. Moves follow one another as they were asked.
         """
         moved = self.apply(ws, requests, seed)
         moved = moved if offsets is None else moved + offsets

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datamodules.alignment import crop_scale
 from modules.editing.directions import EditRequest
+from modules.ops import move_image
 from modules.out_of_memory import BatchSize
 from services.pipeline.canvas import kept_of
 from services.pipeline.composite import Floats, Image, Paste, feathered_mask, synthesis_size
@@ -91,6 +92,8 @@ def edit_crops(
     # A stitched face has the frame's light along its border already.
     recoloured = models.stitched is not None or any(models.edits[r.name].recolours for r in requests if r.strength)
 
+    transform = models.edits.transform(moves)
+
     def rendered(part: slice) -> tuple[Floats, Floats, Floats, Floats]:
         """Before, after, what is there, and where the face may change."""
         seen = targets[part]
@@ -117,8 +120,10 @@ def edit_crops(
         for one, other, there, area in zip(*made, strict=True):
             mask = feathered_mask(area, models.config.composite, grown)
             if not (same or recoloured):
-                # Older skin is paler in what a generator has seen; that is not what was asked.
-                other = other - at_size(complexion(one, other, models.config.complexion, mask), len(other))
+                # Older skin is paler in what a generator has seen; that is not what was asked. A head that stands
+                # elsewhere is compared with the one that it was, there.
+                still = one if transform is None else _moved(one, transform)
+                other = other - at_size(complexion(still, other, models.config.complexion, mask), len(other))
             if paste == "mixed" and same:
                 yield EditedCrop(one, other, mask, moved=np.zeros_like(mask))
                 continue
@@ -133,6 +138,12 @@ def edit_crops(
             shown = one if head and models.stitched is None else other
             taken = corrector.correction(shown, there, mask)
             yield EditedCrop(one, corrected(other, taken), mask, taken)
+
+
+def _moved(picture: Floats, transform: Tensor) -> Floats:
+    """``(S, S, 3)`` by a ``(3, 3)`` similarity, see ``move_image``."""
+    moved: Floats = to_arrays(move_image(torch.from_numpy(picture).permute(2, 0, 1)[None], transform))[0]
+    return moved
 
 
 def _mixed(one: Floats, other: Floats, there: Floats, mask: Floats, config: MovedConfig) -> EditedCrop:

@@ -238,7 +238,7 @@ def load_models(
     elif encoder is not None:
         network, versions[name_of(encoder)] = load_encoder(encoder, made, device)
     directions = directions or fitting(SHIPPED_DIRECTIONS, made.sha256)
-    edits: list[Mapping[str, Edit]] = []
+    edits: list[Mapping[str, Edit]] = [placements(params.section("placement", PlacementConfig), made.sha256)]
     if directions is not None:
         edits.append(load_directions(directions, made.sha256))
         versions[DIRECTIONS] = weights_sha256(load_model(directions).tensors)
@@ -250,7 +250,6 @@ def load_models(
     if pose is not None:
         edits.append(load_edits(pose, made.sha256))
         versions[POSE_EDITOR] = weights_sha256(load_model(pose).tensors)
-    edits.append(placements(params.section("placement", PlacementConfig), made.sha256))
     for number, folder in enumerate(beside, 1):
         edits.append(load_edits(folder, made.sha256))
         versions[f"directions {number}: {folder.name}"] = weights_sha256(load_model(folder).tensors)

@@ -170,3 +170,10 @@ def test_a_drift_is_a_slope_through_0_to_each_side() -> None:
     # To the right 0 and 0.1 at 10 and 20: (10 * 0 + 20 * 0.1) / (100 + 400).
     assert found["smile"] == pytest.approx((-0.02, 0.004))
     assert drifts(Readings(start, rows[:2]), "pose.yaw", ["smile"])["smile"] == pytest.approx((-0.02, 0.0))
+
+
+def test_only_what_is_offered_can_hold_the_expression() -> None:
+    with pytest.raises(BadInputError, match=r"holding names pose\.roll; pose_editor\.edits has no such edit"):
+        load_params(overrides=["pose_editor.holding=[pose.yaw, pose.roll]"]).section(
+            "pose_editor", PoseEditorSettings
+        )

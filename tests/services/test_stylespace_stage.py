@@ -59,10 +59,12 @@ class Painter:
     def styles(self, ws: Tensor) -> dict[str, Tensor]:
         return {"a": ws[:, 0], "b": ws[:, 1]}
 
-    def synthesize(self, ws: Tensor, resolution: int | None = None) -> Tensor:
+    def synthesize(self, ws: Tensor, transform: None = None, resolution: int | None = None) -> Tensor:
         return self.synthesize_from_styles(self.styles(ws), resolution=resolution)
 
-    def synthesize_from_styles(self, styles: dict[str, Tensor], resolution: int | None = None) -> Tensor:
+    def synthesize_from_styles(
+        self, styles: dict[str, Tensor], transform: None = None, resolution: int | None = None
+    ) -> Tensor:
         return torch.einsum("nk,kchw->nchw", torch.cat([styles["a"], styles["b"]], 1), self.pictures)
 
 

@@ -27,10 +27,12 @@ class Small:
     def styles(self, ws: Tensor) -> dict[str, Tensor]:
         return {"first": ws[:, 0] * 2, "second": ws[:, 1, :3] - 1}
 
-    def synthesize(self, ws: Tensor, resolution: int | None = None) -> Tensor:
+    def synthesize(self, ws: Tensor, transform: None = None, resolution: int | None = None) -> Tensor:
         return self.synthesize_from_styles(self.styles(ws), resolution=resolution)
 
-    def synthesize_from_styles(self, styles: dict[str, Tensor], resolution: int | None = None) -> Tensor:
+    def synthesize_from_styles(
+        self, styles: dict[str, Tensor], transform: None = None, resolution: int | None = None
+    ) -> Tensor:
         return torch.cat(list(styles.values()), 1)
 
 

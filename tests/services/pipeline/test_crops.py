@@ -8,6 +8,8 @@ import torch
 
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditRequest, EditSet
+from modules.editing.placement import RIGHT, ROLL, Placement
+from modules.ops import move_image
 from modules.out_of_memory import BatchSize
 from services.pipeline.crops import changes_nothing, edit_crops, way_to_paste
 from services.pipeline.models import Models
@@ -149,6 +151,45 @@ def test_light_and_complexion_stay_unless_an_edit_is_for_colours(models, paste) 
     np.testing.assert_allclose(kept + 0.1, tanned, atol=0.02)
     np.testing.assert_allclose(stitched, tanned, atol=1e-6)
     assert both.mean() == pytest.approx(0.2, abs=0.01)
+
+
+class Lit:
+    """A generator that draws a head lit from one side, brighter by one number of the codes."""
+
+    def __init__(self, generator) -> None:
+        self.generator = generator
+
+    def __getattr__(self, name: str):
+        return getattr(self.generator, name)
+
+    def synthesize(self, ws: torch.Tensor, resolution: int, transform=None, **how) -> torch.Tensor:
+        across = torch.linspace(-0.7, 0.7, resolution)
+        head = 0.2 - 0.6 * across[:, None] - 0.5 * across.abs() + ws[:, 0, 0, None, None]
+        shown = head[:, None].expand(len(ws), 3, resolution, resolution)
+        return shown if transform is None else move_image(shown, transform)
+
+
+def test_a_head_that_is_moved_takes_its_light_along(models) -> None:
+    """Only what an edit beside the move does to light is taken out, and it is seen where the head then stands."""
+    step = torch.zeros_like(models.edits["older"].vector)
+    step[0, 0] = 0.1
+    paler = replace(models.edits["older"], name="paler", vector=step, recolours=False)
+    moves = [Placement(name, "steps", -15, 15, paler.generator_sha256) for name in (ROLL, RIGHT)]
+    config = replace(models.config, seam=replace(models.config.seam, strength=0))
+    edits = EditSet([paler, *moves])
+    models = replace(models, generator=Lit(models.generator), judges=Disc(), edits=edits, config=config)
+    target, ws = torch.zeros(1, 3, 64, 64), models.mean_codes(1)
+
+    def shown(*requests: EditRequest) -> np.ndarray:
+        (crop,) = edit_crops(ws, target, requests, models, EditOptions(paste="replace"), 64)
+        return crop.edit[16:48, 16:48]
+
+    moved = [EditRequest(ROLL, 15.0), EditRequest(RIGHT, 6.0)]
+    transform = edits.transform(moved)
+    wanted = models.generator.synthesize(ws, 64, transform)[0].permute(1, 2, 0)[16:48, 16:48]
+    np.testing.assert_allclose(shown(*moved), wanted, atol=1e-5)
+    assert np.abs(shown(*moved) - shown(EditRequest("paler", 0.0))).max() > 0.1
+    np.testing.assert_allclose(shown(EditRequest("paler", 1.0), *moved), wanted, atol=0.02)
 
 
 class Little:
