@@ -204,16 +204,16 @@ def test_a_set_is_measured_whole_for_the_gate(tmp_path: Path, direction: Path) -
 def test_half_a_gates_file_is_never_there(
     tmp_path: Path, direction: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, text: str) -> int:
+    def full(path: Path, content: bytes) -> int:
         if "evaluation" not in path.name:
-            return written(path, text)
-        path.write_bytes(text.encode()[:20])
+            return written(path, content)
+        written(path, content[:20])
         raise OSError(28, "No space left on device")
 
-    written = Path.write_text
-    monkeypatch.setattr(Path, "write_text", full)
+    written = Path.write_bytes
     save_directions(tmp_path / "base", base_set(), "the base's card")
     (tmp_path / "all.evaluation.json").write_bytes(b"before")
+    monkeypatch.setattr(Path, "write_bytes", full)
     choice = EditChoice(name="elder", attribute="age", beside=tmp_path / "base")
     with pytest.raises(BadInputError, match="free some space"):
         import_edit(direction, tmp_path / "all", choice, PARAMS, silent)

@@ -13,6 +13,7 @@ from conformance_cases import FOLDER
 import services.pipeline.models
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, save_directions
+from modules.editing.placement import NAMES
 from modules.model_folder import load_model, weights_sha256
 from services.pipeline.models import SHIPPED_DIRECTIONS, load_models
 from services.settings import load_params
@@ -36,7 +37,9 @@ def test_folders_join_the_shipped_edits_and_the_later_one_wins(tmp_path: Path) -
 def test_what_is_shipped_is_left_out_for_another_generator(tmp_path: Path) -> None:
     network = str(FOLDER / "stylegan2-64-small.pkl")
     models = load_models(load_params(), generator=network)
-    assert models.encoder is None and not models.edits
+    assert models.encoder is None and list(models.edits) == list(NAMES), (
+        "heads are moved in any generator's pictures"
+    )
     assert list(models.versions) == ["stylereel-generator"]
     with pytest.raises(BadInputError, match=models.generator.sha256):
         load_models(load_params(), generator=network, beside=[SHIPPED_DIRECTIONS])
