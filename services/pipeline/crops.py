@@ -122,7 +122,7 @@ def edit_crops(
             if not (same or recoloured):
                 # Older skin is paler in what a generator has seen; that is not what was asked. A head that stands
                 # elsewhere is compared with the one that it was, there.
-                still = one if transform is None else _moved(one, transform)
+                still = one if transform is None else _placed(one, transform)
                 other = other - at_size(complexion(still, other, models.config.complexion, mask), len(other))
             if paste == "mixed" and same:
                 yield EditedCrop(one, other, mask, moved=np.zeros_like(mask))
@@ -140,10 +140,10 @@ def edit_crops(
             yield EditedCrop(one, corrected(other, taken), mask, taken)
 
 
-def _moved(picture: Floats, transform: Tensor) -> Floats:
+def _placed(picture: Floats, transform: Tensor) -> Floats:
     """``(S, S, 3)`` by a ``(3, 3)`` similarity, see ``move_image``."""
-    moved: Floats = to_arrays(move_image(torch.from_numpy(picture).permute(2, 0, 1)[None], transform))[0]
-    return moved
+    placed: Floats = to_arrays(move_image(torch.from_numpy(picture).permute(2, 0, 1)[None], transform))[0]
+    return placed
 
 
 def _mixed(one: Floats, other: Floats, there: Floats, mask: Floats, config: MovedConfig) -> EditedCrop:
