@@ -18,6 +18,7 @@ FORMATS = {
     "image/bmp": "BMP",
     "image/gif": "GIF",
     "image/tiff": "TIFF",
+    "image/avif": "AVIF",
 }
 HEAD = 512
 """Bytes that are enough to tell."""
@@ -59,7 +60,8 @@ def sniff(data: bytes) -> str:
         return "video/webm" if b"webm" in head[:64] else "video/x-matroska"
     if head[4:8] == b"ftyp":
         brand = head[8:12]
-        stills = {b"avif": "image/avif", b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heic"}
+        avif = dict.fromkeys((b"avif", b"avis"), "image/avif")
+        stills = avif | dict.fromkeys((b"heic", b"heix", b"mif1"), "image/heic")
         named = {b"qt  ": "video/quicktime", b"M4A ": "audio/mp4", **stills}
         return named.get(brand, "video/mp4")
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free"):
@@ -81,6 +83,8 @@ def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
     if not data:
         raise BadInputError(f"{name} is empty; give a PNG, JPEG or WebP image")
     kind = sniff(data)
+    if kind.startswith("image/") and kind not in FORMATS:
+        raise BadInputError(f"{name} is {kind}, which is not read; save it as PNG, JPEG or WebP", status=415)
     if kind not in FORMATS:
         raise BadInputError(f"{name} is no image but {kind}; give a PNG, JPEG or WebP image", status=415)
     try:

@@ -31,6 +31,18 @@ class ModelFolder:
     """Weights by name, on the CPU, in the precision they were saved in."""
     card: str
     """Markdown: data, metrics, licence."""
+    config_sha256: str
+    """Of the config's file, which says what the weights mean: units and bounds of edits, a network's heads."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """``weights_sha256`` of the tensors."""
+        return weights_sha256(self.tensors)
+
+    @property
+    def identity(self) -> str:
+        """Both hashes: what tells this model from every other."""
+        return f"{self.weights_sha256} {self.config_sha256}"
 
 
 def weights_sha256(tensors: dict[str, Tensor]) -> str:
@@ -85,7 +97,8 @@ def load_model(folder: Path, kind: str | None = None) -> ModelFolder:
     if missing:
         raise BadInputError(f"{folder} is not a model folder: it has no {', '.join(missing)}")
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        written = (folder / CONFIG).read_bytes()
+        config = json.loads(written)
         tensors = load_file(folder / WEIGHTS)
     except MemoryError:  # says nothing of the folder, and may pass
         raise
@@ -95,7 +108,7 @@ def load_model(folder: Path, kind: str | None = None) -> ModelFolder:
         raise BadInputError(f"{folder / CONFIG} names no 'kind'; fetch or register the model again")
     if kind is not None and config["kind"] != kind:
         raise BadInputError(f"{folder} holds a {config['kind']!r}, a {kind!r} is needed")
-    return ModelFolder(config, tensors, (folder / CARD).read_text())
+    return ModelFolder(config, tensors, (folder / CARD).read_text(), hashlib.sha256(written).hexdigest())
 
 
 def require_generator(config: dict[str, Any], generator_sha256: str, what: str) -> None:

@@ -1,18 +1,23 @@
 """What each loss of FrEN does: the same start, the same frames, the same few steps, one loss more each time.
 
 The lower part of Table 1 in FrEN/ViEN (section 4.3, Fig. 5). Trainings go on from their last checkpoint, and
-finished ones are taken from where they lie, so that it can be stopped at any time.
+finished ones are taken from where they lie, so that it can be stopped at any time. The cost is that of the
+renderings, 0.4 s forward and backward on two idle cores: the 480 steps of four frames that ``params.yaml`` asks
+for are some half an hour, and measuring five encoders is ten minutes more.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from datamodules.disk import write_whole
 from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
 from datamodules.samples import SampleDataset
 from datamodules.types import BadInputError
@@ -20,14 +25,22 @@ from modules.encoders.vit import load_frame_encoder, save_frame_encoder
 from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts, Phase
 from services.evaluate_table import load_table_parts, shortened
-from services.evaluation_table import VideoTable
+from services.evaluation_report import replace_block
+from services.evaluation_table import VideoTable, markdown
 from services.evaluation_video import CodeSource, mean_face, streamed
 from services.pipeline.progress import Cancelled, Report, never, silent
-from services.places import CLIPS, RUNS, SAMPLES
+from services.places import CLIPS, METRICS_FOLDER, RESULTS, RUNS, SAMPLES
+from services.registry.tracking import Run
+from services.runs import stage_run
 from services.settings import ROOT, Params
 from services.stages import Crops, fingerprint, first_encoder, validation_crops
 from services.training import FrameEncoderSettings, fit_frame_encoder
 from services.training_parts import OF_FACES, face_seen, generator_to_train_through, image_losses
+
+METRICS = "ablation.json"
+BLOCK = "ablation"
+OTHERS = ("input", "mean_face", "start")
+"""Names of the rows that are not trained here."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,11 @@ class AblationSettings:
     def __post_init__(self) -> None:
         if not self.losses or any(not weights for weights in self.losses.values()):
             raise ValueError("each row needs at least one loss")
+        if any(not re.fullmatch(r"[\w ]+", label) for label in self.losses):
+            raise ValueError("label rows with letters, digits and spaces alone: MLflow takes nothing else")
+        names = [*OTHERS, *map(_name_of, self.losses)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"rows need labels that differ, and none of {', '.join(OTHERS)}")
 
 
 @dataclass(frozen=True)
@@ -61,17 +79,40 @@ class Ablation:
     """What came of it."""
 
     table: VideoTable
-    """The mean face, the start where there is one, and a row per set of losses."""
+    """The input, the mean face, the start where there is one, and a row per set of losses."""
     notes: tuple[str, ...]
     """Budget and cost, for people."""
 
 
-def ablate(params: Params, report: Report = silent, cancelled: Cancelled = never) -> Ablation:
-    """Train FrEN once per set of losses and measure each. Raises ``BadInputError``."""
+def run_ablation(
+    params: Params, overrides: Sequence[str] = (), report: Report = silent, cancelled: Cancelled = never
+) -> str:
+    """Train and measure, as a run in MLflow; returns the table.
+
+    It goes into ``metrics/`` and ``docs/results.md``; with ``overrides`` of ``params.yaml`` only into the state's
+    ``metrics/``, as with ``stylereel evaluate``. Raises ``BadInputError``.
+    """
+    command = " ".join(["stylereel train ablation", *(f"--set {override}" for override in overrides)])
+    folder = params.runtime.state / "metrics" if overrides else METRICS_FOLDER
+    with stage_run("ablation", params, {"command": command}) as run:
+        found = ablate(params, run, report, cancelled)
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = found.table.numbers()
+        write_whole(folder / METRICS, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+        text = markdown([found.table], command, found.notes)
+        if not overrides:
+            replace_block(RESULTS, BLOCK, text)
+        run.log_metrics(numbers)
+        run.log_file(folder / METRICS)
+    return text
+
+
+def ablate(params: Params, run: Run, report: Report = silent, cancelled: Cancelled = never) -> Ablation:
+    """Train FrEN once per set of losses and measure each; curves go to ``run``. Raises ``BadInputError``."""
     settings = params.section("ablation", AblationSettings)
     base = params.section("frame_encoder", FrameEncoderSettings)
     generator = generator_to_train_through(params, base.trainer)
-    folders = {label: train_with(params, settings, label, generator) for label in settings.losses}
+    folders = {label: train_with(params, settings, label, generator, run) for label in settings.losses}
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     parts = load_table_parts(params, data.prepared)
     clips = tuple(shortened(clip, min(len(clip), settings.frames_per_clip)) for clip in parts.clips)
@@ -79,7 +120,7 @@ def ablate(params: Params, report: Report = silent, cancelled: Cancelled = never
     named = {"start": ROOT / settings.start_from} if settings.start_from else {}
     for label, folder in (named | folders).items():
         encoder = load_frame_encoder(folder, parts.generator.sha256).to(parts.device)
-        rows.append(streamed(label.lower().replace(" ", "_"), label, encoder, parts.device))
+        rows.append(streamed(_name_of(label), label, encoder, parts.device))
     table = parts.table(clips, rows, settings.judge_every, report, cancelled)
     budget = (
         f"Each row: {settings.steps} steps of {settings.batch_size} real frames from "
@@ -88,7 +129,7 @@ def ablate(params: Params, report: Report = silent, cancelled: Cancelled = never
     return Ablation(table, (budget,))
 
 
-def train_with(params: Params, settings: AblationSettings, label: str, generator: Generator) -> Path:
+def train_with(params: Params, settings: AblationSettings, label: str, generator: Generator, run: Run) -> Path:
     """Train with the losses of one row, or go on, or take what is there: its model folder."""
     weights = settings.losses[label]
     base = params.section("frame_encoder", FrameEncoderSettings)
@@ -111,7 +152,7 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
     trained = fit_frame_encoder(
         encoder, parts, samples, Crops(data.dataset("train")),
         validation_crops(data, whole.trainer.validation_frames), whole, folder,
-        accelerator=params.runtime.torch_device(),
+        run.lightning_logger(f"{_name_of(label)}/"), accelerator=params.runtime.torch_device(),
     )  # fmt: skip
     card = (
         f"# FrEN, {label}\n\nOne row of the loss ablation: {dict(weights)}, {settings.steps} steps. Not for use.\n"
@@ -127,3 +168,7 @@ def with_phase(settings: FrameEncoderSettings, phase: Phase, ema_decay: float) -
     training = dataclasses.replace(settings.training, phases=(phase,), ema_decay=ema_decay)
     trainer = dataclasses.replace(settings.trainer, devices=1, validate_every=phase.steps, validation_frames=4)
     return dataclasses.replace(settings, training=training, trainer=trainer)
+
+
+def _name_of(label: str) -> str:
+    return label.lower().replace(" ", "_")

@@ -14,7 +14,7 @@ from datamodules.disk import write_whole
 from datamodules.types import BadInputError
 from datamodules.video import probe
 from modules.generators.adaptation import KIND, Adaptation, load_adaptation
-from modules.model_folder import load_model, require_replaceable, weights_sha256
+from modules.model_folder import load_model, require_replaceable
 from services.adaptation import AdaptationReport, AdaptationSettings, Subject, adapt_clip
 from services.pipeline.models import Chosen, Models, load_models, with_adaptation
 from services.pipeline.options import EditOptions
@@ -131,7 +131,8 @@ def evaluation_of(folder: Path) -> Evaluation:
     report, settings = model.config["report"], model.config["settings"]
     after = report["after"]
     return Evaluation(
-        model_sha256=weights_sha256(model.tensors),
+        model_sha256=model.weights_sha256,
+        config_sha256=model.config_sha256,
         generator_sha256=str(model.config["generator_sha256"]),
         data_hash=str(model.config["source"]["sha256"]),
         metrics={**after, "psnr_gain": after["psnr"] - report["before"]["psnr"]},

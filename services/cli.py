@@ -229,6 +229,7 @@ def train(
             "directions",
             "stylespace",
             "pose-editor",
+            "ablation",
         ],
         typer.Argument(help="Fetch parts, align the videos, render samples, train the encoder, learn the edits."),
     ],
@@ -281,6 +282,10 @@ def train(
             from services.pose_editor import train_pose_editor
 
             print(train_pose_editor(params, print))
+        elif stage == "ablation":
+            from services.ablation import run_ablation
+
+            print(run_ablation(params, set_ or [], report))
         else:
             from services.directions import train_directions
 

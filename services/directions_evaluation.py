@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.types import BadInputError
 from modules.editing.balance import balance
 from modules.editing.directions import Edit, EditRequest, EditSet, load_directions
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model
 from services.balancing import Balancing
 from services.direction_settings import DirectionSettings
 from services.encoded_codes import EncodedFrames
@@ -122,7 +122,8 @@ def evaluation_of(
         "cross_effect": float(np.max(others)),
     }
     return Evaluation(
-        model_sha256=weights_sha256(model.tensors),
+        model_sha256=model.weights_sha256,
+        config_sha256=model.config_sha256,
         generator_sha256=model.config["generator_sha256"],
         data_hash=data_hash_of(frames, settings, balancing),
         metrics=metrics,

@@ -15,7 +15,7 @@ from datamodules.shards import to_tensor
 from datamodules.spread import spread
 from datamodules.types import BadInputError
 from modules.encoders.vit import load_frame_encoder
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model
 from services.direction_settings import DirectionSettings
 from services.evaluation_frames import held_out_frames
 from services.places import CLIPS, FRAME_ENCODER
@@ -50,7 +50,7 @@ def encoded_frames(
     net = load_frame_encoder(encoder, generator_sha256)
     with torch.no_grad():
         ws = torch.cat([net(to_tensor(frames.pixels[i : i + 1]))[0] for i in range(len(frames.pixels))]).float()
-    made_of = f"{frames.data_hash} {weights_sha256(load_model(encoder).tensors)}"
+    made_of = f"{frames.data_hash} {load_model(encoder).weights_sha256}"
     return EncodedFrames(ws, frames.clips, frames.people, hashlib.sha256(made_of.encode()).hexdigest())
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,7 +117,7 @@ class Engine:
                     models = replace(models, edits=joined(others, model))
                 else:
                     models = replace(models, encoder=model[0])
-            versions[slot.name] = f"{version.version} {version.sha256}"
+            versions[slot.name] = f"{version.version} {version.identity}"
             served.append(ServedModel(slot.name, version.version, CHAMPION, sha256, version.source))
         return Session(replace(models, versions=versions), tuple(served))
 
@@ -140,12 +140,12 @@ class Engine:
         return self.session().served + self._ready().restorers.served()
 
     def notes(self) -> list[str]:
-        """One line for each thing that is not as it should be; empty where all is well."""
+        """One line for each thing that is not as it should be, with all models that it is said of."""
         if self._serving is None:
             return []
         base, slots, restorers, _ = self._serving
         states = [(slot.state(), SHIPPED_SERVES if slot.name in base.versions else NONE_SHIPPED) for slot in slots]
-        return [note for state in (*states, *restorers.states()) if (note := _note(*state))]
+        return notes_of([*states, *restorers.states()])
 
     def check(self, request: Mapping[str, Any]) -> None:
         """Raise ``BadInputError`` for edits, options or a task of a job that cannot be met now."""
@@ -332,8 +332,12 @@ def _warm(models: Models) -> None:
     judges.find(np.zeros((1, side, side, 3), np.uint8))
 
 
-def _note(state: SlotState, instead: str) -> str:
-    if not state.error:
-        return ""
-    error = state.error if state.error.startswith(state.name) else f"{state.name}: {state.error}"
-    return error if state.ready else f"{error}; {instead}"
+def notes_of(states: Iterable[tuple[SlotState, str]]) -> list[str]:
+    """What is wrong with slots, and what answers in their place: a line for each thing, not for each slot."""
+    named: dict[str, list[str]] = {}
+    for state, instead in states:
+        if state.error:
+            said = state.error if state.ready else f"{state.error}; {instead}"
+            names = named.setdefault(said, [])
+            names += [] if said.startswith(state.name) else [state.name]
+    return [f"{', '.join(names)}: {said}" if names else said for said, names in named.items()]

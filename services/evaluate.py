@@ -8,6 +8,7 @@ from pathlib import Path
 from datamodules.clips import read_prepared
 from datamodules.people import Split
 from datamodules.types import BadInputError
+from modules.model_folder import load_model
 from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
 from services.directions_evaluation import (
@@ -18,9 +19,10 @@ from services.directions_evaluation import (
 from services.encoded_codes import frames_of_test_persons
 from services.evaluate_table import evaluate_table
 from services.evaluate_video import FILES as VIDEO_FILES
-from services.evaluate_video import evaluate_video_encoder, write_video_evaluation
+from services.evaluate_video import data_hash_here, evaluate_video_encoder, write_video_evaluation
 from services.evaluate_video import video_markdown as video_encoder_markdown
 from services.evaluation import EvaluationConfig, Optimise, Rows, See, evaluate_frame_encoder
+from services.evaluation import data_hash_of as frames_data_hash_of
 from services.evaluation_frames import HeldOutFrames, held_out_frames
 from services.evaluation_report import (
     BLOCK,
@@ -49,7 +51,7 @@ from services.pipeline.encoders import (
 from services.pipeline.models import Judges
 from services.pipeline.options import PipelineConfig
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.places import CLIPS, METRICS_FOLDER
+from services.places import CLIPS, METRICS_FOLDER, RESULTS
 from services.pose_evaluation import data_hash_of as pose_data_hash_of
 from services.pose_evaluation import evaluate_pose_editor
 from services.pose_settings import PoseEditorSettings
@@ -59,11 +61,10 @@ from services.registry.promote import ReEvaluate
 from services.registry.store import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion
 from services.restoring_evaluation import evaluate_restoring_encoder
 from services.runs import stage_run
-from services.settings import ROOT, Params
+from services.settings import Params
 from services.sheets import Shown
 
 VIDEO_ENCODER_BLOCK = "video-encoder"
-RESULTS = ROOT / "docs" / "results.md"
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,9 @@ def evaluate_folder(
     refine = params.section("pipeline", PipelineConfig).refine
     longer = Optimise(refine, lambda net: load_lpips(net, device), runtime.state / "evaluation")
     return evaluate_frame_encoder(
-        encoder, generator, frames, judges, config, longer if optimise else None, device, report, cancelled, see
-    )
+        encoder, load_model(folder).config_sha256, generator, frames, judges, config, longer if optimise else None,
+        device, report, cancelled, see,
+    )  # fmt: skip
 
 
 def encoder_folder(params: Params, encoder: str) -> Path:
@@ -202,18 +204,16 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
         return _pose_re_evaluation(params)
     if name == DIRECTIONS:
         return _directions_re_evaluation(params, report)
-    if name in RESTORERS.values():
-        return _restoring_re_evaluation(params)
+    for task, restorer in RESTORERS.items():
+        if name == restorer:
+            return _restoring_re_evaluation(params, task)
     if name != FRAME_ENCODER:
         return None
 
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
         frames = _frames(params, None, "test")
-        if frames.data_hash != challenger.data_hash:
-            raise BadInputError(
-                f"the challenger was measured on data {challenger.data_hash[:12]}, the test clips here are "
-                f"{frames.data_hash[:12]}: run 'stylereel evaluate' on the challenger and register it again"
-            )
+        net = params.section("evaluation", EvaluationConfig).lpips_net
+        _same_data(challenger, frames_data_hash_of(frames, net))
         return evaluate_folder(params, folder, frames, False, report)[0]
 
     return measure
@@ -221,16 +221,20 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
 
 def _video_re_evaluation(params: Params, report: Report) -> ReEvaluate:
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
+        prepared = read_prepared(CLIPS)
+        _same_data(challenger, data_hash_here(params, prepared))
         find = find_frame_encoder(open_registry(params).download_weights)
-        return evaluate_video_encoder(params, folder, read_prepared(CLIPS), "test", find, report)[0]
+        return evaluate_video_encoder(params, folder, prepared, "test", find, report)[0]
 
     return measure
 
 
-def _restoring_re_evaluation(params: Params) -> ReEvaluate:
+def _restoring_re_evaluation(params: Params, task: str) -> ReEvaluate:
     def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
         from modules.encoders.vit import load_frame_encoder
 
+        net = params.section("evaluation", EvaluationConfig).lpips_net
+        _same_data(challenger, frames_data_hash_of(_frames(params, None, "test"), net, task))
         generator = exact_generator(params)
         place = trained_with(
             folder,

@@ -13,7 +13,10 @@ from datamodules.disk import write_whole
 from datamodules.people import Split
 from datamodules.types import BadInputError
 from modules.encoders.video_vit import VideoEncoder
-from services.evaluate_table import TableParts, load_table_parts
+from modules.model_folder import load_model
+from modules.perception.flow import FlowConfig
+from services.evaluate_table import load_table_parts
+from services.evaluation import EvaluationConfig
 from services.evaluation_drift import Drift, DriftConfig, measure_drift
 from services.evaluation_frames import consecutive_frames
 from services.evaluation_table import VideoTable
@@ -56,7 +59,7 @@ def evaluate_video_encoder(
     Raises ``BadInputError`` for a folder that holds no ViEN, or whose FrEN is not there.
     """
     parts = load_table_parts(params, prepared, split)
-    encoder, sha256 = load_encoder(folder, parts.generator, parts.device, find)
+    encoder, _ = load_encoder(folder, parts.generator, parts.device, find)
     if not isinstance(encoder, VideoEncoder):
         raise BadInputError(f"{folder} holds no video encoder: name one, e.g. assets/video-encoder")
     video, drifting = parts.config.video, params.section("drift", DriftConfig)
@@ -70,10 +73,12 @@ def evaluate_video_encoder(
         long, {"FrEN": encoder.first, "ViEN": encoder}, parts.generator, drifting, parts.device, report, cancelled
     )
     by_name = {row.name: row.metrics for row in table.rows}
+    model = load_model(folder)
     evaluation = Evaluation(
-        model_sha256=sha256,
+        model_sha256=model.weights_sha256,
+        config_sha256=model.config_sha256,
         generator_sha256=parts.generator.sha256,
-        data_hash=data_hash_of(parts, drifting),
+        data_hash=data_hash_of(parts.clips[0].data_hash, parts.config, parts.judges.flow.config, drifting),
         metrics=beside_frame_encoder(by_name["vien"], by_name["fren"], drift),
         higher_is_better=dict(HIGHER_IS_BETTER),
         frames=sum(len(clip) for clip in parts.clips),
@@ -92,10 +97,18 @@ def beside_frame_encoder(ours: Mapping[str, float], theirs: Mapping[str, float],
     }
 
 
-def data_hash_of(parts: TableParts, drift: DriftConfig) -> str:
+def data_hash_here(params: Params, prepared: Prepared) -> str:
+    """What an evaluation on the test persons would say, without measuring anything."""
+    config = params.section("evaluation", EvaluationConfig)
+    clips = consecutive_frames(prepared, config.video.frames_per_clip, LEAST)
+    flow, drift = params.section("flow", FlowConfig), params.section("drift", DriftConfig)
+    return data_hash_of(clips[0].data_hash, config, flow, drift)
+
+
+def data_hash_of(clips: str, config: EvaluationConfig, flow: FlowConfig, drift: DriftConfig) -> str:
     """Of everything but the encoders that a number hangs on: clips, judges, flow, and how long a stream is."""
-    judged = [parts.config.lpips_net, parts.config.video.judge_every, asdict(parts.judges.flow.config)]
-    measured = [parts.clips[0].data_hash, judged, asdict(drift)]
+    judged = [config.lpips_net, config.video.judge_every, asdict(flow)]
+    measured = [clips, judged, asdict(drift)]
     return hashlib.sha256(json.dumps(measured).encode()).hexdigest()
 
 

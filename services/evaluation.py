@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,6 +129,7 @@ class Optimise:
 
 def evaluate_frame_encoder(
     encoder: FrameEncoderNet,
+    config_sha256: str,
     generator: Generator,
     frames: HeldOutFrames,
     judges: EvaluationJudges,
@@ -140,6 +142,7 @@ def evaluate_frame_encoder(
 ) -> tuple[Evaluation, Rows]:
     """Measure ``encoder`` on ``frames``, from the generator's full output shrunk to 256 px.
 
+    ``config_sha256`` is of the config of its model folder, by which the gate knows it besides its weights.
     The evaluation is what the gate judges: the encoder alone, on all frames. ``optimise`` adds the rows that
     take long. Raises ``CancelledError`` when asked to stop; optimised frames are kept.
     """
@@ -152,8 +155,9 @@ def evaluate_frame_encoder(
     )
     evaluation = Evaluation(
         model_sha256=run.encoder_sha256,
+        config_sha256=config_sha256,
         generator_sha256=generator.sha256,
-        data_hash=frames.data_hash,
+        data_hash=data_hash_of(frames, config.lpips_net),
         metrics=rows[1].metrics,
         higher_is_better=dict(HIGHER_IS_BETTER),
         frames=len(frames),
@@ -171,6 +175,11 @@ def evaluate_frame_encoder(
                       run.mean_codes, "mean", config.optimum, optimise),
     )  # fmt: skip
     return evaluation, Rows(rows, (*(row.at(chosen, frames) for row in rows), *optimised))
+
+
+def data_hash_of(frames: HeldOutFrames, lpips_net: str, *more: str) -> str:
+    """Of the frames and of what judges them: values of another net do not compare."""
+    return hashlib.sha256(" ".join([frames.data_hash, lpips_net, *more]).encode()).hexdigest()
 
 
 class _Run:

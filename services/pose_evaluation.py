@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.types import BadInputError
 from modules.editing.expression import QUANTITIES
 from modules.editing.pose import EXPRESSIONS, SHIFTS, TURNS, PoseEditSettings, load_pose_editor
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model
 from modules.perception.face_shape import UNIT, FaceBasis
 from modules.perception.landmarks import head_pose
 from modules.perception.mesh import FaceMesh
@@ -138,7 +138,8 @@ def evaluation_of(
         "expression_drift": float(np.max([0.0, *(abs(row["mean"]) / row["noise"] for row in changed)])),
     }
     return Evaluation(
-        model_sha256=weights_sha256(model.tensors),
+        model_sha256=model.weights_sha256,
+        config_sha256=model.config_sha256,
         generator_sha256=model.config["generator_sha256"],
         data_hash=data_hash_of(frames, settings),
         metrics=metrics,

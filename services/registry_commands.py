@@ -26,16 +26,24 @@ def register(
     from modules.model_folder import load_model
     from services.model_names import usual_name
     from services.registry.gate import Evaluation
+    from services.registry.store import ROLLED_BACK
 
-    read = Evaluation.from_json(_text(evaluation)) if evaluation else None
+    try:
+        read = Evaluation.from_json(_text(evaluation)) if evaluation else None
+    except BadInputError as error:
+        raise BadInputError(f"{evaluation}: {error}") from error
     config = load_model(folder).config
     registered = name or usual_name(config)
     subject = config.get("subject")
     tags = {key: str(value) for key, value in subject.items() if value} if isinstance(subject, dict) else {}
-    version = _registry().register(folder, registered, read, tags)
-    print(
-        f"{version.name} version {version.version} is the challenger; 'stylereel promote {version.name}' is next"
-    )
+    registry = _registry()
+    version = registry.register(folder, registered, read, tags)
+    which, promote = f"{version.name} version {version.version}", f"'stylereel promote {version.name}"
+    if ROLLED_BACK in version.tags:
+        number = f"--version {version.version}"
+        print(f"{which} was rolled back, so it is no challenger; {promote} {number}' has it judged all the same")
+    else:
+        print(f"{which} is the challenger; {promote}' is next")
 
 
 def promote(

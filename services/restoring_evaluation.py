@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from datamodules.clips import read_prepared
 from modules.encoders.restoring import RestoringEncoder, degrade, load_restoring_encoder
 from modules.encoders.vit import FrameEncoder
 from modules.generators.protocol import Generator
-from modules.model_folder import load_model, weights_sha256
-from services.evaluation import EvaluationConfig
+from modules.model_folder import load_model
+from services.evaluation import EvaluationConfig, data_hash_of
 from services.evaluation_frames import SIDE, HeldOutFrames, held_out_frames
 from services.evaluation_measure import HIGHER_IS_BETTER, EvaluationJudges, FrameMeter, joined, means
 from services.places import CLIPS
@@ -87,10 +86,12 @@ def evaluate_restoring_encoder(
         "lpips_gain": was["lpips"] - got["lpips"],
         "taught_gain": untaught["lpips"] - got["lpips"],
     }
+    model = load_model(folder)
     evaluation = Evaluation(
-        model_sha256=weights_sha256(load_model(folder).tensors),
+        model_sha256=model.weights_sha256,
+        config_sha256=model.config_sha256,
         generator_sha256=generator.sha256,
-        data_hash=hashlib.sha256(f"{frames.data_hash} {encoder.task}".encode()).hexdigest(),
+        data_hash=data_hash_of(frames, config.lpips_net, encoder.task),
         metrics=metrics,
         higher_is_better={**HIGHER_IS_BETTER, "psnr_gain": True, "lpips_gain": True, "taught_gain": True},
         frames=len(frames),

@@ -95,7 +95,11 @@ class ServedRestorers:
         slot, name, sha256 = self._slots[task], RESTORERS[task], self._base.generator.sha256
         if slot.state().ready:
             with slot.use() as (loaded, v):
-                return loaded, f"{v.version} {v.sha256}", ServedModel(name, v.version, CHAMPION, sha256, v.source)
+                return (
+                    loaded,
+                    f"{v.version} {v.identity}",
+                    ServedModel(name, v.version, CHAMPION, sha256, v.source),
+                )
         if task not in self._shipped:
             return None
         loaded = self._shipped[task]

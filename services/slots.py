@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-from datamodules.disk import beside
+from datamodules.disk import write_whole
 from datamodules.types import BadInputError
 from modules.model_folder import CONFIG, require_generator
 from services.registry.errors import RegistryUnavailableError
@@ -38,8 +38,8 @@ class ServedVersion:
     name: str
     version: str
     """The registry's number."""
-    sha256: str
-    """Of the weights."""
+    identity: str
+    """Hashes of its weights and of its config."""
     generator_sha256: str | None
     """The generator it belongs to, None where it belongs to none."""
     source: Source
@@ -181,7 +181,7 @@ class Slot(Generic[T]):
             return self._failed.error
         try:
             folder = self._registry.download(wanted)
-            self._install(folder, wanted.version, wanted.sha256, "registry")
+            self._install(folder, wanted.version, wanted.identity, "registry")
         except RegistryUnavailableError:
             raise
         except BadInputError as error:  # most would be refused again; but a missing part may come, memory be freed
@@ -198,14 +198,14 @@ class Slot(Generic[T]):
         self._remember(wanted, folder)
         return ""
 
-    def _install(self, folder: Path, version: str, sha256: str, source: Source) -> None:
+    def _install(self, folder: Path, version: str, identity: str, source: Source) -> None:
         config = json.loads((folder / CONFIG).read_text())
         if self._generator is not None:
             require_generator(config, self._generator, f"{self.name} version {version}")
         model = self._load(folder)
         if self._warm is not None:
             self._warm(model)
-        served = ServedVersion(self.name, version, sha256, config.get("generator_sha256"), source)
+        served = ServedVersion(self.name, version, identity, config.get("generator_sha256"), source)
         self._current = (model, served)  # one assignment: a user sees the old pair or the new one
 
     def _remember(self, version: RegisteredVersion, folder: Path) -> None:
@@ -217,8 +217,7 @@ class Slot(Generic[T]):
             "sha256": version.sha256,
             "config_sha256": version.config_sha256,
         }
-        with beside(note) as part:
-            part.write_text(json.dumps(good))
+        write_whole(note, json.dumps(good))
         self._noted = _key(version)
         self._registry.prune(self.name, keep=folder)
 
@@ -230,7 +229,7 @@ class Slot(Generic[T]):
             folder = note.parent / last["folder"]
             if not is_intact(folder, last["sha256"], last["config_sha256"]):
                 return f"{error}; the last good model in {folder} is damaged"
-            self._install(folder, last["version"], last["sha256"], "cache")
+            self._install(folder, last["version"], f"{last['sha256']} {last['config_sha256']}", "cache")
         except FileNotFoundError:
             return f"{error}; there is no earlier model in the local cache"
         except Exception as failure:  # as in check: nothing a model's code raises may stop the service
@@ -239,11 +238,11 @@ class Slot(Generic[T]):
 
 
 def _is(serving: ServedVersion, wanted: RegisteredVersion) -> bool:
-    return (serving.version, serving.sha256) == (wanted.version, wanted.sha256)
+    return (serving.version, serving.identity) == (wanted.version, wanted.identity)
 
 
 def _key(version: RegisteredVersion) -> str:
-    return f"{version.version} {version.sha256} {version.config_sha256}"
+    return f"{version.version} {version.identity}"
 
 
 def _from_cache(version: str) -> str:

@@ -25,7 +25,7 @@ from modules.assets import asset_path, fetch, manifest
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, sighted, w_statistics
 from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
 from modules.perception.identity import load_identity
 from modules.sheet import Image
@@ -289,4 +289,4 @@ def _origin(settings: FrameEncoderSettings) -> str:
 
 
 def _start_sha256(settings: FrameEncoderSettings) -> str:
-    return weights_sha256(load_model(ROOT / settings.start_from).tensors) if settings.start_from else ""
+    return load_model(ROOT / settings.start_from).weights_sha256 if settings.start_from else ""

@@ -22,7 +22,7 @@ from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, save_stylespace
 from modules.generators import Generator
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model
 from modules.perception.appearance import REGIONS
 from modules.perception.identity import IdentityNet, load_identity
 from modules.perception.second_identity import load_second_identity
@@ -263,7 +263,7 @@ def train_stylespace(params: Params, say: Say = lambda line: None) -> Path:
     directions = load_directions(DIRECTIONS, tools.generator.sha256)
     made_of = {
         "generator_sha256": tools.generator.sha256,
-        "directions": weights_sha256(load_model(DIRECTIONS).tensors),
+        "directions": load_model(DIRECTIONS).identity,
     }
     with stage_run("stylespace", params, made_of) as run:
         return _find(settings, tools, directions, run, say)
@@ -344,7 +344,8 @@ def evaluation_of(summary: Mapping[str, Any], folder: Path, settings: Stylespace
         "hidden": summary["random_identity"]["strengths"][f"{WHOLE:g}"]["hidden"],
     }
     return Evaluation(
-        model_sha256=weights_sha256(model.tensors),
+        model_sha256=model.weights_sha256,
+        config_sha256=model.config_sha256,
         generator_sha256=model.config["generator_sha256"],
         data_hash=data_hash_of(settings),
         metrics=metrics,

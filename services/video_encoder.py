@@ -108,7 +108,7 @@ def _origin(settings: VideoEncoderSettings) -> str:
 
 
 def _before(settings: VideoEncoderSettings) -> str:
-    return weights_sha256(load_model(ROOT / settings.start_from).tensors) if settings.start_from else ""
+    return load_model(ROOT / settings.start_from).weights_sha256 if settings.start_from else ""
 
 
 def _card(

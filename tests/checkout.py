@@ -64,6 +64,10 @@ SMALL = {
     "pose_editor.encoded_per_clip": 1,
     "pose_editor.calibration_codes": 0,  # of an editor that learned nothing no unit can be told
     "pose_editor.measured_per_clip": 1,
+    "ablation.steps": 1,
+    "ablation.batch_size": 1,
+    "ablation.losses": {"L2": {"l2": 1.0}, "and Lf": {"l2": 1.0, "landmark_features": 0.01}},
+    "ablation.frames_per_clip": 7,
     "evaluation.frames_per_clip": 1,
     "evaluation.video.frames_per_clip": 7,
     "drift.frames": 8,

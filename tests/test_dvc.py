@@ -24,6 +24,7 @@ OWN = {
     "stylespace": {"services/stylespace.py": "train_stylespace"},
     "pose-editor": {"services/pose_editor.py": "train_pose_editor"},
     "evaluate": {"services/evaluate.py": "evaluate_folder", "services/evaluate_table.py": "evaluate_table"},
+    "ablation": {"services/ablation.py": "run_ablation"},
     "evaluate-video": {"services/evaluate_video.py": "evaluate_video_encoder"},
 }
 """A stage's own files, and where each begins."""

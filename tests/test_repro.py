@@ -36,6 +36,10 @@ def test_every_stage_runs_once_and_what_did_not_change_not_again(checkout: Check
         runs = client.search_runs([registry.experiment_id()])
     assert sorted(run.info.run_name for run in runs) == sorted(STAGES)
     assert {run.info.status for run in runs} == {"FINISHED"}
+    rows = json.loads((checkout.folder / "metrics" / "ablation.json").read_text())["rows"]
+    assert list(rows) == ["input", "mean_face", "start", "l2", "and_lf"]
+    curves = next(run.data.metrics for run in runs if run.info.run_name == "ablation")
+    assert {"l2/val/psnr", "and_lf/val/psnr", "rows.and_lf.psnr"} <= curves.keys()
     for name in ("frame_encoder", "directions", "stylespace", "pose_editor", "video_encoder"):
         found = json.loads((checkout.folder / "metrics" / f"{name}.evaluation.json").read_text())
         assert found["clips"] > 0 and found["metrics"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.disk import beside
+from datamodules.disk import write_whole
 from services.pipeline.sidecar import file_sha256, plain
 
 
@@ -58,8 +58,7 @@ class Ledger:
         seconds = round(time.monotonic() - started, 2)
         hashes = {file.name: file_sha256(file) for file in files}
         record = {"key": key, "outputs": hashes, "result": result, "seconds": seconds}
-        with beside(self._record(name)) as part:
-            part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_whole(self._record(name), json.dumps(record, indent=1, allow_nan=False) + "\n")
         return Done(result, seconds, redone=True)
 
     def forget(self, name: str) -> None:

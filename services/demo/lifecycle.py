@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.model_folder import load_model, weights_sha256
+from datamodules.types import BadInputError
+from modules.model_folder import ModelFolder, load_model
 from services.registry.errors import GateRefusedError, NoSuchVersionError
 from services.registry.gate import Evaluation, Gates
 from services.registry.promote import ModelRegistry
@@ -20,23 +21,26 @@ class Standing:
 
     name: str
     shipped: str
-    """Hash of the shipped weights."""
+    """The shipped model's identity, the hashes of its weights and of its config."""
     champion: str | None
     """Version of the champion, None where there is none."""
-    champion_sha256: str | None
+    champion_identity: str | None
     folder: str
     """Model folder that the demo goes on with: the champion's, or the shipped one where there is none."""
     promoted: bool
-    """Whether the shipped weights are champion now."""
+    """Whether the shipped model is champion now."""
     why: str
     """The gate's verdict, one line."""
 
 
-def find_evaluation(folders: list[Path], sha256: str) -> Evaluation | None:
-    """The evaluation of the weights ``sha256`` among the ``*.evaluation.json`` in ``folders``, or None."""
+def find_evaluation(folders: list[Path], model: ModelFolder) -> Evaluation | None:
+    """The evaluation of a model among the ``*.evaluation.json`` in ``folders``, or None."""
     for path in sorted(path for folder in folders if folder.is_dir() for path in folder.glob(EVALUATIONS)):
-        evaluation = Evaluation.from_json(path.read_text())
-        if evaluation.model_sha256 == sha256:
+        try:
+            evaluation = Evaluation.from_json(path.read_text())
+        except BadInputError:  # another model's, or an earlier version's
+            continue
+        if (evaluation.model_sha256, evaluation.config_sha256) == (model.weights_sha256, model.config_sha256):
             return evaluation
     return None
 
@@ -46,12 +50,12 @@ def promote_shipped(registry: ModelRegistry, gates: Gates, name: str, folder: Pa
 
     The evaluation is looked for in the folder itself and in ``metrics``.
     """
-    sha256 = weights_sha256(load_model(folder).tensors)
+    model = load_model(folder)
     champion = _champion(registry, name)
-    if champion is not None and champion.sha256 == sha256:
+    if champion is not None and champion.identity == model.identity:
         why = f"version {champion.version} is champion already"
     else:
-        evaluation = find_evaluation([folder, metrics], sha256)
+        evaluation = find_evaluation([folder, metrics], model)
         version = registry.register(folder, name, evaluation)
         try:
             done = registry.promote(name, gates.of(name), version.version)
@@ -64,11 +68,11 @@ def promote_shipped(registry: ModelRegistry, gates: Gates, name: str, folder: Pa
         champion = _champion(registry, name)
     return Standing(
         name=name,
-        shipped=sha256,
+        shipped=model.identity,
         champion=None if champion is None else champion.version,
-        champion_sha256=None if champion is None else champion.sha256,
+        champion_identity=None if champion is None else champion.identity,
         folder=str(folder if champion is None else registry.download(champion)),
-        promoted=champion is not None and champion.sha256 == sha256,
+        promoted=champion is not None and champion.identity == model.identity,
         why=why,
     )
 

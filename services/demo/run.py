@@ -113,7 +113,7 @@ class Demo:
             "code": python_sha256([ROOT / room for room in ROOMS], ROOT),
             "clip": file_sha256(self.clip),
             "pretrained": file_sha256(MANIFEST),
-            "models": {name: row["champion_sha256"] or row["shipped"] for name, row in self.standing.items()},
+            "models": {name: row["champion_identity"] or row["shipped"] for name, row in self.standing.items()},
             "params": {
                 **{name: self.params.raw[name] for name in SECTIONS},
                 "balancing": plain(balancing_of(self.params)),
@@ -140,7 +140,8 @@ class Demo:
         files += sorted(METRICS_FOLDER.glob(EVALUATIONS))
         if not (self.state / "mlflow.db").is_file():
             self.ledger.forget("registry")
-        inputs = {"files": {str(file.relative_to(ROOT)): file_sha256(file) for file in files}, "gate": gates}
+        hashes = {str(file.relative_to(ROOT)): file_sha256(file) for file in files}
+        inputs = {"files": hashes, "gate": gates, "code": python_sha256([ROOT / room for room in ROOMS], ROOT)}
         self._step("registry", inputs, [], make)
 
     def _clips(self) -> dict[str, Path]:

@@ -14,7 +14,7 @@ from modules.encoders.video_vit import KIND as VIDEO
 from modules.encoders.video_vit import load_video_encoder
 from modules.encoders.vit import load_frame_encoder
 from modules.generators.protocol import Generator
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model
 from services.model_names import FRAME_ENCODER, VIDEO_ENCODER
 from services.settings import ROOT
 
@@ -39,7 +39,7 @@ class Encoder(Protocol):
 def shipped_frame_encoder(sha256: str) -> Path | None:
     """The FrEN in ``assets/``, where it has these weights."""
     folder = SHIPPED["frame"]
-    return folder if folder.is_dir() and weights_sha256(load_model(folder).tensors) == sha256 else None
+    return folder if folder.is_dir() and load_model(folder).weights_sha256 == sha256 else None
 
 
 def find_frame_encoder(download: Callable[[str, str], Path | None]) -> FindFrameEncoder:
@@ -86,19 +86,18 @@ def name_of(folder: Path) -> str:
 def load_encoder(
     folder: Path, generator: Generator, device: str, find: FindFrameEncoder = shipped_frame_encoder
 ) -> tuple[Encoder, str]:
-    """The encoder in a model folder and the hash of its weights.
+    """The encoder in a model folder and its identity, the hashes of its weights and of its config.
 
     For ViEN, ``find`` says where its FrEN is. Raises ``BadInputError`` for an encoder of another generator, and
     for a ViEN whose own FrEN is not there: it is never joined to another.
     """
     model = load_model(folder)
-    sha256 = weights_sha256(model.tensors)
     if model.config["kind"] != VIDEO:
-        return load_frame_encoder(folder, generator.sha256).to(torch.device(device)), sha256
+        return load_frame_encoder(folder, generator.sha256).to(torch.device(device)), model.identity
     first = load_frame_encoder(
         trained_with(folder, find, "take the encoder 'frame', or another video encoder"), generator.sha256
     )
-    return load_video_encoder(folder, first, generator.sha256).to(torch.device(device)), sha256
+    return load_video_encoder(folder, first, generator.sha256).to(torch.device(device)), model.identity
 
 
 def trained_with(folder: Path, find: FindFrameEncoder, instead: str) -> Path:

@@ -27,7 +27,7 @@ from modules.encoders.irse import load_encoder as load_published_encoder
 from modules.encoders.restoring import Task
 from modules.generators.adaptation import adapted, load_adaptation
 from modules.generators.protocol import Generator, HasPrecision
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model
 from modules.perception.detection import (
     DetectionConfig,
     FaceDetector,
@@ -241,18 +241,18 @@ def load_models(
     edits: list[Mapping[str, Edit]] = [placements(params.section("placement", PlacementConfig), made.sha256)]
     if directions is not None:
         edits.append(load_directions(directions, made.sha256))
-        versions[DIRECTIONS] = weights_sha256(load_model(directions).tensors)
+        versions[DIRECTIONS] = load_model(directions).identity
     channels = fitting(SHIPPED_STYLESPACE, made.sha256)
     if channels is not None:
         edits.append(load_stylespace(channels, made.sha256))
-        versions[STYLESPACE] = weights_sha256(load_model(channels).tensors)
+        versions[STYLESPACE] = load_model(channels).identity
     pose = fitting(SHIPPED_POSE_EDITOR, made.sha256)
     if pose is not None:
         edits.append(load_edits(pose, made.sha256))
-        versions[POSE_EDITOR] = weights_sha256(load_model(pose).tensors)
+        versions[POSE_EDITOR] = load_model(pose).identity
     for number, folder in enumerate(beside, 1):
         edits.append(load_edits(folder, made.sha256))
-        versions[f"directions {number}: {folder.name}"] = weights_sha256(load_model(folder).tensors)
+        versions[f"directions {number}: {folder.name}"] = load_model(folder).identity
     balancing = balancing_of(params)
     return replace(base, encoder=network, edits=joined(*edits), versions=versions, balancing=balancing)
 

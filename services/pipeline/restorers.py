@@ -20,7 +20,7 @@ from modules.encoders.restoring import (
 )
 from modules.encoders.vit import load_frame_encoder
 from modules.generators.protocol import Generator
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model
 from services.model_names import FRAME_ENCODER, RESTORERS
 from services.pipeline.encoders import FindFrameEncoder, shipped_frame_encoder, trained_with
 from services.pipeline.models import Models, fitting, load_bare_models
@@ -32,7 +32,7 @@ SHIPPED: dict[Task, Path] = {task: ROOT / "assets" / stage for task, stage in ST
 def load_restorer(
     folder: Path, task: Task, generator: Generator, device: str, find: FindFrameEncoder = shipped_frame_encoder
 ) -> tuple[RestoringEncoder, dict[str, str]]:
-    """What does ``task`` in a model folder, and the hashes of its weights and of its FrEN's by registered name.
+    """What does ``task`` in a model folder, and its and its FrEN's identities by registered name.
 
     ``find`` says where its FrEN is. Raises ``BadInputError`` for a folder that does another task, that belongs to
     another generator, or whose own FrEN is not there.
@@ -46,7 +46,7 @@ def load_restorer(
     place = trained_with(folder, find, f"'stylereel train {STAGES[task]}' makes another")
     first = load_frame_encoder(place, generator.sha256)
     encoder = load_restoring_encoder(folder, first, generator.sha256).to(torch.device(device))
-    versions = {RESTORERS[task]: weights_sha256(model.tensors), FRAME_ENCODER: weights_sha256(first.state_dict())}
+    versions = {RESTORERS[task]: model.identity, FRAME_ENCODER: load_model(place).identity}
     return encoder, versions
 
 

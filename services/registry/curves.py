@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class CurveLogger(Logger):
     """Writes through the run, so that a registry that goes away does not end a training (Lightning's own does)."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, before: str = "") -> None:
         super().__init__()
-        self.run = run
+        self.run, self.before = run, before
 
     @property
     def name(self) -> str:
@@ -32,7 +32,7 @@ class CurveLogger(Logger):
     @rank_zero_only  # type: ignore[untyped-decorator, unused-ignore]
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """One point per metric."""
-        self.run.log_metrics(metrics, step or 0)
+        self.run.log_metrics({f"{self.before}{name}": value for name, value in metrics.items()}, step or 0)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The stage logs its parameters itself."""

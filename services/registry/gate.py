@@ -19,6 +19,8 @@ class Evaluation:
 
     model_sha256: str
     """Of the weights that were measured (``modules.model_folder.weights_sha256``)."""
+    config_sha256: str
+    """Of the config that they were measured with, which holds what their edits are called one of."""
     generator_sha256: str
     """Of the generator that drew the images."""
     data_hash: str
@@ -50,14 +52,16 @@ class Evaluation:
             metrics = {str(name): float(value) for name, value in evaluation.metrics.items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInputError(
-                f"this is not an evaluation ({error!r}); run 'stylereel evaluate' again"
+                f"this is not an evaluation, or one of an earlier version ({error!r}): measure the model again, "
+                "by 'stylereel evaluate' or by what trained it"
             ) from error
         return cls(**{**{f.name: plain[f.name] for f in fields(cls)}, "metrics": metrics})
 
 
 def _check_kinds(evaluation: Evaluation) -> None:
-    kinds: dict[str, Any] = {"model_sha256": str, "generator_sha256": str, "data_hash": str, "created": str,
-                             "frames": int, "clips": int, "metrics": dict, "higher_is_better": dict}  # fmt: skip
+    kinds: dict[str, Any] = {"model_sha256": str, "config_sha256": str, "generator_sha256": str,
+                             "data_hash": str, "created": str, "frames": int, "clips": int,
+                             "metrics": dict, "higher_is_better": dict}  # fmt: skip
     for name, kind in kinds.items():
         if not isinstance(getattr(evaluation, name), kind):
             raise TypeError(f"{name} must be {kind.__name__}")

@@ -220,9 +220,8 @@ class ModelRegistry(ModelStore):
             if previous is not None:
                 client.set_registered_model_alias(event.name, PREVIOUS, previous)
             client.set_registered_model_alias(event.name, CHAMPION, event.version)
-            if event.action == "promoted":
-                client.delete_model_version_tag(event.name, event.version, ROLLED_BACK)
-            elif event.champion_before is not None:
+            client.delete_model_version_tag(event.name, event.version, ROLLED_BACK)
+            if event.action != "promoted" and event.champion_before is not None:
                 client.set_model_version_tag(event.name, event.champion_before, ROLLED_BACK, event.time)
                 if aliases.get(CHALLENGER) == event.champion_before:
                     client.delete_registered_model_alias(event.name, CHALLENGER)

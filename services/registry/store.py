@@ -22,7 +22,7 @@ from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from datamodules.types import BadInputError
-from modules.model_folder import CONFIG, ModelFolder, load_model, weights_sha256
+from modules.model_folder import ModelFolder, load_model
 from services.model_names import ADAPTATION, NAMES, is_adaptation
 from services.registry.connection import Connection, RegistryConfig
 from services.registry.errors import NoSuchVersionError, RegistryUnavailableError
@@ -55,10 +55,18 @@ class RegisteredVersion:
     tags: Mapping[str, str]
     """All tags, the caller's own among them."""
 
+    @property
+    def identity(self) -> str:
+        """As ``ModelFolder.identity``."""
+        return f"{self.sha256} {self.config_sha256}"
+
     def evaluation(self, data_hash: str | None = None) -> Evaluation | None:
-        """The evaluation on ``data_hash``, or the latest one; None where there is none."""
+        """The evaluation on ``data_hash``, or the latest one; None where there is none that can be read."""
         text = self.tags.get(_evaluation_tag(data_hash or self.tags.get(_EVALUATED_ON, "")))
-        return None if text is None else Evaluation.from_json(text)
+        try:
+            return None if text is None else Evaluation.from_json(text)
+        except BadInputError:  # of a version of before that said less: as good as not measured
+            return None
 
 
 class ModelStore:
@@ -146,7 +154,7 @@ class ModelStore:
         except RegistryUnavailableError:
             for folder in (self.cache / name).glob(f"*-{sha256[:12]}"):
                 with suppress(BadInputError):
-                    if weights_sha256(load_model(folder).tensors) == sha256:
+                    if load_model(folder).weights_sha256 == sha256:
                         return folder
             raise
         return self.download(known[0]) if known else None
@@ -171,7 +179,8 @@ class ModelStore:
                 if found.run_id:
                     places.append(str(client.get_run(found.run_id).info.artifact_uri))
                 for place in places:
-                    get_artifact_repository(place).delete_artifacts()  # type: ignore[no-untyped-call]
+                    uri = self.connection.uri  # else the process-wide one, which is another or none
+                    get_artifact_repository(place, uri, uri).delete_artifacts()  # type: ignore[no-untyped-call]
                 if found.model_id:
                     client.delete_logged_model(found.model_id)
                 if found.run_id:
@@ -242,7 +251,7 @@ class ModelStore:
     ) -> RegisteredVersion:
         _check_name(name)
         model = load_model(folder)
-        described = _describe(folder, model)
+        described = _describe(model)
         if reserved := own.keys() & _RESERVED:
             raise BadInputError(
                 f"the tags {', '.join(sorted(reserved))} are the registry's own: name yours otherwise"
@@ -345,16 +354,16 @@ def log_model_folder(client: MlflowClient, experiment_id: str, run_id: str, fold
 def is_intact(folder: Path, sha256: str, config_sha256: str) -> bool:
     """Whether a model folder is there, can be read, and has these hashes."""
     try:
-        described = _describe(folder, load_model(folder))
+        described = _describe(load_model(folder))
     except BadInputError:
         return False
     return (described["sha256"], described["config_sha256"]) == (sha256, config_sha256)
 
 
-def _describe(folder: Path, model: ModelFolder) -> dict[str, str]:
+def _describe(model: ModelFolder) -> dict[str, str]:
     described = {
-        "sha256": weights_sha256(model.tensors),
-        "config_sha256": hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest(),
+        "sha256": model.weights_sha256,
+        "config_sha256": model.config_sha256,
         "kind": str(model.config["kind"]),
     }
     generator = model.config.get("generator_sha256")
@@ -395,6 +404,11 @@ def _check_evaluation(evaluation: Evaluation | None, described: Mapping[str, str
         raise BadInputError(
             f"the evaluation is of weights {evaluation.model_sha256}, not of {name}'s {described['sha256']}: "
             "run 'stylereel evaluate' on this model"
+        )
+    if evaluation.config_sha256 != described["config_sha256"]:
+        raise BadInputError(
+            f"the evaluation is of these weights with another config ({evaluation.config_sha256[:12]}), where "
+            f"{name} has {described['config_sha256'][:12]}: units or bounds are others, so measure this model"
         )
     generator = described.get("generator_sha256")
     if generator is not None and evaluation.generator_sha256 != generator:

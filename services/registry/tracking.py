@@ -74,11 +74,11 @@ class Run:
         """Keep parameters under dotted names; those the run has already (it was resumed) stay as they are."""
         self.tell(Record("params", {key: str(value) for key, value in flatten(params).items()}))
 
-    def lightning_logger(self) -> Logger:
-        """A Lightning logger that writes to this run."""
+    def lightning_logger(self, before: str = "") -> Logger:
+        """A Lightning logger that writes to this run; ``before`` stands before the name of each curve."""
         from services.registry.curves import CurveLogger
 
-        return CurveLogger(self)
+        return CurveLogger(self, before)
 
     def tell(self, record: Record, at_last: bool = False) -> None:
         """Send a record after those that wait, or let it wait too; ``at_last`` asks the registry in any case."""

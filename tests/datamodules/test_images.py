@@ -20,9 +20,9 @@ def encoded(image, kind="PNG", **how):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
 def test_formats_are_told_by_their_bytes_and_read(kind, tmp_path):
-    how = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
+    how = {"JPEG": {"quality": 95}, "AVIF": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
     data = encoded(Image.fromarray(COLOUR), kind, **how)
     assert sniff(data) == f"image/{kind.lower()}"
     path = tmp_path / "wrong.txt"
@@ -177,6 +177,12 @@ def test_other_bytes_are_told_and_refused(tmp_path):
             read_image(data, LIMIT)
         assert caught.value.status == 415
     assert sniff(b"") == "application/octet-stream"
+
+
+def test_an_image_of_a_phone_that_is_not_read_is_called_an_image():
+    with pytest.raises(BadInputError, match="is image/heic, which is not read; save it as PNG") as caught:
+        read_image(b"\0\0\0\x18ftypheic" + bytes(40), LIMIT)
+    assert caught.value.status == 415
 
 
 def test_unusable_images_get_one_clear_line(tmp_path):

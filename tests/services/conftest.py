@@ -8,7 +8,7 @@ import pytest
 import torch
 from pipeline_toys import clip, finder, picture, toy_models
 
-from modules.model_folder import load_model, save_model, weights_sha256
+from modules.model_folder import load_model, save_model
 from services.registry.connection import Connection, RegistryConfig
 from services.registry.gate import Evaluation, GateConfig
 from services.registry.promote import ModelRegistry
@@ -68,7 +68,8 @@ def evaluation() -> Callable[..., Evaluation]:
     def make(folder: Path, psnr: float, data: str = "clips-1") -> Evaluation:
         model = load_model(folder)
         return Evaluation(
-            model_sha256=weights_sha256(model.tensors),
+            model_sha256=model.weights_sha256,
+            config_sha256=model.config_sha256,
             generator_sha256=model.config.get("generator_sha256", GENERATOR),
             data_hash=data,
             metrics={"psnr": psnr},

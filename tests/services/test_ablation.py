@@ -14,6 +14,7 @@ from datamodules.face_video import FaceVideoConfig
 from datamodules.types import BadInputError
 from services import ablation, stages
 from services.ablation import AblationSettings, train_with, with_phase
+from services.registry.tracking import SilentRun
 from services.settings import load_params
 from services.training import FrameEncoderSettings
 
@@ -23,7 +24,7 @@ SETTINGS = PARAMS.section("ablation", AblationSettings)
 
 def test_each_row_has_the_losses_of_the_one_before_and_more() -> None:
     rows = [dict(weights) for weights in SETTINGS.losses.values()]
-    assert list(SETTINGS.losses) == ["L2", "+ Lp", "+ Lf", "+ Lv"] and rows[0] == {"l2": 1.0}
+    assert list(SETTINGS.losses) == ["L2", "and Lp", "and Lf", "and Lv"] and rows[0] == {"l2": 1.0}
     for fewer, more in pairwise(rows):
         assert fewer.items() < more.items()
 
@@ -42,7 +43,7 @@ class Row:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch, self.trained = monkeypatch, list[Path]()
-        self.samples, self.split = "s", list[str]()
+        self.samples, self.split, self.curves = "s", list[str](), list[str]()
         monkeypatch.setattr(ablation, "RUNS", folder)
         monkeypatch.setattr(ablation, "FaceVideoDataModule", self.data)
         monkeypatch.setattr(
@@ -61,15 +62,16 @@ class Row:
         self.split.append(split)
         return [SimpleNamespace(images=torch.zeros(3, 4, 4))] * 9
 
-    def fit(self, encoder, parts, samples, crops, held_out, settings, folder, accelerator) -> None:  # type: ignore[no-untyped-def]
+    def fit(self, encoder, parts, samples, crops, held_out, settings, folder, logger, accelerator) -> None:  # type: ignore[no-untyped-def]
         assert held_out.shape == (4, 3, 4, 4)
         self.trained.append(folder)
+        self.curves.append(logger.before)
 
-    def train(self, *overrides: str, generator: str = "g") -> int:
+    def train(self, *overrides: str, generator: str = "g", label: str = "L2") -> int:
         """How many trainings there were so far, after this one."""
         params = load_params(overrides=overrides, environment={})
         settings = params.section("ablation", AblationSettings)
-        train_with(params, settings, "L2", SimpleNamespace(sha256=generator))  # type: ignore[arg-type]
+        train_with(params, settings, label, SimpleNamespace(sha256=generator), SilentRun())  # type: ignore[arg-type]
         return len(self.trained)
 
 
@@ -81,6 +83,11 @@ def row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Row:
 def test_a_finished_row_is_taken_from_where_it_lies(row: Row) -> None:
     assert row.train() == row.train() == 1
     assert set(row.split) == {"train", "val"}, "what is watched is not what is learned"
+
+
+def test_rows_have_curves_of_their_own_in_one_run(row: Row) -> None:
+    assert row.train(label="L2") == 1 and row.train(label="and Lp") == 2
+    assert row.curves == ["l2/", "and_lp/"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +109,22 @@ def test_a_row_is_trained_again_with_anything_else(row: Row, monkeypatch: pytest
     assert row.train(*([other] if "=" in other else []), generator=generator) == 2
 
 
+@pytest.mark.parametrize(
+    "losses", ["{Mean face: {l2: 1.0}}", "{start: {l2: 1.0}}", "{a b: {l2: 1.0}, A_b: {l2: 1.0}}"]
+)
+def test_rows_that_would_share_a_name_are_refused(losses: str) -> None:
+    with pytest.raises(BadInputError, match="labels that differ"):
+        load_params(overrides=[f"ablation.losses={losses}"], environment={}).section("ablation", AblationSettings)
+
+
 @pytest.mark.parametrize("override", ["ablation.losses={}", "ablation.losses={L2: {}}"])
 def test_a_row_without_losses_is_refused(override: str) -> None:
     with pytest.raises(BadInputError, match="at least one loss"):
         load_params(overrides=[override], environment={}).section("ablation", AblationSettings)
+
+
+def test_a_label_that_mlflow_would_not_take_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(BadInputError, match="letters, digits and spaces"):
+        load_params(overrides=["ablation.losses={+ Lp: {l2: 1.0}}"], environment={}).section(
+            "ablation", AblationSettings
+        )

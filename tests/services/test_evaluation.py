@@ -254,7 +254,15 @@ def table() -> tuple[Evaluation, Rows, HeldOutFrames]:
     rows = [row(n, p, frames) for n, p in
             [("mean_face", 10.0), ("encoder", 14.0), ("encoder_50_steps", 16.0), ("optimum", 18.0)]]  # fmt: skip
     evaluation = Evaluation(
-        "m" * 64, "g" * 64, "d" * 64, rows[1].metrics, dict(HIGHER_IS_BETTER), 3, 2, "2026-01-01T00:00:00+00:00"
+        "m" * 64,
+        "c" * 64,
+        "g" * 64,
+        "d" * 64,
+        rows[1].metrics,
+        dict(HIGHER_IS_BETTER),
+        3,
+        2,
+        "2026-01-01T00:00:00+00:00",
     )
     return evaluation, Rows(tuple(rows[:2]), tuple(rows)), frames
 

@@ -103,7 +103,7 @@ class Remembers(nn.Module):
 
 def verdict_of(encoder, generator, frames: HeldOutFrames, judges: Judges) -> tuple[Verdict, Evaluation]:
     config = PARAMS.section("evaluation", EvaluationConfig)
-    evaluation, rows = evaluate_frame_encoder(encoder, generator, frames, judges, config)
+    evaluation, rows = evaluate_frame_encoder(encoder, "c" * 64, generator, frames, judges, config)
     assert evaluation.metrics == rows.all_frames[1].metrics
     return judge(evaluation, None, gate()), evaluation
 

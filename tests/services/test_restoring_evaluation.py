@@ -126,7 +126,9 @@ def evaluation_of(folder: Path, **metrics: float) -> Evaluation:
     higher = {"lpips_gain": True, "psnr": True, "identity": True, "lpips": False}
     model = load_model(folder)
     generator = str(model.config["generator_sha256"])
-    return Evaluation(weights_sha256(model.tensors), generator, "data", measured, higher, 180, 9, "2026-01-01")
+    return Evaluation(
+        model.weights_sha256, model.config_sha256, generator, "data", measured, higher, 180, 9, "2026-01-01"
+    )
 
 
 @pytest.fixture

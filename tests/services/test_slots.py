@@ -12,7 +12,7 @@ import pytest
 
 import services.slots
 from datamodules.types import BadInputError
-from modules.model_folder import load_model
+from modules.model_folder import load_model, save_model
 from services.registry.connection import Connection
 from services.registry.errors import RegistryUnavailableError
 from services.registry.gate import GateConfig
@@ -105,6 +105,25 @@ def test_a_moved_alias_is_followed_while_requests_run(registry, champion, slots)
     assert failures == []
     assert warmed == [1.0, 2.0, 1.0]
     assert str(version) == f"{NAME}/1"
+
+
+def test_the_same_weights_under_another_config_are_another_model(
+    registry, slots, toy_model, evaluation, gate
+) -> None:
+    folder = toy_model(1)
+    registry.register(folder, NAME, evaluation(folder, 11.0))
+    registry.promote(NAME, gate)
+    slot = slots(registry)
+    slot.start()
+    with slot.use() as (_, first):
+        assert first.identity == load_model(folder).identity
+    model = load_model(folder)
+    save_model(folder, {**model.config, "unit": 2.0}, model.tensors, model.card)
+    registry.register(folder, NAME, evaluation(folder, 11.0))
+    registry.promote(NAME, gate)
+    wait_for(lambda: served(slot)[1] == "2")
+    with slot.use() as (_, second):
+        assert second.identity == load_model(folder).identity != first.identity
 
 
 def test_the_old_model_is_let_go_after_its_last_user(registry, champion, slots) -> None:
@@ -261,7 +280,7 @@ def test_a_last_good_note_that_could_not_be_written_is_written_later(registry, c
     champion(1)
     note = registry.cache / NAME / "last-good.json"
     slot = slots(registry)
-    with mock.patch.object(services.slots, "beside", side_effect=OSError(28, "No space left on device")):
+    with mock.patch.object(services.slots, "write_whole", side_effect=OSError(28, "No space left on device")):
         slot.check()
     assert served(slot)[0] == 1.0 and not note.exists()
     slot.check()

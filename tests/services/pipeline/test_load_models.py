@@ -14,7 +14,7 @@ import services.pipeline.models
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, save_directions
 from modules.editing.placement import NAMES
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model
 from services.pipeline.models import SHIPPED_DIRECTIONS, load_models
 from services.settings import load_params
 
@@ -30,7 +30,7 @@ def test_folders_join_the_shipped_edits_and_the_later_one_wins(tmp_path: Path) -
     assert {"yaw", "smile", "beard"} <= set(models.edits)
     assert models.edits["beard"].vector.unique().tolist() == [2.0]
     assert models.edits["age"].unit == "steps"
-    assert models.versions["directions 1: first"] == weights_sha256(load_model(tmp_path / "first").tensors)
+    assert models.versions["directions 1: first"] == load_model(tmp_path / "first").identity
     assert {"stylereel-directions", "directions 2: second"} <= set(models.versions)
 
 

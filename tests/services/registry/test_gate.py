@@ -19,7 +19,9 @@ GATE = GateConfig(
 
 def measured(**metrics: float) -> Evaluation:
     values = {"psnr": 14.0, "lpips": 0.4, "identity": 0.3} | metrics
-    return Evaluation("m" * 64, "g" * 64, "data-1", values, dict(DIRECTIONS), 40, 4, "2026-01-01T00:00:00+00:00")
+    return Evaluation(
+        "m" * 64, "c" * 64, "g" * 64, "data-1", values, dict(DIRECTIONS), 40, 4, "2026-01-01T00:00:00+00:00"
+    )
 
 
 @st.composite

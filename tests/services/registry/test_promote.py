@@ -10,7 +10,7 @@ from services.model_names import NAMES
 from services.registry.errors import GateRefusedError, NoSuchVersionError, exit_code
 from services.registry.gate import Evaluation, GateConfig
 from services.registry.promote import ModelRegistry
-from services.registry.store import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion
+from services.registry.store import CHALLENGER, CHAMPION, PREVIOUS, ROLLED_BACK, RegisteredVersion
 
 NAME = "stylereel-frame-encoder"
 Toy = Callable[..., Path]
@@ -114,6 +114,20 @@ def test_the_champion_is_measured_again_on_new_data(shelf: Shelf) -> None:
     assert again.metrics == {"psnr": 10.5}
 
 
+def test_what_an_earlier_version_noted_of_the_champion_counts_as_not_measured(shelf: Shelf) -> None:
+    first = shelf.add(1, 12.0)
+    shelf.promote()
+    [key] = [key for key in first.tags if key.startswith("evaluation.")]
+    noted = json.loads(first.tags[key])
+    del noted["config_sha256"]
+    with shelf.registry.connection.reach() as client:
+        client.set_model_version_tag(NAME, "1", key, json.dumps(noted))
+    shelf.add(2, 13.0)
+    with pytest.raises(GateRefusedError, match="was not measured on data clips-1"):
+        shelf.promote()
+    assert shelf.promote(re_evaluate=lambda version, folder, like: shelf.evaluation(folder, 12.0)) == "2"
+
+
 def test_the_champion_is_not_measured_for_a_hopeless_challenger(shelf: Shelf) -> None:
     shelf.add(1, 12.0)
     shelf.promote()
@@ -165,6 +179,8 @@ def test_rollback_goes_there_and_back(shelf: Shelf) -> None:
         shelf.registry.rollback(NAME)
         aliases = shelf.aliases()
         assert (aliases[CHAMPION], aliases[PREVIOUS]) == (champion, previous)
+        assert ROLLED_BACK not in shelf.registry.version(NAME, champion).tags, "who serves is not called back"
+        assert ROLLED_BACK in shelf.registry.version(NAME, previous).tags
 
 
 def test_a_model_of_another_generator_is_turned_away(shelf: Shelf) -> None:

@@ -76,12 +76,14 @@ def test_mlflow_itself_reads_the_model(registry: ModelRegistry, toy_model: Toy) 
     assert not list(registry.connection.database.parent.rglob("*.pkl"))  # type: ignore[union-attr]
 
 
-def test_an_evaluation_of_other_weights_or_generator_is_refused(
+def test_an_evaluation_of_other_weights_config_or_generator_is_refused(
     registry: ModelRegistry, toy_model: Toy, evaluation: Evaluate
 ) -> None:
     one, two = toy_model(1), toy_model(2)
     with pytest.raises(BadInputError, match="evaluation is of weights"):
         registry.register(one, NAME, evaluation(two, 12.0))
+    with pytest.raises(BadInputError, match="another config"):
+        registry.register(one, NAME, replace(evaluation(one, 12.0), config_sha256="b" * 64))
     with pytest.raises(BadInputError, match="generator"):
         registry.register(one, NAME, replace(evaluation(one, 12.0), generator_sha256="b" * 64))
     assert registry.versions(NAME) == []

@@ -98,9 +98,12 @@ def test_lightning_writes_to_the_same_run(
         logger.log_metrics({"loss": 3.0}, step=4)
         logger.save()
         logger.finalize("success")
+        run.lightning_logger("second/").log_metrics({"loss": 2.0}, step=5)
     with registry.connection.reach() as client:
         [point] = client.get_metric_history(run.run_id, "loss")
         assert (point.step, point.value) == (4, 3.0)
+        [point] = client.get_metric_history(run.run_id, "second/loss")
+        assert (point.step, point.value) == (5, 2.0)
         assert len(client.search_runs([registry.connection.experiment_id()])) == 1
 
 
