@@ -30,5 +30,6 @@ check: .venv/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What can be made again. var/ holds the registry, jobs and consents, build/ the checkpoints of trainings: they stay.
 clean:
-	rm -rf .venv demo var build *.egg-info
+	rm -rf .venv demo *.egg-info

@@ -2,8 +2,8 @@
 
 python benchmarks/expression.py CLIP [CLIP ...] [--edit smile=1] [--label happy] [--end 1s] [--set KEY=VALUE]
 
-Each clip is learned first (kept in ``runtime.state``), then edited; 4 s a frame on two cores. The lips' error is
-eq. 3 against the unedited rendering and against the clip's own frame, and its noise that of the unedited rendering
+Each clip is learned first (kept in ``runtime.state``), then edited; 4 s a frame on two free cores. The lips' error
+is eq. 3 against the unedited rendering and against the clip's own frame, and its noise that of the unedited one
 moved by one pixel, down and to the right; the label is face-api's; the eyes' LPIPS is that to the plain edit, over
 that between unedited and plain edit.
 """

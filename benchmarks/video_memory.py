@@ -26,8 +26,9 @@ def plain_info(path: Path, width: int, height: int, rate: Fraction, frames: int)
     """Of a clip that is yet to be written: 8 bits, nothing turned, a tick for each frame, no sound."""
     return ClipInfo(
         path=path, width=width, height=height, rate=rate, time_base=1 / rate, frames=frames,
-        duration=float(frames / rate), rotation=0, variable_rate=False, codec="h264", pixel_format="yuv420p",
-        bit_depth=8, color_range=0, color_primaries=2, color_trc=2, colorspace=2, audio_codec=None,
+        duration=float(frames / rate), rotation=0, mirrored=False, pixel_aspect=Fraction(1), field_order=1,
+        variable_rate=False, codec="h264", pixel_format="yuv420p", bit_depth=8, color_range=0,
+        color_primaries=2, color_trc=2, colorspace=2, audio_codec=None,
     )  # fmt: skip
 
 

@@ -22,6 +22,10 @@ FORMATS = {
 }
 HEAD = 512
 """Bytes that are enough to tell."""
+ANIMATED = ("image/gif", "image/webp", "image/avif", "image/png")
+"""Formats that hold pictures to be shown one after another; the pages of a TIFF are no such thing."""
+LONGEST_SIDE = 32_766
+"""Pixels on a side that OpenCV warps: it keeps coordinates in 16 bits."""
 COLOURS = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "PA": "RGB", "L": "L", "LA": "L", "CMYK": "CMYK"}
 """Pillow's mode of an image to the mode of its colours without alpha, where a profile can speak of them."""
 
@@ -76,8 +80,8 @@ def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
 
     Colours are brought to sRGB where a profile is embedded; one that cannot be used, or that comes with 16-bit
     grey, is ignored. Grey is repeated, alpha is laid over white, 16 bits are rounded down to 8; of an animation
-    the first frame counts. Raises ``BadInputError``: 415 for what is no image, 413 for more than ``max_pixels``,
-    422 for one that is missing, empty or damaged.
+    the first frame counts. Raises ``BadInputError``: 415 for what is no image, 413 for more than ``max_pixels``
+    or a side beyond ``LONGEST_SIDE``, 422 for one that is missing, empty or damaged.
     """
     name, data = _bytes_of(source)
     if not data:
@@ -94,6 +98,12 @@ def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
                     f"{name} has {image.width}×{image.height} pixels, {max_pixels} are allowed; make it smaller",
                     status=413,
                 )
+            if max(image.size) > LONGEST_SIDE:
+                raise BadInputError(
+                    f"{name} is {image.width}×{image.height}, {LONGEST_SIDE} pixels a side are allowed; "
+                    "make it smaller",
+                    status=413,
+                )
             image.load()
             return _as_rgb(_in_srgb(ImageOps.exif_transpose(image)))
     except BadInputError:
@@ -105,6 +115,19 @@ def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         # Pillow has no one error for damaged data: each decoder raises its own.
         raise BadInputError(f"{name} is damaged ({str(error).splitlines()[0]}); save it again") from error
+
+
+def count_frames(path: Path) -> int:
+    """Frames of an animated GIF, WebP, AVIF or PNG; 1 for all other files, damaged ones too."""
+    with path.open("rb") as stream:
+        kind = sniff(stream.read(HEAD))
+    if kind not in ANIMATED:
+        return 1
+    try:
+        with Image.open(path, formats=[FORMATS[kind]]) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError):
+        return 1  # what is wrong with it is for read_image to say
 
 
 def _bytes_of(source: bytes | Path) -> tuple[str, bytes]:

@@ -16,6 +16,10 @@ Frames = NDArray[np.uint8]
 """Video at the edges: ``(T, H, W, 3)`` uint8 RGB."""
 
 
+PROGRESSIVE = 1
+"""FFmpeg's number of the field order of whole frames."""
+
+
 class BadInputError(ValueError):
     """Input that cannot be used; the message is one line that says what to do.
 
@@ -48,6 +52,12 @@ class ClipInfo:
     """Seconds; 0.0 where unknown."""
     rotation: int
     """Degrees clockwise that the metadata asks for: 0, 90, 180 or 270."""
+    mirrored: bool
+    """Whether the metadata asks for left and right to be exchanged, after the turn."""
+    pixel_aspect: Fraction
+    """Width of a pixel over its height, as shown (after rotation); 1 where the clip does not say."""
+    field_order: int
+    """FFmpeg's number, as stored: 0 unspecified, 1 progressive, 2 to 5 interlaced."""
     variable_rate: bool
     """Whether the time stamps are unevenly spaced."""
     codec: str
@@ -66,6 +76,11 @@ class ClipInfo:
     """FFmpeg's number; 2 is unspecified."""
     audio_codec: str | None
     """Name of the first audio stream's codec, or None without one."""
+
+    @property
+    def interlaced(self) -> bool:
+        """Whether the clip says that its frames are fields: two in the lines of each, or in HEVC one per frame."""
+        return self.field_order > PROGRESSIVE
 
 
 @dataclass(frozen=True)

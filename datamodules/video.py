@@ -2,6 +2,15 @@
 
 from datamodules.shots import ShotConfig, ShotDetector, shot_cuts
 from datamodules.video_read import probe, read_frames
-from datamodules.video_write import ENCODERS, VideoWriter
+from datamodules.video_write import ENCODERS, VideoWriter, loses_fields
 
-__all__ = ["ENCODERS", "ShotConfig", "ShotDetector", "VideoWriter", "probe", "read_frames", "shot_cuts"]
+__all__ = [
+    "ENCODERS",
+    "ShotConfig",
+    "ShotDetector",
+    "VideoWriter",
+    "loses_fields",
+    "probe",
+    "read_frames",
+    "shot_cuts",
+]

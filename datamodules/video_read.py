@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +25,13 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif,ivf,h264,hevc,mxf,wav,mp3,aac,flac"
 )
 """What FFmpeg may take a file for. Its playlist formats are left out: they read other files and addresses."""
+COUNTED = ("avi", "h264", "hevc")
+"""Containers that do not say when a frame is shown, so that FFmpeg guesses: frames are counted there instead."""
 BATCH_BYTES = 1 << 28
 """A batch is never larger than this, whatever chunk is asked for: 8K frames come three at a time."""
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 FULL, LIMITED = 2, 1
+TOP_FIRST, BOTTOM_FIRST = 2, 3
 
 
 @dataclass(frozen=True)
@@ -126,12 +131,18 @@ def range_of(info: ClipInfo) -> int:
     """1 limited or 2 full; where the clip does not say, what its pixel format implies."""
     if info.color_range in (LIMITED, FULL):
         return info.color_range
-    full = info.pixel_format.startswith(("yuvj", "rgb", "bgr", "gbr", "gray", "ya8", "ya16", "pal", "mono"))
-    return FULL if full else LIMITED
+    full = info.pixel_format.startswith(("yuvj", "gray", "ya8", "ya16", "mono"))
+    return FULL if full or holds_rgb(info) else LIMITED
+
+
+def holds_rgb(info: ClipInfo) -> bool:
+    """Whether the clip's pixels are red, green and blue, or of a palette, not luma and chroma."""
+    kind = av.VideoFormat(info.pixel_format)
+    return kind.is_rgb or kind.has_palette
 
 
 def to_rgb(reformatter: VideoReformatter, frame: Any, info: ClipInfo) -> NDArray[np.uint8]:
-    """One decoded frame as ``(H, W, 3)`` uint8, rotation applied."""
+    """One decoded frame as ``(H, W, 3)`` uint8, turned and mirrored as the metadata asks."""
     sideways = info.rotation in (90, 270)
     converted = reformatter.reformat(
         frame,
@@ -144,7 +155,8 @@ def to_rgb(reformatter: VideoReformatter, frame: Any, info: ClipInfo) -> NDArray
         dst_color_range=FULL,
         interpolation=SCALING,
     )
-    return np.rot90(converted.to_ndarray(), -(info.rotation // 90))
+    turned: NDArray[np.uint8] = np.rot90(converted.to_ndarray(), -(info.rotation // 90))
+    return turned[:, ::-1] if info.mirrored else turned
 
 
 def _scan(path: Path) -> _Scan:
@@ -153,7 +165,7 @@ def _scan(path: Path) -> _Scan:
     with opened(path) as container:
         stream = video_stream(container, path)
         frame = _first_frame(container, stream, path)
-        rotation = -round(frame.rotation / 90) * 90 % 360
+        rotation, mirrored = orientation(frame, path)
         width, height = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
         time_base = Fraction(stream.time_base)
         rate, variable = _rate(pts, time_base, (stream.guessed_rate, stream.base_rate, stream.average_rate))
@@ -167,6 +179,9 @@ def _scan(path: Path) -> _Scan:
             frames=len(pts),
             duration=float((pts[-1] - pts[0]) * time_base + 1 / rate),
             rotation=rotation,
+            mirrored=mirrored,
+            pixel_aspect=_pixel_aspect(stream, rotation),
+            field_order=_field_order(stream, frame),
             variable_rate=variable,
             codec=stream.codec_context.name,
             pixel_format=frame.format.name,
@@ -178,6 +193,43 @@ def _scan(path: Path) -> _Scan:
             audio_codec=audio[0].codec_context.name if audio and audio[0].codec_context else None,
         )
     return _Scan(info, pts)
+
+
+def orientation(frame: Any, path: Path) -> tuple[int, bool]:
+    """Degrees clockwise to turn a decoded frame by, in quarters, and whether to exchange left and right then.
+
+    Raises ``BadInputError`` where the frame is to be turned and its matrix cannot be read.
+    """
+    try:
+        stored = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError as error:
+        # PyAV does not know every kind of side data, and then gives none; its angle is wrong for mirrored frames.
+        if not frame.rotation:
+            return 0, False
+        raise BadInputError(
+            f"{path.name} asks to be turned in a way that cannot be read; convert it to upright H.264"
+        ) from error
+    if stored is None:
+        return 0, False
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(stored))
+    if a * d == b * c:
+        return 0, False  # no turn at all; players show it as stored
+    mirrored = a * d < b * c
+    if mirrored:
+        a, c = -a, -c
+    angle = math.degrees(math.atan2(b / math.hypot(b, d), a / math.hypot(a, c)))
+    return round(angle / 90) * 90 % 360, mirrored
+
+
+def _pixel_aspect(stream: Any, rotation: int) -> Fraction:
+    stored = Fraction(stream.sample_aspect_ratio or 1)
+    return 1 / stored if rotation % 180 else stored
+
+
+def _field_order(stream: Any, frame: Any) -> int:
+    order = int(stream.codec_context.field_order)
+    # Fields without an order are taken as players take them.
+    return TOP_FIRST if frame.interlaced_frame and order < TOP_FIRST else order
 
 
 def _first_frame(container: Any, stream: Any, path: Path) -> Any:
@@ -195,13 +247,15 @@ def _time_stamps(container: Any, stream: Any, path: Path) -> tuple[int, ...]:
     stamps: list[int] = []
     step = round(1 / (Fraction(stream.guessed_rate or 25) * stream.time_base)) or 1
     end = Fraction(0)
+    counted = container.format.name in COUNTED
     try:
         for packet in container.demux():
             if packet.size == 0 or packet.is_discard:
                 continue
             if packet.is_corrupt:
                 raise _cut_off(path, len(stamps))
-            stamp = packet.pts if packet.pts is not None else packet.dts
+            # What AVI has is the place in the file: the n-th frame to be shown has the n-th of them.
+            stamp = packet.dts if packet.pts is None or counted else packet.pts
             if stamp is not None and packet.time_base is not None:
                 end = max(end, (stamp + (packet.duration or 0)) * packet.time_base)
             if packet.stream.index == stream.index:
@@ -248,12 +302,13 @@ def _batches(path: Path, scan: _Scan, chunk: int, first: int, last: int) -> Iter
     with opened(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
+        counted = container.format.name in COUNTED
         stamp = scan.pts[0] - 1
         try:
-            for frame in _decoded_from(container, stream, scan.pts[first] if first else None):
-                # A stream without time stamps (raw H.264) is counted; it cannot be sought in either.
+            # Where frames are counted, it is from the first on: nothing is sought.
+            for frame in _decoded_from(container, stream, scan.pts[first] if first and not counted else None):
                 given = frame.pts if frame.pts is not None else frame.dts
-                stamp = max(given, stamp + 1) if given is not None else scan.pts[min(done, len(scan.pts) - 1)]
+                stamp = _after(scan.pts, stamp) if counted or given is None else max(given, stamp + 1)
                 if stamp < scan.pts[first]:
                     continue
                 if last < len(scan.pts) and stamp >= scan.pts[last]:
@@ -273,6 +328,12 @@ def _batches(path: Path, scan: _Scan, chunk: int, first: int, last: int) -> Iter
         done += len(pending)
     if done == first:
         raise BadInputError(f"{path.name}: no frame of this section can be decoded; choose another section")
+
+
+def _after(pts: tuple[int, ...], stamp: int) -> int:
+    """The time stamp that follows ``stamp``."""
+    index = bisect.bisect_right(pts, stamp)
+    return pts[index] if index < len(pts) else stamp + 1
 
 
 def _decoded_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:

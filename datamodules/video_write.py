@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datamodules.disk import not_written
 from datamodules.scratch import scratch_beside
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
-from datamodules.video_read import FULL, SCALING, matrix_of, opened, range_of
+from datamodules.video_read import BOTTOM_FIRST, FULL, SCALING, TOP_FIRST, holds_rgb, matrix_of, opened, range_of
 
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "ffv1": "ffv1"}
 """Codec as users name it to FFmpeg's encoder; ffv1 is lossless."""
@@ -27,6 +27,12 @@ FINE = 100
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Ending of a file's name to FFmpeg's name of the container."""
 RGB_MATRIX = 0
+TOP_ORDERS = (TOP_FIRST, 4)
+"""FFmpeg's numbers of the orders in which the upper field is shown first."""
+WITH_FIELDS = ("h264", "ffv1")
+"""Codecs whose frames can say that they hold two fields."""
+WITHOUT_PIXEL_ASPECT = ("vp9", "ffv1")
+"""Codecs that leave the shape of a pixel to the container, and PyAV cannot tell Matroska and WebM of it."""
 
 
 class VideoWriter:
@@ -38,7 +44,9 @@ class VideoWriter:
     number (lower is better; H.264 18 is near transparent). ``bit_depth`` is 8 or 10; None keeps what 8-bit
     frames hold. ``audio_from`` is the clip whose audio packets are copied; ``start`` and ``end`` (seconds from
     its first frame) say which section the frames are of, and the file then begins at 0 s. Chroma is kept as
-    the source samples it where the codec can; odd sizes, which 4:2:0 cannot hold, are written as 4:4:4.
+    the source samples it where the codec can; odd sizes, which 4:2:0 cannot hold, are written as 4:4:4. RGB
+    sources stay RGB in ffv1, and become 4:2:0 elsewhere, which every player shows. Pixels that are not square
+    stay so, and frames of two fields are marked as such where the codec can (``loses_fields``).
     Raises ``BadInputError`` for containers, codecs and settings that do not go together, and when the disk
     is full.
     """
@@ -65,8 +73,17 @@ class VideoWriter:
         if not 0 <= crf <= 63:
             raise BadInputError(f"crf must be from 0 to 63, got {crf}")
         self.path, self.info, self._codec = path, info, codec
-        self._options = _options(codec, crf, preset)
+        if info.pixel_aspect != 1 and codec in WITHOUT_PIXEL_ASPECT and path.suffix.lower() in (".mkv", ".webm"):
+            raise BadInputError(
+                f"{codec} in {path.suffix.lower()} cannot keep pixels that are not square; "
+                "choose .mp4, or the codec h264 or hevc"
+            )
         self._pixel_format = pixel_format(info, codec, bit_depth or 8)
+        self._as_rgb = not self._pixel_format.startswith("yuv")
+        self._range = FULL if self._as_rgb else range_of(info)
+        self._fields = _fields(info, codec, self._pixel_format)
+        self._marker = _field_marker(info, self._fields) if self._fields else None
+        self._options = _options(codec, crf, preset, self._fields)
         self._audio_from, self._start, self._end = audio_from, start, end
         self._reformatter = VideoReformatter()
         self._stack = ExitStack()
@@ -155,11 +172,17 @@ class VideoWriter:
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = self.info.width, self.info.height, self._pixel_format
         context.time_base = self._time_base
+        if self.info.pixel_aspect != 1:
+            context.sample_aspect_ratio = self.info.pixel_aspect
+        if self._fields:
+            context.field_order = TOP_FIRST if self._fields == "tff" else BOTTOM_FIRST
         # Unspecified stays unspecified, except full range, which no player would guess.
-        context.color_range = FULL if range_of(self.info) == FULL else self.info.color_range
+        context.color_range = FULL if self._range == FULL else self.info.color_range
         # Where the source was RGB, the matrix that was chosen for it has to be said.
         from_rgb = self.info.colorspace == RGB_MATRIX
         context.colorspace = _tag(matrix_of(self.info)) if from_rgb else self.info.colorspace
+        if self._as_rgb:
+            context.colorspace = RGB_MATRIX
         context.color_primaries, context.color_trc = self.info.color_primaries, self.info.color_trc
         return stream
 
@@ -174,13 +197,17 @@ class VideoWriter:
             raise ValueError(f"time stamp {pts} does not come after the frame before it")
         self._last = ticks
         rgb: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+        if self._marker is not None:
+            # Before the conversion, which then takes each field's colours from its own lines.
+            self._marker.vpush(rgb)
+            rgb = self._marker.vpull()
         frame: Any = self._reformatter.reformat(
             rgb,
             format=self._pixel_format,
             src_colorspace=matrix_of(self.info),
             dst_colorspace=matrix_of(self.info),
             src_color_range=FULL,
-            dst_color_range=range_of(self.info),
+            dst_color_range=self._range,
             interpolation=SCALING,
         )
         context = self._stream.codec_context
@@ -282,9 +309,43 @@ def kept_depth(info: ClipInfo, codec: str) -> int:
     return 10
 
 
+def loses_fields(info: ClipInfo, codec: str) -> bool:
+    """Whether an interlaced clip is written without a word of its fields, so that players show combs.
+
+    That is so where the codec cannot say it, where the clip is turned sideways, so that its lines stand upright,
+    and for HEVC, which has a frame for each field.
+    """
+    return info.interlaced and _fields(info, codec, pixel_format(info, codec, kept_depth(info, codec))) is None
+
+
+def _fields(info: ClipInfo, codec: str, pixels: str) -> str | None:
+    """Which field of a frame is shown first as FFmpeg says it, ``tff`` or ``bff``; None for whole frames."""
+    # H.264 halves a frame's lines, and 4:2:0 those of its colours once more.
+    lines = 4 if "420" in pixels else 2
+    # HEVC's frames are single fields.
+    woven = info.interlaced and info.codec != "hevc" and info.rotation % 180 == 0
+    if not woven or codec not in WITH_FIELDS or info.height % lines:
+        return None
+    # Upside down, the upper field is the lower one.
+    return "tff" if (info.field_order in TOP_ORDERS) != (info.rotation == 180) else "bff"
+
+
+def _field_marker(info: ClipInfo, fields: str) -> av.filter.Graph:
+    """A filter that says of RGB frames that they are two fields: PyAV has no other way to."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=info.width, height=info.height, format=av.VideoFormat("rgb24"), time_base=info.time_base
+    )
+    graph.link_nodes(source, graph.add("setfield", fields), graph.add("buffersink")).configure()
+    return graph
+
+
 def pixel_format(info: ClipInfo, codec: str, bit_depth: int) -> str:
-    """Planar YUV with the source's chroma where size and encoder allow it."""
-    sampling = next((s for s in ("444", "422", "420") if s in info.pixel_format), "420")
+    """Planar YUV with the source's chroma where size and encoder allow it; RGB for an RGB source in ffv1."""
+    rgb = holds_rgb(info)
+    if rgb and codec == "ffv1":
+        return "gbrp10le" if bit_depth == 10 else "bgr0"
+    sampling = "420" if rgb else _sampling(info.pixel_format)
     if (info.width % 2 and sampling != "444") or (info.height % 2 and sampling == "420"):
         sampling = "444"
     wanted = f"yuv{sampling}p{'10le' if bit_depth == 10 else ''}"
@@ -299,12 +360,23 @@ def pixel_format(info: ClipInfo, codec: str, bit_depth: int) -> str:
     return fallback
 
 
-def _options(codec: str, crf: float, preset: str | None) -> dict[str, str]:
+def _sampling(name: str) -> str:
+    """By the format's own numbers, as not every name says it (``nv16``, ``p410le``)."""
+    kind = av.VideoFormat(name)
+    # Grey has no chroma, which FFmpeg counts as chroma of full size.
+    known = {(16, 16): "444", (8, 16): "422"} if len(kind.components) >= 3 else {}
+    return known.get((kind.chroma_width(16), kind.chroma_height(16)), "420")
+
+
+def _options(codec: str, crf: float, preset: str | None, fields: str | None) -> dict[str, str]:
     options = {"crf": f"{crf:g}"} if codec != "ffv1" else {}
     if codec == "vp9":
         options["b"] = "0"
     if codec == "hevc":
         options["x265-params"] = "log-level=error"
+    if codec == "h264" and fields:
+        # x264 has no weighted prediction of fields, and would say so.
+        options["x264-params"] = f"{fields}=1:weightp=0"
     if preset is not None and codec in ("h264", "hevc"):
         options["preset"] = preset
     return options

@@ -21,7 +21,7 @@ def adapt(
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option("--from", help="An earlier adaptation of this person; 10 iterations then do much."),
+        typer.Option("--from", help="An earlier adaptation of this person, whose first steps then lead further."),
     ] = None,
     subject: Annotated[str, typer.Option(help="Who it is.")] = "",
     consent: Annotated[str, typer.Option(help="Where that person's consent is kept.")] = "",
@@ -42,7 +42,7 @@ def adapt(
 
         stylereel adapt interview.mp4 anna --subject anna --consent "form 17" --expires 2027-12-31
 
-        stylereel adapt second.mp4 anna-2 --from anna --iterations 10
+        stylereel adapt second.mp4 anna-2 --from anna --iterations 100
 
         stylereel edit interview.mp4 older.mp4 --adapted anna --edit age=+20
 

@@ -16,7 +16,7 @@ wait_briefly()
 keep_freed_memory()
 
 from services.serve import OVERRIDES, stop_with_parent  # noqa: E402
-from services.settings import Params, load_params  # noqa: E402
+from services.settings import Params, Runtime, load_params  # noqa: E402
 
 _PARAMS = load_params(overrides=json.loads(os.environ.get(OVERRIDES, "[]")))
 # Read by BentoML when it is imported: its home is ours, and nothing is reported to its makers.
@@ -40,8 +40,10 @@ if OVERRIDES in os.environ:
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     values.ValueClass = values.MutexValue
 
-TIMEOUT_FACTOR = 2.5
-"""A request may wait for its turn and then compute, each as long as ``request_seconds``; uploads take time too."""
+
+def seconds_allowed(runtime: Runtime) -> float:
+    """What BentoML gives a request before it answers 504: its upload, the wait for a turn, the computation."""
+    return runtime.max_bytes / runtime.slowest_upload + 2.5 * runtime.request_seconds
 
 
 @contextmanager
@@ -77,13 +79,13 @@ class OwnPaths:
         await (self.app if scope["type"] != "http" or theirs else self.ours)(scope, receive, send)
 
 
-http = create_app(lambda: open_state(_PARAMS), _PARAMS.runtime.max_bytes)
+http = create_app(lambda: open_state(_PARAMS), _PARAMS.runtime.max_bytes, _PARAMS.runtime.max_image_bytes)
 
 
 @bentoml.service(
     name="stylereel",
     workers=1,  # the models, the job queue and the turns are one each
-    traffic={"timeout": _PARAMS.runtime.request_seconds * TIMEOUT_FACTOR},
+    traffic={"timeout": seconds_allowed(_PARAMS.runtime)},
     # BentoML counts by path, so that each id would leave a series behind; ours counts by route.
     metrics={"enabled": False},
 )

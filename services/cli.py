@@ -116,7 +116,7 @@ def edit(
         typer.Option(help="Measure on this face what the edits do, and take back what was not asked."),
     ] = True,
     keep_lips: Annotated[
-        bool, typer.Option("--keep-lips", help="Let the lips go on speaking: 4 s a frame on a CPU.")
+        bool, typer.Option("--keep-lips", help="Let the lips go on speaking: about 4 s a frame on two free cores.")
     ] = False,
     stitch: Annotated[
         bool,
@@ -323,7 +323,7 @@ def run(arguments: list[str]) -> int:
     try:
         code: Any = app(arguments, prog_name="stylereel", standalone_mode=False)
     except TyperException as error:
-        if not arguments:
+        if not error.format_message():  # a group by itself, whose help is shown
             return 0
         complain(f"{error.format_message()} ('stylereel --help' lists what there is)")
         return error.exit_code

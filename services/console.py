@@ -11,7 +11,8 @@ from datamodules.types import BadInputError
 from services.pipeline.progress import Progress
 
 INTERRUPTED = 130
-_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)s?", re.ASCII)
+_CLOCK = re.compile(r"(?:(?:(\d{1,9}):)?(\d{1,9}):)?(\d{1,9}(?:\.\d{1,99})?)s?", re.ASCII)
+"""More digits are no time, and could be more than a float holds."""
 
 
 def seconds(text: str | None) -> float | None:

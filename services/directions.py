@@ -62,7 +62,6 @@ if TYPE_CHECKING:
 
 LABELS = ROOT / "build" / "labels"
 JUDGED_BY = "face-api age and expression, mediapipe mesh, smile over the upper lip"
-"""What labels of samples say of where they come from."""
 POOL = RUNS / "direction-codes.safetensors"
 METRICS = "metrics.json"
 EVALUATION = METRICS_FOLDER / "directions.evaluation.json"
@@ -72,6 +71,11 @@ _COVARIANCE_CODES = 8_000
 """Codes of one z each, from which the covariance of W is taken; mapping them takes seconds."""
 
 Say = Callable[[str], None]
+
+
+def labelled_by(least_score: float) -> str:
+    """What labels of samples say of where they come from: other judges, or a stricter one, label anew."""
+    return f"{JUDGED_BY}; faces from a score of {least_score:g}"
 
 
 def train_directions(params: Params, say: Say = lambda line: None) -> Path:
@@ -123,7 +127,7 @@ def _learn(
     frames = frames_of_test_persons(settings, tools.generator.sha256)
     labels = label_samples(
         SAMPLES, LABELS, tools.judge, settings.samples,
-        judged_by=JUDGED_BY,
+        judged_by=labelled_by(settings.least_score),
         progress=lambda done, total: say(f"labelled {done} of {total} samples"),
     )  # fmt: skip
     pairs = AttributeDataset(SAMPLES, labels, NAMES)

@@ -38,7 +38,7 @@ from services.evaluation_table import BLOCK as VIDEO_BLOCK
 from services.evaluation_table import TABLE, write_table
 from services.evaluation_table import markdown as video_markdown
 from services.instruments import load_instruments
-from services.model_names import DIRECTIONS, FRAME_ENCODER, POSE_EDITOR, RESTORERS
+from services.model_names import DIRECTIONS, FRAME_ENCODER, POSE_EDITOR, RESTORERS, STYLESPACE
 from services.opened_registry import open_registry
 from services.pipeline.encoders import (
     NAMES,
@@ -80,7 +80,9 @@ class EvaluateOptions:
     optimise: bool = False
     """Whether the rows that take minutes per frame are measured too."""
     table: bool = False
-    """Whether Table 1 is measured too, on consecutive frames, and both tables in ``docs/results.md`` replaced."""
+    """Whether Table 1 is measured too, on consecutive frames."""
+    published: bool = False
+    """Whether the tables take the places of those in ``docs/results.md``, where Table 1 is measured."""
     metrics: Path = METRICS_FOLDER
     """Folder that the files are written to."""
     command: str = "stylereel evaluate"
@@ -111,7 +113,8 @@ def evaluate(
         labels = {row.name: row.label for row in (rows.fixed or rows.all_frames)[1:]}
         run.log_image("reconstructions", looked.sheet(labels))
         if options.table:
-            replace_block(RESULTS, BLOCK, text)
+            if options.published:
+                replace_block(RESULTS, BLOCK, text)
             prepared = read_prepared(options.clips or CLIPS)
             tables, notes = evaluate_table(
                 params, prepared, options.split, folder, options.optimise, report, cancelled
@@ -120,7 +123,8 @@ def evaluate(
             run.log_metrics({"video": tables[0].numbers()})
             run.log_file(options.metrics / TABLE)
             video = video_markdown(tables, options.command, notes)
-            replace_block(RESULTS, VIDEO_BLOCK, video)
+            if options.published:
+                replace_block(RESULTS, VIDEO_BLOCK, video)
             text = f"{text}\n\n{video}"
     return text
 
@@ -140,7 +144,7 @@ def _evaluate_video(
         for name in VIDEO_FILES:
             run.log_file(options.metrics / name)
         text = video_encoder_markdown(evaluation, table, drift, options.command)
-        if options.table:
+        if options.table and options.published:
             replace_block(RESULTS, VIDEO_ENCODER_BLOCK, text)
     return text
 
@@ -204,6 +208,8 @@ def re_evaluation(params: Params, name: str, report: Report = silent) -> ReEvalu
         return _pose_re_evaluation(params)
     if name == DIRECTIONS:
         return _directions_re_evaluation(params, report)
+    if name == STYLESPACE:
+        return _stylespace_re_evaluation(params)
     for task, restorer in RESTORERS.items():
         if name == restorer:
             return _restoring_re_evaluation(params, task)
@@ -255,6 +261,18 @@ def _pose_re_evaluation(params: Params) -> ReEvaluate:
         frames = frames_of_test_persons(settings, tools.generator.sha256)
         _same_data(challenger, pose_data_hash_of(frames, settings))
         return evaluate_pose_editor(folder, frames, settings, tools)[1]
+
+    return measure
+
+
+def _stylespace_re_evaluation(params: Params) -> ReEvaluate:
+    def measure(version: RegisteredVersion, folder: Path, challenger: Evaluation) -> Evaluation:
+        from services.stylespace import StylespaceSettings, evaluate_stylespace, load_tools
+        from services.stylespace import data_hash_of as stylespace_data_hash_of
+
+        settings = params.section("stylespace", StylespaceSettings)
+        _same_data(challenger, stylespace_data_hash_of(settings))
+        return evaluate_stylespace(folder, load_tools(settings, params), settings, lambda line: None)
 
     return measure
 

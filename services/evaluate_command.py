@@ -23,7 +23,9 @@ def evaluate(
     table: Annotated[
         bool,
         typer.Option(
-            "--table", help="Measure Table 1 on consecutive frames too; both tables go into docs/results.md."
+            "--table",
+            help="Measure Table 1 on consecutive frames too; the tables go into docs/results.md where the metrics "
+            "go into metrics/.",
         ),
     ] = False,
     optimise: Annotated[
@@ -55,8 +57,8 @@ def evaluate(
 
         stylereel register assets/frame-encoder --evaluation metrics/frame_encoder.evaluation.json
 
-    Optimised frames are kept, so that a run that was stopped goes on where it was. What was measured otherwise
-    than 'dvc repro' does never takes the place of the committed metrics, unless --out says so.
+    Optimised frames are kept, so that a run that was stopped goes on where it was. What was measured of another
+    encoder, on other clips or with other numbers never takes the place of the committed metrics and tables.
     """
     from services.evaluate import EvaluateOptions
     from services.evaluate import evaluate as measure
@@ -66,6 +68,7 @@ def evaluate(
     words = ["stylereel evaluate"]
     words += [f"--encoder {encoder}"] if encoder else []
     words += ["--optimise"] if optimise else []
+    words += [f"--clips {clips}"] if clips else []
     words += [f"--split {split}"] if split != "test" else []
     words += [f"--set {override}" for override in set_ or []]
     command = " ".join([*words, "--table"] if table else words)
@@ -73,7 +76,8 @@ def evaluate(
     shipped = encoder in ("", "frame", "video") or Path(encoder).resolve() in SHIPPED.values()
     usual = shipped and split == "test" and clips is None and not set_
     folder = out or (METRICS_FOLDER if usual else params.runtime.state / "metrics")
-    options = EvaluateOptions(encoder, clips, split, optimise, table, folder, command)
+    published = folder.resolve() == METRICS_FOLDER
+    options = EvaluateOptions(encoder, clips, split, optimise, table, published, folder, command)
     with bars(quiet) as report:
         print(measure(params, options, report))
     print(f"\nwritten to {folder}")

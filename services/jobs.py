@@ -1,13 +1,12 @@
 """Video jobs as durable workflows: a killed server takes its jobs up again at its next start.
 
-Each job is a folder (``request.json``, ``input``, ``work``, ``progress.json``, ``output.mp4``, ``report.json``)
-and a DBOS workflow of the same id, whose steps are analyse, render and finish. A step may run twice: it writes
-beside its target and renames.
+Each job is a folder (``request.json``, ``input``, ``work``, ``starts.json``, ``progress.json``, ``output.mp4``,
+``report.json``) and a DBOS workflow of the same id, whose steps are analyse, render and finish. A step may run
+twice: it writes beside its target and renames.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -15,17 +14,20 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID
 from filelock import BaseFileLock, FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
 
-from datamodules.disk import beside, is_disk_full
+from datamodules.disk import is_disk_full
 from datamodules.types import BadInputError
 from modules.out_of_memory import is_out_of_memory
+from services.job_folder import count_start, forget_starts, read_json, write_json
 from services.limits import DISK_FULL, INTERNAL_ERROR, OUT_OF_MEMORY, public_message
 from services.pipeline.progress import CancelledError
 from services.turns import Turns
@@ -34,8 +36,11 @@ log = logging.getLogger("stylereel.jobs")
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 QUEUE = "stylereel-videos"
+WORKFLOW = "edit-clip"
 WORK = "work"
 """Folder of a job in which its editor leaves what it goes on from; gone when the job is over."""
+LOST_AFTER = 60.0
+"""Seconds after which a job that stands as running and has no thread is queued again; threads start at once."""
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 PROGRESS_EVERY = 0.25
 """Seconds between two writes of ``progress.json``."""
@@ -98,13 +103,15 @@ _active: list[Jobs] = []
 # DBOS is one per process, so are the workflows and the jobs that they work on.
 
 
-@DBOS.workflow(name="edit-clip", max_recovery_attempts=5)
+# DBOS would count orderly stops of the server among the recoveries; ``run`` counts the others.
+@DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
 def _edit_clip(job: str) -> dict[str, Any]:
-    for step in (_analyse, _render, _finish):
-        outcome = step(job)
-        if outcome is not None:
-            return outcome
-    return {"state": "succeeded"}
+    with _active[0].at_work(job):
+        for step in (_analyse, _render, _finish):
+            outcome = step(job)
+            if outcome is not None:
+                return outcome
+        return {"state": "succeeded"}
 
 
 @DBOS.step(name="analyse")
@@ -140,6 +147,7 @@ class Jobs:
         self._turns = turns
         self._keep_seconds = keep_hours * 3600
         self._closing = threading.Event()
+        self._at_work: set[str] = set()
         _active.append(self)
         try:
             DBOS(
@@ -169,6 +177,8 @@ class Jobs:
     def close(self) -> None:
         """Stop; a running job stops at its next look at ``cancelled`` and goes on at the next start."""
         self._closing.set()
+        for job in tuple(self._at_work):  # the process may end before their threads do
+            forget_starts(self.folder / job)
         DBOS.destroy(workflow_completion_timeout_sec=0)
         _active.clear()
         self._lock.release()
@@ -192,7 +202,7 @@ class Jobs:
                 raise BadInputError(public_message(error, [upload]), error.status) from error
             folder.mkdir()
             os.replace(upload, folder / "input")
-            _write_json(folder / "request.json", request | {"created": time.time()})
+            write_json(folder / "request.json", request | {"created": time.time()})
             with SetWorkflowID(job):
                 DBOS.enqueue_workflow(QUEUE, _edit_clip, job)
         except BaseException:
@@ -207,7 +217,7 @@ class Jobs:
             raise KeyError(job)
         folder = self.folder / job
         workflow = DBOS.get_workflow_status(job)
-        request = _read_json(folder / "request.json")
+        request = read_json(folder / "request.json")
         if workflow is None or request is None:
             raise KeyError(job)
         outcome: dict[str, Any] = workflow.output or {}
@@ -216,7 +226,7 @@ class Jobs:
             state = outcome["state"]
         elif state == "failed":
             outcome = {"error": INTERNAL_ERROR, "status": 500}
-        progress = _read_json(folder / "progress.json") or {"stage": "queued", "progress": 0.0}
+        progress = read_json(folder / "progress.json") or {"stage": "queued", "progress": 0.0}
         done = state == "succeeded"
         return Job(
             id=job,
@@ -227,7 +237,7 @@ class Jobs:
             status=outcome.get("status") if state == "failed" else None,
             created=request["created"],
             output=folder / "output.mp4" if done else None,
-            report=_read_json(folder / "report.json") if done else None,
+            report=read_json(folder / "report.json") if done else None,
         )
 
     def cancel(self, job: str) -> Job:
@@ -238,6 +248,8 @@ class Jobs:
             except FileNotFoundError as gone:  # deleted since
                 raise KeyError(job) from gone
             DBOS.cancel_workflow(job)
+            if job not in self._at_work:  # else its thread removes it
+                shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
         return self.get(job)
 
     def delete(self, job: str) -> None:
@@ -253,15 +265,21 @@ class Jobs:
         DBOS.delete_workflow(job)
 
     def sweep(self) -> list[str]:
-        """Delete jobs that ended before the retention time, and leftovers of crashes; returns the jobs' ids."""
+        """Delete jobs that ended before the retention time, and leftovers of crashes; returns the jobs' ids.
+
+        Jobs that stand as running and do not run are queued again.
+        """
         before = time.time() - self._keep_seconds
         swept = []
         for path in sorted(self.folder.iterdir()):
             try:
                 if path.stat().st_mtime < before and self._swept(path):
                     swept.append(path.name)
-            except OSError:
-                log.exception("cannot remove %s, which is past its time", path.name)  # the others still can
+                elif (path / WORK).is_dir():
+                    self._remove_work(path)
+            except (OSError, SQLAlchemyError):
+                log.exception("cannot remove what %s no longer needs", path.name)  # the others still can
+        self._queue_lost()
         return swept
 
     def _swept(self, path: Path) -> bool:
@@ -280,9 +298,38 @@ class Jobs:
             shutil.rmtree(path)
         return True
 
+    def _remove_work(self, path: Path) -> None:
+        """Of a job that is over, which the thread could not do: the server was killed then."""
+        with suppress(KeyError):
+            if self.get(path.name).state not in ("queued", "running") and path.name not in self._at_work:
+                shutil.rmtree(path / WORK)
+
+    def _queue_lost(self) -> None:
+        """DBOS cannot write to a full disk how a step ended: the thread ends, and the job stands as running."""
+        before = (time.time() - LOST_AFTER) * 1000
+        for workflow in DBOS.list_workflows(status="PENDING", name=WORKFLOW, load_input=False, load_output=False):
+            job = workflow.workflow_id
+            if job not in self._at_work and (workflow.updated_at or 0) < before:
+                log.warning("job %s stands as running and does not run; it is queued again", job)
+                DBOS.resume_workflow(job, queue_name=QUEUE)
+
+    @contextmanager
+    def at_work(self, job: str) -> Iterator[None]:
+        """Inside the ``with`` block a thread of this server works on the job."""
+        self._at_work.add(job)
+        try:
+            yield
+        finally:
+            self._at_work.discard(job)
+            if (self.folder / job / "cancelled").exists():  # DBOS may have ended it between two steps
+                shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
+
     def run(self, job: str, step: Callable[[Path], None]) -> dict[str, Any] | None:
         """Run one step; None where the job goes on, and its outcome where something went wrong."""
-        outcome = self._outcome(job, step)
+        try:
+            outcome = self._outcome(job, step)
+        finally:
+            forget_starts(self.folder / job)
         if outcome is not None:
             shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
         return outcome
@@ -290,6 +337,7 @@ class Jobs:
     def _outcome(self, job: str, step: Callable[[Path], None]) -> dict[str, Any] | None:
         folder = self.folder / job
         try:
+            count_start(folder)
             step(folder)
         except CancelledError:
             return {"state": "cancelled"}
@@ -314,10 +362,10 @@ class Jobs:
     def analyse(self, folder: Path) -> None:
         """First step: look at the clip."""
         self._report(folder, "analyse", 0.0)
-        request = _read_json(folder / "request.json")
+        request = read_json(folder / "request.json")
         if request is None:
             raise CancelledError
-        _write_json(folder / "clip.json", self._editor.analyse(folder / "input", request))
+        write_json(folder / "clip.json", self._editor.analyse(folder / "input", request))
         self._report(folder, "analyse", 1.0)
 
     def render(self, folder: Path) -> None:
@@ -334,7 +382,7 @@ class Jobs:
             self._turns.give_way()
             return self._closing.is_set() or (folder / "cancelled").exists() or not folder.exists()
 
-        request = _read_json(folder / "request.json")
+        request = read_json(folder / "request.json")
         if request is None:
             raise CancelledError
         part = folder / "output.part.mp4"
@@ -347,7 +395,7 @@ class Jobs:
                 if self._closing.is_set():
                     raise _Interrupted from None
                 raise
-        _write_json(folder / "report.json", outcome)
+        write_json(folder / "report.json", outcome)
         os.replace(part, folder / "output.mp4")
 
     def finish(self, folder: Path) -> None:
@@ -359,7 +407,7 @@ class Jobs:
     @staticmethod
     def _report(folder: Path, stage: str, progress: float) -> None:
         if folder.exists():
-            _write_json(folder / "progress.json", {"stage": stage, "progress": round(progress, 4)})
+            write_json(folder / "progress.json", {"stage": stage, "progress": round(progress, 4)})
 
 
 def lock_jobs(folder: Path) -> BaseFileLock:
@@ -370,16 +418,3 @@ def lock_jobs(folder: Path) -> BaseFileLock:
     except Timeout as error:
         raise BadInputError(f"another server works on {folder}; stop it, or give STYLEREEL_STATE") from error
     return lock
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with beside(path) as part:
-        part.write_text(json.dumps(value, allow_nan=False))
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # not there, or cut short when the power went
-        return None
-    return value

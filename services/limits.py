@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import FileResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.measures import Measures
@@ -17,6 +19,8 @@ log = logging.getLogger("stylereel.http")
 
 INTERNAL_ERROR = "internal error; the server's log has the details"
 DISK_FULL = "the server's disk is full; try again later"
+CLIENT_GONE = 499
+"""What is counted where the client went away; nobody reads the answer."""
 OUT_OF_MEMORY = "the server's memory does not hold it; send smaller frames, or have pipeline.chunk lowered"
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":;,]+/)+([^\s/'\":;,]*)")
 
@@ -51,15 +55,41 @@ def error_response(message: str, status: int, headers: dict[str, str] | None = N
     return JSONResponse({"error": message}, status, headers=headers)
 
 
+class RangedFile(FileResponse):
+    """A file, or the range of it that is asked for; a range that cannot be had is refused as all else is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        refused: Message | None = None
+
+        async def kept(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                refused = message
+            if refused is None:
+                await send(message)
+
+        await super().__call__(scope, receive, kept)
+        if refused is not None:
+            size = Headers(raw=refused["headers"]).get("content-range")
+            headers = {"Content-Range": size} if size else None
+            message = "no such range; ask for bytes=FIRST-LAST inside the file, or leave Range out"
+            await error_response(message, refused["status"], headers)(scope, receive, send)
+
+
 class Guard:
     """ASGI middleware: counts the bytes of bodies, chunked ones too; what nobody caught becomes a plain 500.
 
-    It takes the whole answer back and says 413 if too much comes before the answer began.
+    It takes the whole answer back and says 413 if too much comes before the answer began. ``max_bytes`` are taken
+    at ``VIDEOS``; at all other paths, where bodies stay in memory, ``max_image_bytes`` where these are fewer.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, measures: Measures) -> None:
+    VIDEOS = "/v1/jobs"
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_image_bytes: int, measures: Measures) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.max_image_bytes = min(max_bytes, max_image_bytes)
         self.measures = measures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +98,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         began = time.monotonic()
-        status = 499  # the client went away before an answer began
+        status = CLIENT_GONE  # until an answer begins
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -83,14 +113,15 @@ class Guard:
             self.measures.request(scope["method"], route, status, time.monotonic() - began)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        most = self.max_bytes if scope["path"] == self.VIDEOS else self.max_image_bytes
         too_large = error_response(
-            f"the body is larger than the {self.max_bytes} bytes that are taken", 413, {"Connection": "close"}
+            f"the body is larger than the {most} bytes that are taken", 413, {"Connection": "close"}
         )
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if any(not length.isdigit() for length in lengths):
             await error_response("the Content-Length is not a number", 400)(scope, receive, send)
             return
-        if any(int(length) > self.max_bytes for length in lengths):
+        if any(int(length) > most for length in lengths):
             await too_large(scope, receive, send)
             return
         count = 0
@@ -100,13 +131,13 @@ class Guard:
             nonlocal count
             message = await receive()
             count += len(message.get("body", b""))
-            if count > self.max_bytes:
+            if count > most:
                 raise BodyTooLargeError
             return message
 
         async def watched(message: Message) -> None:
             nonlocal started
-            if count > self.max_bytes and not started:
+            if count > most and not started:
                 return  # an answer to the torn body, e.g. a 400 of the form parser; ours follows
             started = started or message["type"] == "http.response.start"
             await send(message)
@@ -114,12 +145,17 @@ class Guard:
         try:
             await self.app(scope, counted, watched)
         except BodyTooLargeError:
-            log.info("%s %s: body larger than %d bytes", scope["method"], scope["path"], self.max_bytes)
+            log.info("%s %s: body larger than %d bytes", scope["method"], scope["path"], most)
+        except ClientDisconnect:
+            log.info("%s %s: the client went away", scope["method"], scope["path"])
+            if not started:  # an answer, though nobody reads it, ends the wait of BentoML's timeout
+                await error_response("the client went away", CLIENT_GONE)(scope, receive, send)
+            return
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise
             await error_response(INTERNAL_ERROR, 500)(scope, receive, send)
             return
-        if count > self.max_bytes and not started:
+        if count > most and not started:
             await too_large(scope, receive, send)

@@ -32,13 +32,15 @@ class Model(Protocol):
 
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""Others are counted as one, ``other``: a client may invent as many as it likes."""
 
 
 class Measures:
     """One set of metrics per app.
 
     Requests are counted by route, not by path: ids and the names that scanners try would each make a series
-    that is never dropped.
+    that is never dropped; so would methods that nobody knows.
     """
 
     def __init__(self) -> None:
@@ -53,7 +55,7 @@ class Measures:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        self._requests.labels(method, route, str(status)).inc()
+        self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def text(self, models: Iterable[Model], waiting: int, notes: int) -> bytes:

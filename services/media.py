@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from datamodules.disk import not_written
-from datamodules.images import HEAD, read_image, sniff
+from datamodules.images import HEAD, count_frames, read_image, sniff
 from datamodules.types import BadInputError
 from datamodules.video import probe
+from datamodules.video_write import CONTAINERS
 from modules.editing.directions import EditDescription, EditRequest
 from modules.editing.placement import PlacementConfig, placements
 from modules.editing.stylespace import joined
@@ -53,6 +54,7 @@ from services.settings import Params
 STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 WIDEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".bmp": 65_535}
 """Pixels that a format's pictures can be wide; the others hold more than memory does."""
+SIDE = "the result has a side of {} px"
 CODES = (".safetensors", ".pt", ".pth", ".npy")
 
 
@@ -73,7 +75,7 @@ def edit_file(
     Codes give the edited faces alone, as no frame is there to paste them into. Raises ``BadInputError``.
     """
     _check_paths(source, target)
-    still = source.suffix.lower() in CODES or _is_image(source)
+    still = source.suffix.lower() in CODES or _is_image(source, target)
     if still:
         _check_image_output(source, target, options)
     if source.suffix.lower() in CODES:
@@ -93,9 +95,11 @@ def edit_file(
         write_image(target, _edit_codes(ws, applied, models, options, report))
         result = {"faces": [{"strengths": strengths(applied)}]}
     elif still:
-        edited = edit_image(read_image(source, params.runtime.max_pixels), requests, models, options, report)
+        image = read_image(source, params.runtime.max_pixels)
+        _check_width(target, max(image.shape[:2]), SIDE)
+        edited = edit_image(image, requests, models, options, report)
         write_image(target, edited.image)
-        warnings = edited.warnings
+        warnings = (*_said_of_animation(source), *edited.warnings)
         faces = [
             {**_about(inversion), "strengths": used}
             for inversion, used in zip(edited.inversions, edited.strengths, strict=True)
@@ -120,14 +124,15 @@ def invert_file(
     _check_paths(source, target)
     if target.suffix.lower() != ".safetensors":
         raise BadInputError(f"codes are written as .safetensors; {target.name} has another ending")
-    still = _is_image(source)
+    still = _is_image(source, target)
     if still:
         _check_still(source, options)
     models = load_models(params, *chosen)
     result: object
     if still:
         inversion = invert_image(read_image(source, params.runtime.max_pixels), models, options, report)
-        ws, metrics, warnings = inversion.ws, inversion.metrics, inversion.warnings
+        ws, metrics = inversion.ws, inversion.metrics
+        warnings = (*_said_of_animation(source), *inversion.warnings)
         result = _about(inversion)
     else:
         ws, clip = invert_video(source, models, options, report)
@@ -162,7 +167,7 @@ def restore_file(
     ``BadInputError``.
     """
     _check_paths(source, target)
-    still, most = _is_image(source), params.runtime.max_pixels
+    still, most = _is_image(source, target), params.runtime.max_pixels
     if still:
         _check_image_output(source, target, options)
     image = read_image(source, most) if still else None
@@ -174,13 +179,13 @@ def restore_file(
         height, width = image.shape[:2]
     check_canvas(task, width, height, most)
     if still:
-        _check_width(target, max(canvas_size(task, width, height)), "the result has a side of {} px")
+        _check_width(target, max(canvas_size(task, width, height)), SIDE)
     models = load_restoring_models(params, task, encoder)
     result: object
     if image is not None:
         restored = restore_image(image, models, options, most, report)
         write_image(target, restored.image)
-        warnings = restored.warnings
+        warnings = (*_said_of_animation(source), *restored.warnings)
         result = {"faces": [_about(inversion) for inversion in restored.inversions], "warnings": warnings}
     else:
         done = restore_video(source, target, models, options, most, report)
@@ -206,7 +211,7 @@ def interpolate_file(
     """
     _check_paths(source, target)
     check_factor(factor)
-    if _is_image(source):
+    if _is_image(source, target):
         raise BadInputError(f"{source.name} is an image, and nothing lies between its frames; give a video")
     _check_learned_once(options, adaptation)
     models = load_models(params, *chosen)
@@ -340,6 +345,19 @@ def _check_width(target: Path, width: int, what: str = "the faces side by side a
         raise BadInputError(f"{what.format(width)}, and {target.suffix} holds {widest}: write a .png")
 
 
-def _is_image(source: Path) -> bool:
+def _is_image(source: Path, target: Path) -> bool:
+    """Whether one picture is taken of it; an animated GIF is a clip where the output's name is a video's."""
     with source.open("rb") as stream:
-        return sniff(stream.read(HEAD)).startswith("image/")  # of those that are not read, read_image says so
+        kind = sniff(stream.read(HEAD))
+    if kind == "image/gif" and target.suffix.lower() in CONTAINERS and count_frames(source) > 1:
+        return False
+    return kind.startswith("image/")  # of those that are not read, read_image says so
+
+
+def _said_of_animation(source: Path) -> tuple[str, ...]:
+    count = count_frames(source)
+    if count < 2:
+        return ()
+    return (
+        f"{source.name} is an animation: the first of its {count} frames was taken; save it as a video for all",
+    )

@@ -33,6 +33,21 @@ OPTIONS = {
     TASK: f"{' or '.join(TASKS)}, in the place of edits; face, start and end go with it.",
     FACTOR: "Times as many frames, in the place of edits; face, refine, start, end, adapt and subject go with it.",
 }
+RANGE: dict[str, Any] = {
+    "name": "Range",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "Bytes of the clip to answer, e.g. bytes=0-1023.",
+}
+PIECES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"video/mp4": {}}},
+    206: {
+        "description": "The range that was asked for, several as multipart/byteranges.",
+        "content": {"video/mp4": {}, "multipart/byteranges": {}},
+    },
+}
+"""The answers of a clip."""
 EDIT = "NAME=STRENGTH, any number of times, e.g. age=20."
 EDITS = 'JSON: [{"name": "age", "strength": 20}, ...].'
 EDIT_BODY: dict[str, Any] = {

@@ -33,7 +33,7 @@ from modules.model_folder import weights_sha256
 from modules.perception.face_shape import FaceBasis, FaceParameters, difference, fit_face_basis
 from modules.perception.mesh import FaceMesh
 from services.attributes import load_attribute_judge
-from services.directions import JUDGED_BY, LABELS
+from services.directions import LABELS, labelled_by
 from services.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
 from services.evaluation_edits import Readings, measure_edits, slopes_between
 from services.face_meshes import ShardMeshes, clip_meshes, sample_meshes
@@ -85,31 +85,32 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
     samples = SampleDataset(SAMPLES, made_by=generator.sha256)
     frames = frames_of_test_persons(settings, generator.sha256)
     encoder, mesh = load_frame_encoder(FRAME_ENCODER, generator.sha256), tools.judge.mesh
-    clips = clip_meshes(
-        prepared, "train", mesh, MESHES, lambda done, total: say(f"meshes of {done} of {total} clips")
-    )
-    shards = sample_meshes(
-        sorted(SAMPLES.glob("samples-*.safetensors")), mesh, MESHES,
-        lambda done, total: say(f"meshes of {done} of {total} shards"),
-    )  # fmt: skip
-    model = fit_face_model(clips, shards, settings)
-    torch.manual_seed(settings.seed)
-    labels = _labels(settings, mesh, device, say)
-    editor = solved_editor(model, shards, labels, encoder, settings)
-    encoded = training_codes(FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256)
-    sources: list[SampleDataset | KeptSamples] = [samples]
-    if len(encoded):
-        made_from = f"{generator.sha256} {settings.resolution}"
-        pool = render_pool(encoded, tools.render, POOL, made_from, _every(50, "codes rendered", say))
-        sources.append(KeptSamples(pool.ws, pool.pictures))
-    lit = LitPoseEditor(
-        editor, encoder, settings.training,
-        FrozenParts(generator, image_losses(params, settings.training.weights), face_seen(params), OF_FACES),
-        asked_terms(model, tools, settings),
-    )  # fmt: skip
-    batches = pose_batches(clips, sources, model, settings)
     run_folder = RUNS / f"pose-editor-{_fingerprint(params, settings, prepared, encoder, samples)}"
+    # Before the meshes, which take long of many samples: a registry that is down is said to be so now.
     with training_run("pose-editor", params, {"generator_sha256": generator.sha256}, run_folder) as run:
+        clips = clip_meshes(
+            prepared, "train", mesh, MESHES, lambda done, total: say(f"meshes of {done} of {total} clips")
+        )
+        shards = sample_meshes(
+            sorted(SAMPLES.glob("samples-*.safetensors")), mesh, MESHES,
+            lambda done, total: say(f"meshes of {done} of {total} shards"),
+        )  # fmt: skip
+        model = fit_face_model(clips, shards, settings)
+        torch.manual_seed(settings.seed)
+        labels = _labels(settings, mesh, device, say)
+        editor = solved_editor(model, shards, labels, encoder, settings)
+        encoded = training_codes(FRAME_ENCODER, CLIPS, settings.encoded_per_clip, generator.sha256)
+        sources: list[SampleDataset | KeptSamples] = [samples]
+        if len(encoded):
+            made_from = f"{generator.sha256} {settings.resolution}"
+            pool = render_pool(encoded, tools.render, POOL, made_from, _every(50, "codes rendered", say))
+            sources.append(KeptSamples(pool.ws, pool.pictures))
+        lit = LitPoseEditor(
+            editor, encoder, settings.training,
+            FrozenParts(generator, image_losses(params, settings.training.weights), face_seen(params), OF_FACES),
+            asked_terms(model, tools, settings),
+        )  # fmt: skip
+        batches = pose_batches(clips, sources, model, settings)
         plan = settings.training
         fit_steps(
             lit,
@@ -292,7 +293,7 @@ def _labels(settings: PoseEditorSettings, mesh: FaceMesh, device: str, say: Say)
         return [torch.zeros(len(Shard(path, REMAKE)), 0) for path in sorted(SAMPLES.glob("samples-*.safetensors"))]
     judge = load_attribute_judge(settings.least_score, device, mesh)
     paths = label_samples(
-        SAMPLES, LABELS, judge, len(SampleDataset(SAMPLES)), judged_by=JUDGED_BY,
+        SAMPLES, LABELS, judge, len(SampleDataset(SAMPLES)), judged_by=labelled_by(settings.least_score),
         progress=_every(400, "samples labelled", say),
     )  # fmt: skip
     return [torch.from_numpy(read_labels(path, settings.kept)) for path in paths]

@@ -15,7 +15,7 @@ import anyio.to_thread
 from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -36,9 +36,17 @@ from services.handling import (
 )
 from services.job_request import factor_of
 from services.jobs import Jobs
-from services.limits import DISK_FULL, OUT_OF_MEMORY, Guard, error_response, in_api_terms, public_message
+from services.limits import (
+    DISK_FULL,
+    OUT_OF_MEMORY,
+    Guard,
+    RangedFile,
+    error_response,
+    in_api_terms,
+    public_message,
+)
 from services.measures import MEDIA_TYPE, Measures
-from services.openapi import CODES, FACTOR, SUBJECT, TASK, takes
+from services.openapi import CODES, FACTOR, PIECES, RANGE, SUBJECT, TASK, takes
 from services.pipeline.edit import edit_image
 from services.pipeline.invert import invert_image
 from services.pipeline.progress import CancelledError
@@ -70,8 +78,13 @@ VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", "adapt", "keep_lips"
 JobId = Annotated[str, Path(description="Id of the job.", max_length=64)]
 
 
-def create_app(open_state: Callable[[], AbstractContextManager[State]], max_bytes: int) -> FastAPI:
-    """The app; ``open_state`` is entered when the server starts and left when it stops."""
+def create_app(
+    open_state: Callable[[], AbstractContextManager[State]], max_bytes: int, max_image_bytes: int
+) -> FastAPI:
+    """The app; ``open_state`` is entered when the server starts and left when it stops.
+
+    ``max_bytes`` of a video and ``max_image_bytes`` of any other body are taken.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -93,7 +106,7 @@ def create_app(open_state: Callable[[], AbstractContextManager[State]], max_byte
         # The pages of FastAPI fetch their scripts from elsewhere, and BentoML's tells Google: ours is below.
         docs_url=None,
         redoc_url=None,
-        responses={status: {"model": ErrorOut} for status in (400, 413, 415, 422, 503)},
+        responses={status: {"model": ErrorOut} for status in (400, 413, 415, 422, 503, 504, 507)},
     )
     app.state.measures = Measures()
     _add_errors(app)
@@ -103,7 +116,7 @@ def create_app(open_state: Callable[[], AbstractContextManager[State]], max_byte
     add_restoring(app)
     _add_jobs(app)
     add_subjects(app)
-    app.add_middleware(Guard, max_bytes=max_bytes, measures=app.state.measures)
+    app.add_middleware(Guard, max_bytes=max_bytes, max_image_bytes=max_image_bytes, measures=app.state.measures)
     return app
 
 
@@ -357,16 +370,17 @@ def _add_jobs(app: FastAPI) -> None:
     @app.get(
         "/v1/jobs/{job_id}/result",
         tags=["videos"],
-        response_class=FileResponse,
-        responses=missing | {200: {"content": {"video/mp4": {}}}, 409: {"model": ErrorOut}},
+        response_class=RangedFile,
+        responses=missing | PIECES | {409: {"model": ErrorOut}, 416: {"model": ErrorOut}},
+        openapi_extra={"parameters": [RANGE]},
     )
     async def result(request: Request, job_id: JobId) -> Response:
-        """The edited clip of a job that succeeded."""
+        """The edited clip of a job that succeeded, or the range of it that was asked for."""
         job = await find(request, lambda jobs: jobs.get(job_id))
         if job.output is None or job.report is None:
             return error_response(f"the job is {job.state}{f': {job.error}' if job.error else ''}", 409)
         models = ", ".join(f"{name}/{tag}" for name, tag in job.report.get("models", {}).items())
-        return FileResponse(job.output, media_type="video/mp4", headers={MODEL_HEADER: models})
+        return RangedFile(job.output, media_type="video/mp4", headers={MODEL_HEADER: models})
 
     @app.post("/v1/jobs/{job_id}/cancel", tags=["videos"], responses=missing)
     async def cancel(request: Request, job_id: JobId) -> JobOut:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from datamodules.types import BadInputError
 
@@ -56,12 +56,18 @@ class Runtime:
     """MLflow's address; empty is an SQLite file in ``state``."""
     max_bytes: int
     """Largest body or file that is taken, in bytes."""
+    max_image_bytes: int
+    """Largest body with an image that is taken, in bytes; it stays in memory while it waits for its turn."""
     max_pixels: int
     """Largest frame or image that is taken, in pixels."""
     max_seconds: float
     """Longest clip that a job takes, in seconds of video."""
+    max_rate: float
+    """Frames per second at which ``max_seconds`` may be filled: more frames than those of both are not taken."""
     request_seconds: float
     """Longest time that one request may compute, in seconds."""
+    slowest_upload: Annotated[int, Field(gt=0)]
+    """Bytes per second at which a body of ``max_bytes`` still comes in in time."""
     keep_latents_hours: float
     """How long latent ids answer after they were made."""
     keep_jobs_hours: float

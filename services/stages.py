@@ -89,6 +89,7 @@ def prepare(params: Params, report: Report = lambda done, total, what: None) -> 
     are always persons to test on; the registry's other clips do not. Raises ``BadInputError`` where the folder
     and ``data.images`` give nothing to train on, and like ``prepare_clips``.
     """
+    params.runtime.apply_threads()
     folder = params.data.folder()
     registry = [
         asset_path(name, file) for name in REGISTRY_CLIPS for file in manifest()[name].files

@@ -20,7 +20,7 @@ from datamodules.types import BadInputError
 from modules.editing.channels import ChannelIndex, certainty, region_energy, sparse_combination, style_spread
 from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.editing.random_identity import RandomIdentity
-from modules.editing.stylespace import ChannelEdit, save_stylespace
+from modules.editing.stylespace import ChannelEdit, load_stylespace, save_stylespace
 from modules.generators import Generator
 from modules.model_folder import load_model
 from modules.perception.appearance import REGIONS
@@ -290,7 +290,7 @@ def _find(settings: StylespaceSettings, tools: Tools, directions: EditSet, run: 
         )
     )
     everything = EditSet(edits)
-    ws = draw_single(tools.generator, settings.measured_codes, settings.seed + 3, settings.truncation)
+    ws = measured_codes(tools, settings)
     summary = measure_appearance(ws, range(len(ws)), everything, tools, settings, say)
     tables = "\n".join(as_markdown(summary))
     folder = save_stylespace(FOLDER, edits, card(edits, len(located.slopes), len(ws), tables))
@@ -304,6 +304,18 @@ def _find(settings: StylespaceSettings, tools: Tools, directions: EditSet, run: 
     run.log_model(folder)
     run.log_image("edits", appearance_sheet(ws[:SHOWN], everything, tools.render))
     return folder
+
+
+def measured_codes(tools: Tools, settings: StylespaceSettings) -> Tensor:
+    """``(N, num_ws, w_dim)``: samples that no unit was set on, which the gate's numbers are measured on."""
+    return draw_single(tools.generator, settings.measured_codes, settings.seed + 3, settings.truncation)
+
+
+def evaluate_stylespace(folder: Path, tools: Tools, settings: StylespaceSettings, say: Say) -> Evaluation:
+    """What the gate reads, measured anew on the edits of a model folder; raises ``BadInputError``."""
+    edits = load_stylespace(folder, tools.generator.sha256)
+    ws = measured_codes(tools, settings)
+    return evaluation_of(measure_appearance(ws, range(len(ws)), edits, tools, settings, say), folder, settings)
 
 
 def data_hash_of(settings: StylespaceSettings) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from dataclasses import asdict
 
 from fastapi import FastAPI, Request
@@ -27,6 +29,7 @@ def forgotten(subject: str, state: State) -> Forgotten:
     for job in jobs:
         try:
             state.jobs.delete(job)
-        except KeyError:  # gone since
-            continue
+        except KeyError:  # half made or half deleted by a server that was killed; or gone since
+            with suppress(FileNotFoundError):
+                shutil.rmtree(state.jobs.folder / job)
     return Forgotten(versions, adaptations, len(jobs))

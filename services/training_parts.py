@@ -85,8 +85,8 @@ def seen_by(mesh: FaceMesh, min_score: float) -> Seen:
 
     def seen(reconstruction: Tensor, target: Tensor) -> Tensor:
         mesh.to(target.device)
-        with torch.no_grad():
-            scores: Tensor = mesh(torch.cat([reconstruction, target])).score
+        with torch.no_grad(), torch.autocast(target.device.type, enabled=False):
+            scores: Tensor = mesh(torch.cat([reconstruction, target]).float()).score
         return (scores >= min_score).reshape(2, -1).all(dim=0)
 
     return seen

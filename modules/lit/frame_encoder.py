@@ -41,6 +41,8 @@ class Phase:
     """Weight of each loss by its name; ``codes`` is the regression of known codes."""
 
     def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"phase {self.name} has no steps: leave it out")
         if not 0.0 <= self.sample_share <= 1.0:
             raise ValueError(f"phase {self.name}: sample_share must lie in [0, 1], got {self.sample_share}")
         if not 0 <= self.rendered <= self.batch_size:

@@ -60,7 +60,9 @@ class FaceLoss(nn.Module):
 
     def target(self, images: Tensor) -> FaceTarget:
         """What the net sees in ``(N, 3, H, W)`` images; carries gradients where the images do."""
-        seen = self.mesh(images)
+        # Places in pixels need more digits than bfloat16 has.
+        with torch.autocast(images.device.type, enabled=False):
+            seen = self.mesh(images.float())
         return FaceTarget(seen.features, seen.points * (UNIT / images.shape[3]))
 
     def forward(self, images: Tensor, target: FaceTarget) -> FaceDistances:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.types import BadInputError, ClipInfo
+from datamodules.types import PROGRESSIVE, BadInputError, ClipInfo
 from modules.encoders.restoring import FACTOR, Task, degrade
 from services.pipeline.composite import Image
 
@@ -50,9 +50,10 @@ def canvas_size(task: Task | None, width: int, height: int) -> tuple[int, int]:
 
 
 def canvas_info(task: Task | None, info: ClipInfo) -> ClipInfo:
-    """The clip with the size of its canvas."""
+    """The clip with the size of its canvas; an enlarged one has no fields any more, as each line is several."""
     width, height = canvas_size(task, info.width, info.height)
-    return replace(info, width=width, height=height)
+    order = info.field_order if height == info.height else PROGRESSIVE
+    return replace(info, width=width, height=height, field_order=order)
 
 
 def check_canvas(task: Task | None, width: int, height: int, max_pixels: int) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.shards import to_tensor
-from datamodules.types import BadInputError, ClipInfo, FrameBatch
+from datamodules.types import PROGRESSIVE, BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe
 from modules.perception.flow import DenseFlow
 from services.pipeline.between import Motion, Standing, add_face, codes_between, laid_between
@@ -30,7 +30,7 @@ from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.pipeline.stream import FaceReport, Lane, clip_writer, lost_bits
+from services.pipeline.stream import FaceReport, Lane, clip_writer, lost
 from services.pipeline.track import begun_tracks
 
 FEWEST, MOST = 2, 8
@@ -121,7 +121,10 @@ def interpolate_video(
                 written += 1
             meter.advance()
     cuts = tuple(plan.numbers[cut] for cut in plan.cuts)
-    said = (*lost_bits(plan.info, models.config.video), *_standing_still(repeated, cuts, factor))
+    said = (
+        *lost(plan.info, finer(plan.info, factor), models.config.video),
+        *_standing_still(repeated, cuts, factor),
+    )
     return InterpolationReport(
         factor=factor,
         rate=plan.info.rate * factor,
@@ -154,8 +157,8 @@ def check_factor(factor: int) -> int:
 
 
 def finer(info: ClipInfo, factor: int) -> ClipInfo:
-    """The clip with ``factor`` times its frames, each still at a whole number of ticks."""
-    return replace(info, rate=info.rate * factor, time_base=info.time_base / factor)
+    """The clip with ``factor`` times its frames, each at a whole number of ticks; those between have no fields."""
+    return replace(info, rate=info.rate * factor, time_base=info.time_base / factor, field_order=PROGRESSIVE)
 
 
 def check_finer(info: ClipInfo, factor: int, options: EditOptions, most: float) -> None:

@@ -173,6 +173,8 @@ class EditOptions:
         check_face(self.face)
         if self.refine is not None and not 0 <= self.refine <= MOST_STEPS:
             raise BadInputError(f"refine must be 0 to {MOST_STEPS} steps per frame, got {str(self.refine)[:20]}")
+        if self.preview and self.refine:
+            raise BadInputError("a preview is not refined: leave refine out, or leave preview out")
         if not 0 <= self.seed < 2**63:
             raise BadInputError(f"seed must be a whole number from 0, got {self.seed}")
         if self.stitch and self.face == "all":

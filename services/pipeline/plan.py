@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.alignment import align, natural_crop_size
+from datamodules.alignment import SmoothingConfig, align, natural_crop_size
 from datamodules.shards import to_tensor
 from datamodules.spread import spread
 from datamodules.types import Alignment, BadInputError, ClipInfo, FrameBatch
@@ -20,7 +20,7 @@ from datamodules.video import ShotDetector, probe, read_frames
 from modules.perception.detection import FaceObservation
 from services.pipeline.canvas import read_by
 from services.pipeline.carried import CarriedLandmarks
-from services.pipeline.faces import Embedding, Presence, presence, track
+from services.pipeline.faces import Embedding, FacesConfig, Presence, presence, track
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.persons import PersonSampler
@@ -73,6 +73,14 @@ def check_clip(path: Path, runtime: Runtime) -> ClipInfo:
     if info.duration > runtime.max_seconds:
         raise BadInputError(
             f"{path.name} lasts {info.duration:.1f} s, at most {runtime.max_seconds:g} s are taken; cut it", 413
+        )
+    # Work goes with the frames, and a second can hold any number of them.
+    most = runtime.max_seconds * runtime.max_rate
+    if info.frames > most:
+        raise BadInputError(
+            f"{path.name} has {info.frames} frames, at most {most:.0f} are taken ({runtime.max_seconds:g} s at "
+            f"{runtime.max_rate:g} per second); cut it or lower its frame rate",
+            413,
         )
     return info
 
@@ -128,15 +136,36 @@ def plan_clip(
         persons += who
         numbers += [batch.first + every * k for k in range(len(batch.frames))]
         meter.advance(len(batch.frames))
-    tracker = track(found, shots.cuts, config.faces, persons)
+    rule, smoothing = per_taken_frame(every, config.faces, models.smoothing)
+    tracker = track(found, shots.cuts, rule, persons)
     changes = tracker.changes
     cuts = tuple(sorted({*shots.cuts, *changes}))
     plans = []
     for landmarks in tracker.choose(options.face, required=models.task is None):
-        alignment = align(landmarks, config.crop_size, models.smoothing, cuts)
-        shown = presence(alignment.valid, cuts, config.faces)
+        alignment = align(landmarks, config.crop_size, smoothing, cuts)
+        shown = presence(alignment.valid, cuts, rule)
         plans.append(FacePlan(alignment, shown, natural_crop_size(alignment)))
     return ClipPlan(info, tuple(numbers), cuts, changes, tuple(plans))
+
+
+def per_taken_frame(
+    every: int, faces: FacesConfig, smoothing: SmoothingConfig
+) -> tuple[FacesConfig, SmoothingConfig]:
+    """Both over the same times where one frame in ``every`` is taken; what comes in counts all of the clip's."""
+
+    def taken(frames: int) -> int:
+        return round(frames / every)
+
+    return (
+        dataclasses.replace(
+            faces,
+            gap=taken(faces.gap),
+            shortest=max(1, taken(faces.shortest)),
+            hold=taken(faces.hold),
+            fade=max(1, taken(faces.fade)),
+        ),
+        SmoothingConfig(smoothing.center_sigma / every, smoothing.shape_sigma / every),
+    )
 
 
 def _embed(models: Models, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

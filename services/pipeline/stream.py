@@ -19,7 +19,7 @@ from datamodules.scratch import scratch_beside
 from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe
-from datamodules.video_write import kept_depth
+from datamodules.video_write import kept_depth, loses_fields
 from modules.editing.directions import EditRequest
 from services.pipeline.balance import balanced_in_clip, balancing_for
 from services.pipeline.canvas import canvas_info, canvas_of, on_canvas
@@ -154,7 +154,8 @@ def edit_video(
                     observe(number, before, after)
             meter.advance(len(edited))
     done = _report(plan, lanes, started)
-    warnings = (*lost_bits(plan.info, models.config.video), *models.learned_with, *said, *done.warnings)
+    kept = lost(plan.info, canvas_info(models.task, plan.info), models.config.video)
+    warnings = (*kept, *models.learned_with, *said, *done.warnings)
     return replace(done, warnings=warnings, stitching=tuning)
 
 
@@ -224,12 +225,19 @@ def _report(plan: ClipPlan, lanes: Sequence[Lane], started: float) -> VideoRepor
     )
 
 
-def lost_bits(info: ClipInfo, video: VideoConfig) -> tuple[str, ...]:
-    """One line for a clip that is finer than the frames that are edited."""
-    if info.bit_depth <= 8:
-        return ()
-    written = kept_depth(info, video.codec)
-    return (f"the clip has {info.bit_depth} bits per colour; its frames are edited at 8 and written as {written}",)
+def lost(info: ClipInfo, written: ClipInfo, video: VideoConfig) -> tuple[str, ...]:
+    """A line for each thing of a clip that is not kept in what is written of it: its colours' bits, its fields."""
+    said = []
+    if info.bit_depth > 8:
+        depth = kept_depth(info, video.codec)
+        said.append(
+            f"the clip has {info.bit_depth} bits per colour; its frames are edited at 8 and written as {depth}"
+        )
+    if info.interlaced and (not written.interlaced or loses_fields(info, video.codec)):
+        said.append(
+            "the clip is interlaced and is written as whole frames, where players show combs; deinterlace it first"
+        )
+    return tuple(said)
 
 
 def _changes(plan: ClipPlan) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
-"""Videos made for tests: every frame says its own number, in the grey of its left half."""
+"""Videos made for tests: every frame says its own number in the grey of its left half; how they are compared."""
 
 from fractions import Fraction
 
 import av
 import numpy as np
+
+from datamodules.video import VideoWriter, probe, read_frames
 
 
 def picture(index, width, height):
@@ -22,19 +24,27 @@ def number_of(frame):
 
 def make_clip(
     path, frames=30, size=(64, 48), rate=Fraction(30), codec="libx264", pixel_format="yuv420p", crf=8, pts=None,
-    time_base=None, rotation=0, audio=None, color=None, pictures=None, options=None, gop=None,
+    time_base=None, rotation=0, audio=None, color=None, pictures=None, options=None, gop=None, mirrored=False,
+    pixel_aspect=None, coding=None,
 ):  # fmt: skip
-    """Write a clip; `pts` in ticks of `time_base`, `color` = (range, primaries, transfer, matrix)."""
+    """Write a clip; `pts` in ticks of `time_base`, `color` = (range, primaries, transfer, matrix).
+
+    `options` are the container's, `coding` the encoder's.
+    """
     width, height = size
     with av.open(str(path), "w", options=options or {}) as out:
-        stream = out.add_stream(codec, rate=rate, options={"crf": str(crf)} if "x26" in codec else {})
+        stream = out.add_stream(
+            codec, rate=rate, options=({"crf": str(crf)} if "x26" in codec else {}) | (coding or {})
+        )
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.time_base = time_base or 1 / Fraction(rate)
         if gop:
             stream.codec_context.gop_size = gop
-        if rotation:
-            stream.set_display_rotation(-rotation)
+        if rotation or mirrored:
+            stream.set_display_rotation(-rotation, hflip=mirrored)
         context = stream.codec_context
+        if pixel_aspect:
+            context.sample_aspect_ratio = pixel_aspect
         if color:
             context.color_range, context.color_primaries, context.color_trc, context.colorspace = color
         sound = out.add_stream(audio, rate=48000, layout="mono") if audio else None
@@ -55,6 +65,24 @@ def make_clip(
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     return path
+
+
+def frames_of(path, **section):
+    return np.concatenate([batch.frames for batch in read_frames(path, chunk=7, **section)])
+
+
+def copy(source, target, info=None, codec="h264", crf=8, **how):
+    """Read and write again; what the copy says of itself."""
+    section = {key: how[key] for key in ("start", "end") if key in how}
+    with VideoWriter(target, info or probe(source), codec=codec, crf=crf, preset="ultrafast", **how) as writer:
+        for batch in read_frames(source, chunk=7, **section):
+            writer.write(batch)
+    assert [p.name for p in target.parent.iterdir() if p.name.startswith(".")] == []
+    return probe(target)
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(np.mean((a.astype(float) - b.astype(float)) ** 2), 1e-6))
 
 
 def _write_sound(out, sound, seconds):

@@ -7,7 +7,7 @@ import pytest
 from clip_maker import make_clip, make_sound, picture
 from PIL import Image, ImageCms
 
-from datamodules.images import read_image, sniff
+from datamodules.images import LONGEST_SIDE, count_frames, read_image, sniff
 from datamodules.types import BadInputError
 
 COLOUR = picture(5, 40, 30)
@@ -183,6 +183,33 @@ def test_an_image_of_a_phone_that_is_not_read_is_called_an_image():
     with pytest.raises(BadInputError, match="is image/heic, which is not read; save it as PNG") as caught:
         read_image(b"\0\0\0\x18ftypheic" + bytes(40), LIMIT)
     assert caught.value.status == 415
+
+
+def test_no_image_is_longer_than_what_can_be_warped():
+    for shape in ((1, LONGEST_SIDE), (LONGEST_SIDE, 1)):
+        data = encoded(Image.fromarray(np.zeros(shape, np.uint8)))
+        image = read_image(data, 10**5)
+        assert cv2.warpAffine(image, np.eye(3)[:2], (8, 8)).shape == (8, 8, 3)
+        longer = encoded(Image.fromarray(np.zeros([side + (side > 1) for side in shape], np.uint8)))
+        with pytest.raises(BadInputError, match="make it smaller") as caught:
+            read_image(longer, 10**5)
+        assert caught.value.status == 413
+    with pytest.raises(cv2.error):
+        cv2.warpAffine(np.zeros((1, LONGEST_SIDE + 1, 3), np.uint8), np.eye(3)[:2], (8, 8))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "PNG", "TIFF"])
+def test_frames_of_an_animation_are_counted(kind, tmp_path):
+    shown = [Image.fromarray(np.roll(COLOUR, 5 * index, 1)) for index in range(4)]
+    path = tmp_path / "a"
+    path.write_bytes(encoded(shown[0], kind))
+    assert count_frames(path) == 1
+    path.write_bytes(encoded(shown[0], kind, save_all=True, append_images=shown[1:]))
+    assert count_frames(path) == (1 if kind == "TIFF" else 4)
+    path.write_bytes(path.read_bytes()[:30])
+    assert count_frames(path) == 1
+    path.write_bytes(b"text")
+    assert count_frames(path) == 1
 
 
 def test_unusable_images_get_one_clear_line(tmp_path):

@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clip_maker import audio_packets, make_clip, make_sound, number_of, picture
+from clip_maker import audio_packets, copy, frames_of, make_clip, make_sound, number_of, picture, psnr
 
 from datamodules import video_read
 from datamodules.disk import is_disk_full
@@ -16,23 +16,6 @@ from datamodules.video_write import kept_depth
 from modules.assets import asset_path
 
 NTSC = Fraction(30000, 1001)
-
-
-def frames_of(path, **section):
-    return np.concatenate([batch.frames for batch in read_frames(path, chunk=7, **section)])
-
-
-def copy(source, target, info=None, codec="h264", crf=8, **how):
-    section = {key: how[key] for key in ("start", "end") if key in how}
-    with VideoWriter(target, info or probe(source), codec=codec, crf=crf, preset="ultrafast", **how) as writer:
-        for batch in read_frames(source, chunk=7, **section):
-            writer.write(batch)
-    assert [p.name for p in target.parent.iterdir() if p.name.startswith(".")] == []
-    return probe(target)
-
-
-def psnr(a, b):
-    return 10 * np.log10(255**2 / max(np.mean((a.astype(float) - b.astype(float)) ** 2), 1e-6))
 
 
 def test_frames_come_in_order_with_their_pixels(tmp_path):

@@ -34,6 +34,9 @@ def test_times_are_read_as_in_the_shell() -> None:
     assert (options.start, options.end) == (2.5, 90.0)
     with pytest.raises(BadInputError, match=r"start='nan'.* write seconds like 2.5s or minutes like 1:30"):
         edit_options({"start": "nan"})
+    for text in ("9" * 400 + ":01", "1:" + "9" * 5000, "9" * 400, "9" * 10):
+        with pytest.raises(BadInputError, match="cannot read the time"):
+            edit_options({"start": text})
 
 
 def test_what_no_jpeg_holds_is_said() -> None:

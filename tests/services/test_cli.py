@@ -81,6 +81,15 @@ def test_every_command_has_help(command, capsys) -> None:
     assert "Usage" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("group", ["", "assets", "data"])
+def test_a_group_by_itself_shows_its_help_and_complains_of_nothing(group, capsys) -> None:
+    assert run(group.split()) == 0
+    shown = capsys.readouterr()
+    assert "Usage" in shown.out and not shown.err
+    assert run([*group.split(), "nothing"]) == 2
+    assert "No such command" in capsys.readouterr().err
+
+
 def test_editing_an_image(shell, tmp_path, picture, capsys) -> None:
     target = tmp_path / "out.png"
     assert shell(["edit", str(picture), str(target), "--edit", "age=+20", "-q"]) == 0

@@ -31,7 +31,7 @@ def test_codes_are_of_the_split_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     def encoder(images: torch.Tensor) -> tuple[torch.Tensor, None]:
         return images.mean((1, 2, 3))[:, None, None].expand(-1, ROWS, WIDTH), None
 
-    weights = {"tensors": {"w": torch.zeros(1)}}
+    weights = {"weights_sha256": "one"}
     monkeypatch.setattr(encoded_codes, "load_frame_encoder", lambda folder, sha: encoder)
     monkeypatch.setattr(encoded_codes, "load_model", lambda folder: SimpleNamespace(**weights))
     monkeypatch.setattr(encoded_codes, "held_out_frames", frames)
@@ -42,7 +42,7 @@ def test_codes_are_of_the_split_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     assert asked[1:] == [(2, "val")]
     held_out = encoded_frames(tmp_path, tmp_path, 3, "a", "test")
     assert held_out is not None and asked[2:] == [(3, "test")] and held_out.clips == ("a", "a")
-    weights["tensors"] = {"w": torch.ones(1)}
+    weights["weights_sha256"] = "another"
     other = encoded_frames(tmp_path, tmp_path, 3, "a", "test")
     assert other is not None and other.data_hash != held_out.data_hash
     assert len(training_codes(tmp_path, tmp_path, 0, "a")) == 0

@@ -37,6 +37,8 @@ def test_the_committed_metrics_are_of_the_usual_measurement(
     monkeypatch.setenv("STYLEREEL_STATE", str(tmp_path))
     assert run(["evaluate", "--quiet", *words]) == 0
     assert asked[0].metrics == (METRICS_FOLDER if usual else tmp_path / "metrics")
+    assert asked[0].published == usual, "the tables go where the metrics go"
+    assert ("--clips elsewhere" in asked[0].command) == ("--clips" in words)
     assert f"written to {asked[0].metrics}" in capsys.readouterr().out
     assert run(["evaluate", "--quiet", *words, "--out", str(tmp_path / "mine")]) == 0
-    assert asked[1].metrics == tmp_path / "mine"
+    assert asked[1].metrics == tmp_path / "mine" and not asked[1].published

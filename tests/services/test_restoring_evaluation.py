@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 import services.evaluate
+from datamodules.types import BadInputError
 from modules.encoders.restoring import TASKS, RestoringEncoder, Task, copy_of, degrade, save_restoring_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, load_frame_encoder, save_frame_encoder
 from modules.model_folder import load_model, weights_sha256
 from services.cli import run
 from services.evaluate import re_evaluation
+from services.evaluation import EvaluationConfig, data_hash_of
 from services.evaluation_frames import HeldOutFrames
 from services.model_names import FRAME_ENCODER, RESTORERS, usual_name
 from services.registry.errors import GateRefusedError
@@ -186,10 +189,13 @@ def test_a_champion_is_measured_with_the_frame_encoder_it_was_trained_with(
 
     def evaluate(folder: Path, first: FrameEncoder, generator: Any, params: Any) -> tuple[Evaluation, list[str]]:
         asked.append((folder, weights_sha256(first.state_dict()), generator.sha256))
-        return evaluation_of(folder, psnr=28.0), []
+        return replace(evaluation_of(folder, psnr=28.0), data_hash=here), []
 
     registry.register(tmp_path / "frame", FRAME_ENCODER)
     monkeypatch.setattr(services.evaluate, "evaluate_restoring_encoder", evaluate)
+    frames = SimpleNamespace(data_hash="frames")
+    monkeypatch.setattr(services.evaluate, "_frames", lambda *_: frames)
+    here = data_hash_of(frames, PARAMS.section("evaluation", EvaluationConfig).lpips_net, task)  # type: ignore[arg-type]
     monkeypatch.setattr(services.evaluate, "open_registry", lambda params: registry)
     generator = type("Named", (), {"sha256": "a" * 64})()
     monkeypatch.setattr(services.evaluate, "exact_generator", lambda params: generator)
@@ -198,6 +204,10 @@ def test_a_champion_is_measured_with_the_frame_encoder_it_was_trained_with(
     with registry.connection.reach() as mlflow:
         mlflow.set_registered_model_alias(name, "champion", first.version)
     registry.register(challenger, name, evaluation_of(challenger))
+    with pytest.raises(BadInputError, match="measure the challenger here and register it again"):
+        registry.promote(name, gate, re_evaluate=re_evaluation(PARAMS, name))
+    assert not asked, "nothing is measured that could not be compared"
+    registry.register(challenger, name, replace(evaluation_of(challenger), data_hash=here))
     with pytest.raises(GateRefusedError, match=r"psnr 27 < the champion's 28"):
         registry.promote(name, gate, re_evaluate=re_evaluation(PARAMS, name))
     ((folder, sha256, made_for),) = asked

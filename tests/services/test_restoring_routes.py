@@ -99,7 +99,7 @@ def serving(params: Params) -> Iterator[TestClient]:
         jobs.close()
         engine.stop()
 
-    with TestClient(create_app(opened, params.runtime.max_bytes)) as client:
+    with TestClient(create_app(opened, params.runtime.max_bytes, params.runtime.max_image_bytes)) as client:
         ready(client)
         yield client
 

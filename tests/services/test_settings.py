@@ -56,6 +56,8 @@ def test_environment_overrides_the_file(tmp_path: Path) -> None:
 def test_environment_of_the_wrong_kind_names_the_key() -> None:
     with pytest.raises(BadInputError, match=r"runtime\.port"):
         _ = load_params(environment={"STYLEREEL_PORT": "many"}).runtime
+    with pytest.raises(BadInputError, match=r"runtime\.slowest_upload"):
+        _ = load_params(environment={"STYLEREEL_SLOWEST_UPLOAD": "0"}).runtime
 
 
 def test_nested_sections_and_yaml_numbers() -> None:

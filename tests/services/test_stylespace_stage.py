@@ -12,6 +12,7 @@ from torch import Tensor
 from datamodules.types import BadInputError
 from modules.editing.channels import ChannelIndex, style_spread
 from modules.editing.directions import EditRequest, EditSet
+from modules.editing.stylespace import ChannelEdit, load_stylespace, save_stylespace
 from modules.generators.protocol import StyleLayer
 from modules.perception.appearance import REGIONS
 from modules.perception.second_identity import SAME_PERSON
@@ -26,8 +27,11 @@ from services.stylespace import (
     calibrate,
     combine,
     data_hash_of,
+    evaluate_stylespace,
     evaluation_of,
     locate,
+    measure_appearance,
+    measured_codes,
     rounded,
 )
 
@@ -213,8 +217,6 @@ def test_measurement_says_what_the_toy_does(settings, tools, tmp_path) -> None:
 
 
 def test_the_gate_is_given_the_worst_edit(settings, tmp_path) -> None:
-    from modules.editing.stylespace import ChannelEdit, save_stylespace
-
     made = ChannelEdit("lips", "steps", (("a", 0),), torch.ones(1), -1, 1, "toy")
     folder = save_stylespace(tmp_path / "stylespace", [made], "")
     channels = {
@@ -227,6 +229,22 @@ def test_the_gate_is_given_the_worst_edit(settings, tmp_path) -> None:
     channels["y"] = {"slope": np.nan, "identity": {"+1": np.nan}, "inside": np.nan}
     broken = evaluation_of(summary, folder, settings).metrics
     assert all(np.isnan(broken[name]) for name in ("slope_error", "identity", "inside")), "the gate refuses NaN"
+
+
+def test_a_champion_is_measured_again_as_it_was_when_it_was_made(settings, tools, tmp_path) -> None:
+    few = replace(settings, measured_codes=3)
+    located = locate(tools, few, lambda line: None, tmp_path / "kept")
+    made = combine(located, "lip_colour", few.edits["lip_colour"], np.ones(24), tools, few)
+    ws = measured_codes(tools, few)
+    drawn = torch.randn(99, 2, CHANNELS, generator=torch.Generator().manual_seed(4))
+    other = random_identity(
+        few.random_identity, tools.generator, drawn, {}, ws, tools.render, tools.judge, tools.identity
+    )
+    folder = save_stylespace(tmp_path / "stylespace", [made, other], "")
+    known = load_stylespace(folder, tools.generator.sha256)
+    first = evaluation_of(measure_appearance(ws, range(3), known, tools, few, lambda line: None), folder, few)
+    again = evaluate_stylespace(folder, tools, few, lambda line: None)
+    assert replace(again, created=first.created) == first and again.frames == 3
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,8 @@ def test_autocast_leaves_renderings_in_the_generators_own_precision(lit, generat
 def test_a_plan_that_cannot_be_trained_is_refused(lit, generator) -> None:
     with pytest.raises(ValueError, match="image losses need rendered images"):
         replace(CODES, weights={"l2": 1.0})
+    with pytest.raises(ValueError, match="has no steps: leave it out"):
+        replace(CODES, steps=0)
     with pytest.raises(ValueError, match="no other loss"):
         replace(CODES, sample_share=0.0)
     with pytest.raises(ValueError, match="no loss named lpips_vgg"):

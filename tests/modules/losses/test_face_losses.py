@@ -47,6 +47,14 @@ def test_mesh_distance_does_not_hang_on_the_images_size(loss, images):
     assert torch.allclose(near, far, rtol=0.05)
 
 
+def test_autocast_leaves_points_the_digits_that_pixels_need(loss, images):
+    exact = loss(images[:1], loss.target(images[1:2]))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = loss(images[:1], loss.target(images[1:2]))
+    torch.testing.assert_close(inside.mesh, exact.mesh, rtol=0, atol=0)
+    torch.testing.assert_close(inside.landmark, exact.landmark, rtol=0, atol=0)
+
+
 def test_a_step_against_the_gradient_comes_nearer(loss, images):
     target = loss.target(images[1:])
     start = images[:1].clone().requires_grad_()

@@ -25,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
 from starlette.testclient import TestClient
 
 from services.handling import MODEL_HEADER, WARNING_HEADER, State
+from services.settings import ROOT, Params, load_params
 
 
 def test_models_edits_and_health(client: TestClient) -> None:
@@ -185,6 +186,25 @@ def test_no_face_is_said(client: TestClient) -> None:
 def test_too_many_pixels(client: TestClient) -> None:
     huge = picture(np.zeros((7000, 7000), np.uint8))
     refused(client.post("/v1/invert", content=huge), 413, "36000000")
+
+
+def test_what_openapi_and_the_manual_know_of_statuses(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    answers = [operation["responses"] for methods in paths.values() for operation in methods.values()]
+    assert all({"400", "413", "422", "503", "504", "507"} <= set(known) for known in answers)
+    (codes,) = [p for p in (ROOT / "docs/http.md").read_text().split("\n\n") if p.startswith("**Status codes**")]
+    declared = {status for known in answers for status in known if status not in ("200", "202", "204")}
+    assert not [status for status in sorted(declared) if not re.search(rf"\b{status}\b", codes)]
+
+
+def test_an_upload_has_the_time_that_the_largest_one_takes(client: TestClient, params: Params) -> None:
+    from services import api
+
+    service: Any = api.StyleReelService
+    runtime = load_params(environment={}).runtime
+    assert service.config["traffic"]["timeout"] == api.seconds_allowed(params.runtime)
+    computing = 2 * runtime.request_seconds
+    assert api.seconds_allowed(runtime) >= runtime.max_bytes / runtime.slowest_upload + computing > 2000
 
 
 def test_oversized_bodies_chunked_ones_too(client: TestClient) -> None:

@@ -36,6 +36,27 @@ def test_a_video_job(client: TestClient, clip: bytes) -> None:
     refused(client.get(f"/v1/jobs/{job['id']}/result"), 404)
 
 
+def test_ranges_of_a_clip_are_answered_as_openapi_says(client: TestClient, clip: bytes) -> None:
+    job = client.post("/v1/jobs?edit=age=5&preview=true", content=clip).json()["id"]
+    assert wait(client, job, "succeeded", "failed")["state"] == "succeeded"
+    path = "/v1/jobs/{job_id}/result"
+    operation = client.get("/openapi.json").json()["paths"][path]["get"]
+    assert "Range" in {parameter["name"] for parameter in operation["parameters"]}
+    whole = client.get(path.format(job_id=job)).content
+    for asked, status in [
+        ("bytes=0-9", 206), ("bytes=0-1,5-6", 206), ("", 200), ("bytes=999999999-", 416), ("bytes=nonsense", 400),
+    ]:  # fmt: skip
+        answer = client.get(path.format(job_id=job), headers={"Range": asked} if asked else {})
+        assert answer.status_code == status
+        kind = answer.headers["content-type"].partition(";")[0]
+        assert kind in operation["responses"][str(status)]["content"], "OpenAPI does not know of it"
+        if status >= 400:
+            refused(answer, status, "bytes=FIRST-LAST")
+        elif kind == "video/mp4":
+            assert answer.content == (whole[:10] if status == 206 else whole)
+    assert client.get(path.format(job_id=job), headers={"Range": "bytes=999999999-"}).headers["content-range"]
+
+
 def test_a_job_can_be_cancelled_and_has_no_result(client: TestClient, state: State, clip: bytes) -> None:
     with state.turns.turn():
         job = client.post("/v1/jobs?edit=age=5", content=clip).json()["id"]
@@ -123,7 +144,14 @@ def test_forgetting_a_subject_deletes_the_jobs_that_asked_for_it(
     gone = client.post("/v1/jobs?edit=age=5", content=clip).json()["id"]
     request = state.jobs.folder / gone / "request.json"
     request.write_text(json.dumps(json.loads(request.read_text()) | {"subject": "anna"}))
-    assert client.delete("/v1/subjects/anna").json()["jobs"] == 1
+    # As servers leave them that were killed: before the job was queued, and while it was deleted.
+    torn = [state.jobs.folder / name for name in ("e" * 32, f".deleted-{'f' * 32}")]
+    for folder in torn:
+        folder.mkdir()
+        (folder / "input").write_bytes(clip)
+        (folder / "request.json").write_text(json.dumps({"subject": "anna", "created": 1.0}))
+    assert client.delete("/v1/subjects/anna").json()["jobs"] == 3
+    assert not any(folder.exists() for folder in torn)
     assert client.get(f"/v1/jobs/{gone}").status_code == 404
     assert client.get(f"/v1/jobs/{kept}").status_code == 200
     assert not (state.jobs.folder / gone).exists()

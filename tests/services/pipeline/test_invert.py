@@ -186,7 +186,10 @@ def test_directions_of_another_generator_are_refused(toy_models) -> None:
 
 
 def test_preview_is_drawn_small(toy_models) -> None:
-    assert crop_synthesis_size(np.diag([3.0, 3.0, 1.0]), 256, toy_models, EditOptions(preview=True)) == 256
+    toy_models.generator.resolution = 1024
+    large = np.diag([3.0, 3.0, 1.0]), 256, toy_models
+    assert crop_synthesis_size(*large, EditOptions(preview=True)) == toy_models.config.preview.size
+    assert crop_synthesis_size(*large, EditOptions()) > toy_models.config.preview.size
 
 
 def test_warnings_name_the_frames() -> None:

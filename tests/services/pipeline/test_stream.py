@@ -155,7 +155,7 @@ def test_a_cut_ends_the_edit_at_once(tmp_path, toy_models) -> None:
 
 def test_preview_takes_fewer_frames(tmp_path, toy_models, clip) -> None:
     target = tmp_path / "out.mp4"
-    report, seen = edited(clip, target, toy_models, AGE, EditOptions(preview=True, refine=50))
+    report, seen = edited(clip, target, toy_models, AGE, EditOptions(preview=True))
     every = toy_models.config.preview.every
     assert sorted(seen) == list(range(0, 72, every))
     assert report.frames == probe(target).frames == len(seen)
@@ -330,6 +330,14 @@ def test_limits(clip, limit) -> None:
     assert check_clip(clip, load_params().runtime).frames == 72
 
 
+def test_a_clip_of_more_frames_than_its_seconds_may_hold_is_refused(clip) -> None:
+    runtime = replace(load_params().runtime, max_seconds=3.0, max_rate=24.0)
+    assert check_clip(clip, runtime).frames == 72
+    with pytest.raises(BadInputError, match=r"has 72 frames, at most 60 .* lower its frame rate") as caught:
+        check_clip(clip, replace(runtime, max_rate=20.0))
+    assert caught.value.status == 413
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -337,6 +345,7 @@ def test_limits(clip, limit) -> None:
         {"refine": -1},
         {"refine": 10**400},
         {"face": "9" * 5000},
+        {"preview": True, "refine": 50},
         {"start": -1.0},
         {"start": 2.0, "end": 1.0},
         {"end": 0.0},
