@@ -17,7 +17,7 @@ Refine = Annotated[
     typer.Option(
         min=0,
         help="Steps of optimisation per frame: slower, nearer to the person. Without: pipeline.follow.steps of "
-        "params.yaml for clips, none for images.",
+        "params.yaml for clips; none for images, previews and generators that learned the face.",
     ),
 ]
 Start = Annotated[str | None, typer.Option(help="Where in a video to begin, e.g. 2s or 1:30.")]
