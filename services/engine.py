@@ -337,7 +337,6 @@ def notes_of(states: Iterable[tuple[SlotState, str]]) -> list[str]:
     named: dict[str, list[str]] = {}
     for state, instead in states:
         if state.error:
-            said = state.error if state.ready else f"{state.error}; {instead}"
-            names = named.setdefault(said, [])
-            names += [] if said.startswith(state.name) else [state.name]
-    return [f"{', '.join(names)}: {said}" if names else said for said, names in named.items()]
+            error = state.error.removeprefix(state.name).lstrip()
+            named.setdefault(error if state.ready else f"{error}; {instead}", []).append(state.name)
+    return [f"{', '.join(names)}: {said}" for said, names in named.items()]

@@ -19,7 +19,7 @@ from modules.editing.directions import Direction, EditSet, load_directions, save
 from modules.model_folder import load_model, weights_sha256
 from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
-from services.directions import calibrate, measure_again
+from services.directions import calibrate, labelled_by, measure_again
 from services.directions_evaluation import as_served, evaluate_directions, evaluation_of
 from services.encoded_codes import EncodedFrames, frames_of_test_persons
 from services.evaluate import DIRECTIONS, re_evaluation
@@ -299,3 +299,7 @@ def test_edits_that_lose_the_face_are_named_when_units_are_set(tmp_path: Path) -
     tools = replace(instruments(), judge=blind)
     with pytest.raises(BadInputError, match="no face is left at the probes of smile: "):
         calibrate(edits, FRAMES.ws, tools, SETTINGS, 0.0, lambda line: None)
+
+
+def test_labels_of_a_stricter_judge_are_others() -> None:
+    assert labelled_by(0.5) == labelled_by(0.50) != labelled_by(0.9)

@@ -18,9 +18,9 @@ def test_what_is_said_of_several_models_is_one_line() -> None:
     notes = notes_of([
         (state("a", DOWN), shipped), (state("b", ""), shipped), (state("c", DOWN), shipped),
         (state("d", DOWN), "there is none"), (state("e", DOWN, serving=True), shipped),
-        (state("f", "f has no champion"), shipped),
+        (state("f", "f has no champion"), shipped), (state("g", "g has no champion"), shipped),
     ])  # fmt: skip
     assert notes == [
-        f"a, c: {DOWN}; {shipped}", f"d: {DOWN}; there is none", f"e: {DOWN}", f"f has no champion; {shipped}"
+        f"a, c: {DOWN}; {shipped}", f"d: {DOWN}; there is none", f"e: {DOWN}", f"f, g: has no champion; {shipped}"
     ]  # fmt: skip
     assert notes_of([]) == []

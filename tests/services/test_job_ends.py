@@ -35,19 +35,6 @@ def test_a_start_on_a_full_disk_says_so_and_the_next_one_works(
         jobs.close()
 
 
-def test_a_stopped_server_takes_its_job_up_again(tmp_path: Path, copier: Copier) -> None:
-    copier.go_on.clear()
-    first = Jobs(tmp_path / "jobs", copier, Turns(), 1.0, 0.05)
-    job = wait(first, submit(first).id, "running").id
-    first.close()
-    copier.go_on.set()
-    second = Jobs(tmp_path / "jobs", copier, Turns(), 1.0, 0.05)
-    try:
-        assert wait(second, job, "succeeded", "failed").state == "succeeded"
-    finally:
-        second.close()
-
-
 def test_a_job_whose_end_cannot_be_written_down_goes_on_when_there_is_space(
     jobs: Jobs, copier: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.types import BadInputError
 from modules.model_folder import load_model, weights_sha256
+from services.registry import store
 from services.registry.connection import Connection, RegistryConfig
 from services.registry.errors import NoSuchVersionError, RegistryUnavailableError, exit_code
 from services.registry.gate import Evaluation
@@ -219,3 +220,20 @@ def test_a_database_that_is_taken_away_is_said(tracking_uri: str, registry_confi
     connection.database.unlink()
     with pytest.raises(RegistryUnavailableError, match="is gone"), connection.reach():
         pass
+
+
+def test_files_are_forgotten_where_the_registry_keeps_them(
+    registry: ModelRegistry, toy_model: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that keeps files itself is found by its address, not by the one that MLflow has for the process."""
+    asked: list[tuple[str | None, ...]] = []
+    found = store.get_artifact_repository
+
+    def noted(place: str, tracking: str | None = None, registered: str | None = None) -> object:
+        asked.append((tracking, registered))
+        return found(place, tracking, registered)
+
+    monkeypatch.setattr(store, "get_artifact_repository", noted)
+    registry.register(toy_model(1), NAME)
+    assert registry.forget(NAME) == 1
+    assert asked and set(asked) == {(registry.connection.uri, registry.connection.uri)}
