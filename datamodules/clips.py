@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,30 +12,34 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from datamodules.alignment import SmoothingConfig, align, crop_frame, invert, natural_crop_size, transform_points
 from datamodules.disk import NotWrittenError, write_whole
-from datamodules.images import FORMATS, HEAD, read_image, sniff
-from datamodules.people import PeopleConfig, Split, read_test_list, same_people, split_people
+from datamodules.images import FORMATS, HEAD, sniff
+from datamodules.people import (
+    BETWEEN,
+    Embed,
+    PeopleConfig,
+    Split,
+    between_splits,
+    read_test_list,
+    same_people,
+    split_people,
+)
 from datamodules.shards import Shard, encode_jpeg, metadata_of, save_shard, to_tensor
 from datamodules.shots import ShotConfig, ShotDetector
+from datamodules.stills import HeldOut, pack_stills
 from datamodules.types import Alignment, BadInputError, FrameBatch, Frames, Landmarks
 from datamodules.video_read import probe, read_frames
 
 INDEX = "index.json"
 REMAKE = "dvc repro prepare"
-VERSION = 1
-"""Raised when the content of a shard changes for the same settings."""
-HELD_OUT = "it shows a person that is tested or validated on"
+VERSION = 2
+"""Raise it with each change of code that makes other crops or persons: the data's hash sees no other code."""
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".ts", ".m2ts", ".wmv")
-_STILLS = 32
-"""Stills whose pixels are in memory at once."""
 
 FindLandmarks = Callable[[Frames], Landmarks]
 """``(T, H, W, 3)`` frames of one clip, batch after batch, to their landmarks in frame pixels."""
-Embed = Callable[[Tensor], Tensor]
-"""``(N, 3, size, size)`` aligned crops in [-1, 1] to ``(N, D)`` unit identity embeddings."""
 Report = Callable[[int, int, str], None]
 """``progress(done, total, name)`` after every clip."""
 
@@ -90,11 +94,19 @@ class Prepared:
         return [clip for clip in self.clips if clip.split == split]
 
     def data_hash(self, split: Split) -> str:
-        """Hex digest of what a split holds: the sources and how they were prepared."""
+        """Hex digest of what a split holds: the sources, who is the same person, and how crops are made.
+
+        That is settings, networks and ``VERSION``: the same for the same on every machine, whatever its rounding.
+        """
+        clips = sorted(self.of(split), key=lambda clip: clip.sha256)
+        first: dict[int, str] = {}
         digest = hashlib.sha256()
-        for clip in sorted(self.of(split), key=lambda clip: clip.sha256):
-            fingerprint = (metadata_of(self.folder / clip.shard) or {}).get("fingerprint", "")
-            digest.update(f"{clip.sha256} {fingerprint}\n".encode())
+        for clip in clips:
+            # The person's first clip, as the numbers of persons depend on the other splits.
+            person = first.setdefault(clip.person, clip.sha256)
+            said = metadata_of(self.folder / clip.shard) or {}
+            made = said.get("data", said.get("fingerprint", ""))  # shards of before VERSION 2 have one hash
+            digest.update(f"{clip.sha256} {person} {made}\n".encode())
         return digest.hexdigest()
 
 
@@ -110,18 +122,28 @@ def prepare_clips(
     image_folders: Sequence[Path] = (),
     test_list: Path | None = None,
     made_by: str = "",
+    code: str = "",
     progress: Report = lambda done, total, name: None,
 ) -> Prepared:
     """Align videos into one shard each and write the index; shards that are up to date are kept.
 
     ``new_tracker()`` starts a clip and gives what finds its landmarks. ``image_folders`` hold faces that are
     FFHQ-aligned already; they go to the training split, except those that show a person of a clip that is held
-    out of it. ``made_by`` names the networks: shards of others are made anew. A video that cannot be used is
-    listed with its reason, never fatal, and so is a second copy of the same file. Raises ``BadInputError``
-    where nothing at all is left, and ``NotWrittenError`` where ``folder`` takes no shard: it would take no other.
+    out of it. ``made_by`` names the networks and how faces are looked for, ``code`` is a hash of the code: shards
+    of others are made anew, and the data's hash depends on ``made_by`` alone. Persons of the index that is there
+    keep their splits, unless it was made for other shares or the test list names them no more. A video that cannot
+    be used is listed with its reason, never fatal, and so are a second copy of the same file and a new clip that
+    joins persons of different splits. Raises ``BadInputError`` where nothing at all is left, and
+    ``NotWrittenError`` where ``folder`` takes no shard: it would take no other.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {**asdict(config), **asdict(smoothing), **asdict(shots), "made_by": made_by, "version": VERSION}
+    settings = {
+        "clips": asdict(config),
+        "smoothing": asdict(smoothing),
+        "shots": asdict(shots),
+        "made_by": made_by,
+        "version": VERSION,
+    }
     kept: list[tuple[str, str, Path]] = []
     left_out: list[tuple[str, str]] = []
     total = len(videos) + len(image_folders)
@@ -130,9 +152,9 @@ def prepare_clips(
             sha256 = _sha256(video)
             if sha256 in {known for _, known, _ in kept}:
                 raise BadInputError("the same file is there twice")
-            shard, fingerprint = _place(folder, "clip", sha256, settings)
-            if not _is_current(shard, fingerprint):
-                _write_clip(video, shard, fingerprint, new_tracker(), embed, config, smoothing, shots)
+            shard, made = folder / f"clip-{sha256[:16]}.safetensors", _made_of(sha256, settings, code)
+            if not _is_current(shard, made):
+                _write_clip(video, shard, made, new_tracker(), embed, config, smoothing, shots)
             kept.append((video.name, sha256, shard))
         except NotWrittenError:
             raise
@@ -140,18 +162,26 @@ def prepare_clips(
             left_out.append((video.name, str(error)))
         progress(done, total, video.name)
     identities = [Shard(shard, REMAKE).array("identities") for _, _, shard in kept]
-    who = same_people(identities, people.same_person)
     tested = read_test_list(test_list) if test_list else read_test_list()
-    splits = split_people([sha for _, sha, _ in kept], who, tested, people)
+    earlier = _earlier_splits(folder, people, tested)
+    between = between_splits([sha for _, sha, _ in kept], identities, tested, earlier, people.same_person)
+    left_out += [(kept[clip][0], BETWEEN) for clip in between]
+    kept = [row for clip, row in enumerate(kept) if clip not in between]
+    identities = [rows for clip, rows in enumerate(identities) if clip not in between]
+    who = same_people(identities, people.same_person)
+    splits = split_people([sha for _, sha, _ in kept], who, tested, people, earlier)
     clips = [
         PreparedClip(name, sha, shard.name, len(Shard(shard, REMAKE)), person, split)
         for (name, sha, shard), person, split in zip(kept, who, splits, strict=True)
     ]
     unseen = [rows for rows, split in zip(identities, splits, strict=True) if split != "train"]
-    held_out = _HeldOut(unseen, people.same_person, embed, made_by)
+    held_out = HeldOut(unseen, people.same_person, embed)
+    # Not their embeddings, which are rounded otherwise on another machine.
+    settings["held_out"] = sorted(clip.sha256 for clip in clips if clip.split != "train")
+    settings["same_person"] = people.same_person
     for done, images in enumerate(image_folders, start=len(videos) + 1):
         try:
-            clips.append(_prepare_images(images, folder, config, held_out, left_out))
+            clips.append(_prepare_images(images, folder, config, held_out, settings, code, left_out))
         except NotWrittenError:
             raise
         except BadInputError as error:
@@ -161,7 +191,7 @@ def prepare_clips(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
         raise BadInputError(f"none of {total} sources can be used ({reasons}); add clips that show a face")
     prepared = Prepared(folder, tuple(clips), tuple(left_out))
-    _write_index(prepared)
+    _write_index(prepared, people, tested)
     return prepared
 
 
@@ -191,7 +221,7 @@ def find_videos(folder: Path) -> list[Path]:
 def _write_clip(
     video: Path,
     shard: Path,
-    fingerprint: str,
+    made: dict[str, str],
     find_landmarks: FindLandmarks,
     embed: Embed,
     config: ClipsConfig,
@@ -222,8 +252,7 @@ def _write_clip(
         "identities": _identities(faces, dict(zip(frame.tolist(), shot.tolist(), strict=True)), embed),
     }
     info = probe(video)
-    metadata = {"fingerprint": fingerprint, "name": video.name, "rate": str(info.rate)}
-    save_shard(shard, arrays, jpegs, metadata)
+    save_shard(shard, arrays, jpegs, {**made, "name": video.name, "rate": str(info.rate)})
 
 
 def _landmarks(
@@ -268,37 +297,14 @@ def _identities(faces: dict[int, NDArray[np.uint8]], shot: dict[int, int], embed
     return identities
 
 
-@dataclass(frozen=True)
-class _HeldOut:
-    """The persons of the clips that are not trained on, whom no still that is trained on may show."""
-
-    identities: Sequence[NDArray[np.float32]]
-    """``(S, D)`` unit embeddings per clip."""
-    same_person: float
-    """Cosine from which a still shows one of them."""
-    embed: Embed
-    made_by: str
-    """Names the networks."""
-
-    def settings(self) -> dict[str, Any]:
-        """What the choice of stills follows from, the same for the same persons in any order."""
-        rows = sorted(row.tobytes() for clip in self.identities for row in clip)
-        digest = hashlib.sha256(b"".join(rows)).hexdigest()
-        return {"held_out": digest, "same_person": self.same_person, "made_by": self.made_by}
-
-    def reasons(self, crops: Sequence[NDArray[np.uint8]]) -> list[str]:
-        """For each of ``(size, size, 3)`` crops why it may not be trained on; empty where it may."""
-        if not self.identities or not crops:
-            return [""] * len(crops)
-        with torch.no_grad():
-            found = self.embed(to_tensor(np.stack(crops))).detach().float().cpu().numpy()
-        cosines = (found @ np.concatenate(self.identities).T).max(axis=1)
-        # Below, not above: a face whose embedding is NaN could be anyone's.
-        return ["" if cosine < self.same_person else HELD_OUT for cosine in cosines]
-
-
 def _prepare_images(
-    images: Path, folder: Path, config: ClipsConfig, held_out: _HeldOut, left_out: list[tuple[str, str]]
+    images: Path,
+    folder: Path,
+    config: ClipsConfig,
+    held_out: HeldOut,
+    settings: dict[str, Any],
+    code: str,
+    left_out: list[tuple[str, str]],
 ) -> PreparedClip:
     """Pack a folder of aligned faces into one shard; files that cannot be used are listed."""
     if not images.is_dir():
@@ -310,10 +316,9 @@ def _prepare_images(
     for path in files:
         digest.update(f"{path.name} {_sha256(path)}\n".encode())
     sha256 = digest.hexdigest()
-    settings = {**asdict(config), **held_out.settings(), "version": VERSION}
-    shard, fingerprint = _place(folder, "images", sha256, settings)
-    if not _is_current(shard, fingerprint):
-        jpegs, refused = _stills(files, config, held_out)
+    shard, made = folder / f"images-{sha256[:16]}.safetensors", _made_of(sha256, settings, code)
+    if not _is_current(shard, made):
+        jpegs, refused = pack_stills(files, config.size, config.jpeg_quality, config.max_image_pixels, held_out)
         if not jpegs:
             left_out.extend((f"{images.name}/{name}", reason) for name, reason in refused)
             raise BadInputError("it holds no image that can be used")
@@ -325,44 +330,11 @@ def _prepare_images(
             "shot": np.arange(count, dtype=np.int32),
         }
         # A later run that keeps the shard still has to say what is not in it.
-        metadata = {"fingerprint": fingerprint, "name": images.name, "left_out": json.dumps(refused)}
-        save_shard(shard, arrays, jpegs, metadata)
+        save_shard(shard, arrays, jpegs, {**made, "name": images.name, "left_out": json.dumps(refused)})
     packed = Shard(shard, REMAKE)
     refused = json.loads(packed.metadata["left_out"])
     left_out.extend((f"{images.name}/{name}", reason) for name, reason in refused)
     return PreparedClip(images.name, sha256, shard.name, len(packed), -1, "train")
-
-
-def _stills(
-    files: Sequence[Path], config: ClipsConfig, held_out: _HeldOut
-) -> tuple[list[bytes], list[tuple[str, str]]]:
-    """JPEGs of the stills that can be trained on, and names and reasons of the others."""
-    jpegs: list[bytes] = []
-    refused: list[tuple[str, str]] = []
-    for first in range(0, len(files), _STILLS):
-        crops: dict[Path, NDArray[np.uint8]] = {}
-        for path in files[first : first + _STILLS]:
-            try:
-                crops[path] = _still(path, config)
-            except BadInputError as error:
-                refused.append((path.name, str(error)))
-        for (path, crop), reason in zip(crops.items(), held_out.reasons([*crops.values()]), strict=True):
-            if reason:
-                refused.append((path.name, reason))
-            else:
-                jpegs.append(encode_jpeg(crop, config.jpeg_quality))
-    return jpegs, refused
-
-
-def _still(path: Path, config: ClipsConfig) -> NDArray[np.uint8]:
-    """A whole aligned picture as a ``(size, size, 3)`` crop. Raises ``BadInputError``."""
-    pixels = read_image(path, config.max_image_pixels)
-    if pixels.shape[0] != pixels.shape[1]:
-        raise BadInputError("it is not square, so it is not FFHQ-aligned")
-    scale = pixels.shape[0] / config.size
-    middle = (scale - 1) / 2
-    whole = np.array([[scale, 0, middle], [0, scale, middle], [0, 0, 1]])
-    return crop_frame(pixels, whole, config.size)
 
 
 def _first_frames(video: Path, count: int) -> Iterator[FrameBatch]:
@@ -378,21 +350,46 @@ def _spread(values: NDArray[np.intp], count: int) -> NDArray[np.intp]:
     return chosen
 
 
-def _place(folder: Path, kind: str, sha256: str, settings: dict[str, Any]) -> tuple[Path, str]:
-    text = json.dumps({**settings, "sha256": sha256}, sort_keys=True)
-    return folder / f"{kind}-{sha256[:16]}.safetensors", hashlib.sha256(text.encode()).hexdigest()
+def _made_of(sha256: str, settings: dict[str, Any], code: str) -> dict[str, str]:
+    """What a shard says of its making: ``data`` is for the data's hash, ``fingerprint`` knows the code too."""
+    data = hashlib.sha256(json.dumps({**settings, "sha256": sha256}, sort_keys=True).encode()).hexdigest()
+    return {"data": data, "fingerprint": hashlib.sha256(f"{data} {code}".encode()).hexdigest()}
 
 
-def _is_current(shard: Path, fingerprint: str) -> bool:
-    return (metadata_of(shard) or {}).get("fingerprint") == fingerprint
+def _is_current(shard: Path, made: dict[str, str]) -> bool:
+    return made.items() <= (metadata_of(shard) or {}).items()
 
 
-def _write_index(prepared: Prepared) -> None:
+def _write_index(prepared: Prepared, people: PeopleConfig, tested: Mapping[str, str]) -> None:
     rows = {
+        "shares": _shares(people),
+        "listed": [clip.sha256 for clip in prepared.clips if clip.sha256 in tested],
         "clips": [asdict(clip) for clip in prepared.clips],
         "left_out": [{"name": name, "reason": reason} for name, reason in prepared.left_out],
     }
     write_whole(prepared.folder / INDEX, json.dumps(rows, indent=1) + "\n")
+
+
+def _earlier_splits(folder: Path, people: PeopleConfig, tested: Mapping[str, str]) -> dict[str, Split]:
+    """The splits that the index has for clips, by sha256; none where it was made for other shares.
+
+    Nor of persons whom the test list named then and names no more: they are dealt as if they were new.
+    """
+    try:
+        clips = read_prepared(folder).clips
+        index = json.loads((folder / INDEX).read_text())
+    except BadInputError:
+        return {}
+    if index.get("shares", _shares(people)) != _shares(people):
+        return {}
+    then, now = (
+        {clip.person for clip in clips if clip.sha256 in listed} for listed in (index.get("listed", ()), tested)
+    )
+    return {clip.sha256: clip.split for clip in clips if clip.person >= 0 and clip.person not in then - now}
+
+
+def _shares(people: PeopleConfig) -> dict[str, float]:
+    return {"val": people.val_share, "test": people.test_share}
 
 
 def _sha256(path: Path) -> str:

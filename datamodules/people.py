@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from datamodules.types import BadInputError
 
 Split = Literal["train", "val", "test"]
 TEST_LIST = Path(__file__).with_name("test_people.toml")
 """The committed test list: clips by the sha256 of their file."""
+BETWEEN = "it joins persons of different splits; cut it so that each part shows one of them"
+_MOST_SEEN: tuple[Split, ...] = ("train", "val", "test")
+
+Embed = Callable[[Tensor], Tensor]
+"""``(N, 3, size, size)`` aligned crops in [-1, 1] to ``(N, D)`` unit identity embeddings."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class PeopleConfig:
     same_person: float
     """Cosine similarity of identity embeddings from which two clips show one person."""
     val_share: float
-    """Share of persons, beside the test list, that are held out for validation."""
+    """Share of persons, beside the test list, that are held out for validation; another deals all persons anew."""
     test_share: float
     """Share of persons that are tested on beside the test list; for data that no list names."""
 
@@ -53,36 +59,78 @@ def same_people(identities: Sequence[NDArray[np.float32]], threshold: float) -> 
 
     for second in range(len(identities)):
         for first in range(second):
-            if float((identities[first] @ identities[second].T).max()) >= threshold:
+            if _alike(identities[first], identities[second], threshold):
                 low, high = sorted((root(first), root(second)))
                 group[high] = low
     order: dict[int, int] = {}
     return [order.setdefault(root(clip), len(order)) for clip in range(len(identities))]
 
 
-def split_people(
-    sha256s: Sequence[str], people: Sequence[int], test_clips: Mapping[str, str], config: PeopleConfig
-) -> list[Split]:
-    """A split for each clip, the same for all clips of a person and on every machine.
+def between_splits(
+    sha256s: Sequence[str],
+    identities: Sequence[NDArray[np.float32]],
+    test_clips: Mapping[str, str],
+    earlier: Mapping[str, Split],
+    threshold: float,
+) -> list[int]:
+    """Which new clips join persons of different splits, and so fit in none without moving somebody.
 
-    A person with any clip on the test list is a test person; the others are dealt by a hash of their clips.
-    With two or more others, and a ``val_share``, there is always one to train on and one to validate on.
+    ``earlier`` is the split of each clip of before. Those and the clips of the test list are never among them. The
+    new ones are looked at in the order of their sha256, so that the answer is the same on every machine.
+    """
+    old = [clip for clip, sha in enumerate(sha256s) if sha in earlier or sha in test_clips]
+    who = same_people([identities[clip] for clip in old], threshold)
+    persons: list[tuple[list[int], Split | None]] = []
+    for person in set(who):
+        clips = [clip for clip, one in zip(old, who, strict=True) if one == person]
+        persons.append((clips, _settled([sha256s[clip] for clip in clips], test_clips, earlier)))
+    between = []
+    for new in sorted(set(range(len(sha256s))) - set(old), key=sha256s.__getitem__):
+        met = [any(_alike(identities[clip], identities[new], threshold) for clip in clips) for clips, _ in persons]
+        joined = [person for person, is_met in zip(persons, met, strict=True) if is_met]
+        splits = {split for _, split in joined if split}
+        if len(splits) > 1:
+            between.append(new)
+            continue
+        persons = [person for person, is_met in zip(persons, met, strict=True) if not is_met]
+        persons.append(([new, *(clip for clips, _ in joined for clip in clips)], next(iter(splits), None)))
+    return sorted(between)
+
+
+def split_people(
+    sha256s: Sequence[str],
+    people: Sequence[int],
+    test_clips: Mapping[str, str],
+    config: PeopleConfig,
+    earlier: Mapping[str, Split] | None = None,
+) -> list[Split]:
+    """A split for each clip, the same for all clips of a person, and on every machine with the same ``earlier``.
+
+    A person with any clip on the test list is a test person; one with a clip in ``earlier``, the splits of before
+    by sha256, keeps that split; the others are dealt by a hash of their clips. Where clips of before turn out to
+    show one person in two splits, train wins over val over test: what was trained on is not tested on. Of two or
+    more persons beside the tested ones, with a ``val_share``, there is one to train on and one to validate on,
+    as far as the new ones can fill in.
     """
     splits: dict[int, Split] = {}
     draws: dict[int, float] = {}
     for person in set(people):
         clips = sorted(sha for sha, who in zip(sha256s, people, strict=True) if who == person)
         draw = int(hashlib.sha256("".join(clips).encode()).hexdigest()[:12], 16) / 16**12
-        if any(sha in test_clips for sha in clips) or draw < config.test_share:
+        settled = _settled(clips, test_clips, earlier or {})
+        if settled:
+            splits[person] = settled
+        elif draw < config.test_share:
             splits[person] = "test"
         else:
             draws[person] = draw
             splits[person] = "val" if draw < config.test_share + config.val_share else "train"
-    # Of a handful of persons chance may give validation none, or all.
-    if config.val_share > 0 and len(draws) > 1:
-        if "val" not in splits.values():
+    # Of a handful of persons chance may give validation none, or all. Only who is new may be moved.
+    others = [split for split in splits.values() if split != "test"]
+    if config.val_share > 0 and len(others) > 1 and draws:
+        if "val" not in others:
             splits[min(draws, key=draws.__getitem__)] = "val"
-        elif "train" not in splits.values():
+        elif "train" not in others:
             splits[max(draws, key=draws.__getitem__)] = "train"
     return [splits[person] for person in people]
 
@@ -97,3 +145,14 @@ def read_test_list(path: Path = TEST_LIST) -> dict[str, str]:
     if wrong:
         raise BadInputError(f"{path}: {wrong[0]!r} is not a sha256; run sha256sum on the clip")
     return {str(sha): str(name) for sha, name in clips.items()}
+
+
+def _alike(one: NDArray[np.float32], other: NDArray[np.float32], threshold: float) -> bool:
+    return float((one @ other.T).max()) >= threshold
+
+
+def _settled(clips: Sequence[str], test_clips: Mapping[str, str], earlier: Mapping[str, Split]) -> Split | None:
+    """The split that a person of these clips has to have; None where it is still to be drawn."""
+    if any(sha in test_clips for sha in clips):
+        return "test"
+    return min((earlier[sha] for sha in clips if sha in earlier), key=_MOST_SEEN.index, default=None)

@@ -19,6 +19,8 @@ from torch import Tensor
 from datamodules.types import BadInputError
 
 CONFIG, WEIGHTS, CARD = "config.json", "weights.safetensors", "card.md"
+_OWN_FILES = {CONFIG, WEIGHTS, CARD, "metrics.json"}
+"""All that a model folder may hold; ``metrics.json`` is written by the stages that measure what they trained."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,18 @@ def weights_sha256(tensors: dict[str, Tensor]) -> str:
 
 
 def save_model(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], card: str) -> Path:
-    """Write the folder beside its place and move it there whole; an old one is replaced."""
+    """Write the folder beside its place and move it there whole; an old one is replaced.
+
+    Raises ``BadInputError`` for a tensor that is not finite, before anything is written.
+    """
     if "kind" not in config:
         raise ValueError("a model's config needs a 'kind'")
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise BadInputError(
+                f"{folder} is not written: {name} of the model holds NaN or infinity; train it anew with a lower "
+                "learning rate, or import it from a file that is whole"
+            )
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -82,13 +93,40 @@ def save_model(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor],
     return folder
 
 
-def require_replaceable(folder: Path) -> None:
+def require_replaceable(folder: Path, kind: str | None = None) -> None:
     """Refuse a place for a new model where something else lies, which ``save_model`` would remove.
 
-    Raises ``BadInputError`` unless there is nothing, an empty folder, or a model folder.
+    ``kind`` is that of the new model; None replaces any kind. Raises ``BadInputError`` unless there is nothing, an
+    empty folder, or a folder of nothing but a model of that kind.
     """
-    if folder.exists() and not (folder / CONFIG).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise BadInputError(f"{folder} is there and no model folder; name a folder of its own for the model")
+    elsewhere = "name a folder of its own for the model"
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise BadInputError(f"{folder} is there and no model folder; {elsewhere}")
+    entries = sorted(folder.iterdir())
+    if not entries:
+        return
+    others = [path.name for path in entries if path.name not in _OWN_FILES or not path.is_file()]
+    if others:
+        raise BadInputError(f"{folder} is there and no model folder, as it holds {others[0]}; {elsewhere}")
+    found = _kind_of(folder)
+    if found is None:
+        raise BadInputError(f"{folder} is there and no model folder, as no {CONFIG} names its 'kind'; {elsewhere}")
+    if kind is not None and found != kind:
+        raise BadInputError(
+            f"{folder} holds a {found!r}, which a {kind!r} does not replace; name another folder, or remove it"
+        )
+
+
+def _kind_of(folder: Path) -> str | None:
+    """What a folder's config says that it is; None where it says nothing."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return None
+    kind = config.get("kind") if isinstance(config, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def load_model(folder: Path, kind: str | None = None) -> ModelFolder:

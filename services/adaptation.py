@@ -8,9 +8,9 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -22,14 +22,14 @@ from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
 from datamodules.spread import spread
-from datamodules.types import BadInputError
-from modules.generators.adaptation import Adaptation, adapted, copy_of, save_adaptation
+from modules.generators.adaptation import KIND, Adaptation, adapted, copy_of, save_adaptation
 from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation, VideoAdaptationTraining
 from modules.losses.perceptual import load_lpips
 from modules.model_folder import require_replaceable
 from services.adaptation_card import adaptation_card
-from services.model_names import adaptation_of
+from services.adapted_options import check_one_face as check_one_face
+from services.consent import Subject, handed_on
 from services.pipeline.crops import crop_synthesis_size
 from services.pipeline.follow import Follower
 from services.pipeline.invert import measure
@@ -37,17 +37,19 @@ from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.pipeline.sidecar import file_sha256
+from services.pipeline.sidecar import file_sha256, plain
 from services.subjects import WHOSE
 from services.tuning import tune
 
 COLLECTED = "collected.json"
 """Says that codes and crops of a work folder are whole, and what they are."""
+LOOKED_AT = ("face", "start", "end", "preview")
+"""The options that say which face is learned, from which frames, at which size."""
 
 
 @dataclass(frozen=True)
 class AdaptationSettings:
-    """Section ``adaptation``."""
+    """Section ``adaptation``: how a generator learns one clip, and how many adaptations are kept."""
 
     iterations: int
     """Steps of Adam."""
@@ -69,27 +71,6 @@ class AdaptationSettings:
     """How many adapted generators a server holds in memory; the least recently used makes room."""
     seed: int
     """Of the order of the frames."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Whose face it is, and what that person agreed to."""
-
-    name: str = ""
-    """What the registry calls the person: small letters, digits, dashes; empty for what is not registered."""
-    consent: str = ""
-    """Where the consent is kept, e.g. a document's number."""
-    expires: str = ""
-    """Day until which it holds, ``YYYY-MM-DD``; after it the adaptation is refused. Empty: for ever."""
-
-    def __post_init__(self) -> None:
-        if self.name:
-            adaptation_of(self.name)
-        if self.expires:
-            try:
-                date.fromisoformat(self.expires)
-            except ValueError:
-                raise BadInputError(f"expires must be a day like 2027-12-31, got {self.expires[:40]!r}") from None
 
 
 @dataclass(frozen=True)
@@ -137,14 +118,15 @@ def adapt_clip(
     """Adapt the generator to the face that ``options`` choose, and write the difference as a model folder.
 
     ``work`` keeps frames and checkpoints: called again with it after having been killed, the adaptation goes on.
-    ``start_from`` is an earlier adaptation of the same person (section 4.3). Raises ``BadInputError`` for a clip
+    ``start_from`` is an earlier adaptation of the same person (section 4.3), whose name and consent stay where
+    ``subject`` has none. Raises ``BadInputError`` for a consent that does not cover it, and for a clip
     that cannot be used, and ``CancelledError`` soon after ``cancelled`` says so.
     """
-    require_replaceable(folder)
+    require_replaceable(folder, KIND)
     started = time.monotonic()
+    asked = asked_of(source, models, options, settings, start_from, subject)
     work.mkdir(parents=True, exist_ok=True)
-    about = dataclasses.asdict(subject or Subject())
-    write_whole(work / WHOSE, json.dumps({"subject": about}))
+    write_whole(work / WHOSE, json.dumps({name: asked[name] for name in ("subject", "source")}))
     collected = collect(source, models, options, settings.frames, work, report, cancelled)
     start = adapted(models.generator, start_from.difference) if start_from else models.generator
     lit = LitVideoAdaptation(
@@ -168,11 +150,7 @@ def adapt_clip(
         len(collected.codes), collected.size, steps, time.monotonic() - started, before, after, warnings
     )
     extra = {
-        "subject": about,
-        "source": {"name": source.name, "sha256": file_sha256(source)},
-        "models": models.versions,
-        "start_from": start_from.sha256 if start_from else None,
-        "settings": dataclasses.asdict(settings),
+        **asked,
         "report": dataclasses.asdict(done),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -182,10 +160,29 @@ def adapt_clip(
     return done
 
 
-def check_one_face(options: EditOptions) -> None:
-    """Raise ``BadInputError`` for options that no adaptation can follow."""
-    if options.face == "all":
-        raise BadInputError("an adaptation is of one face; choose 'largest' or a number from the left, from 0")
+def asked_of(
+    source: Path,
+    models: Models,
+    options: EditOptions,
+    settings: AdaptationSettings,
+    start_from: Adaptation | None,
+    subject: Subject | None,
+) -> dict[str, Any]:
+    """What the folder's config says of how the face is learned, as JSON; raises as ``handed_on`` does."""
+    about = subject or Subject()
+    if start_from is not None:
+        about = handed_on(Subject.of(start_from.config), about)
+    asked: dict[str, Any] = plain(
+        {
+            "subject": about,
+            "source": {"name": source.name, "sha256": file_sha256(source)},
+            "options": {name: getattr(options, name) for name in LOOKED_AT},
+            "models": models.versions,
+            "start_from": start_from.sha256 if start_from else None,
+            "settings": settings,
+        }
+    )
+    return asked
 
 
 def collect(

@@ -21,7 +21,11 @@ def adapt(
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option("--from", help="An earlier adaptation of this person, whose first steps then lead further."),
+        typer.Option(
+            "--from",
+            help="An earlier adaptation of this person: the first steps then lead further, and name, consent and "
+            "expiry stay unless they are given.",
+        ),
     ] = None,
     subject: Annotated[str, typer.Option(help="Who it is.")] = "",
     consent: Annotated[str, typer.Option(help="Where that person's consent is kept.")] = "",
@@ -48,8 +52,8 @@ def adapt(
 
     Stopped, it goes on where it was. 'stylereel edit --adapt' does the same for one clip in one go.
     """
-    from services.adaptation import Subject
     from services.adapted_models import adapt_file
+    from services.consent import Subject
     from services.pipeline.options import EditOptions
 
     options = EditOptions(face=face, start=seconds(start), end=seconds(end))

@@ -8,20 +8,26 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from datamodules.disk import write_whole
 from datamodules.types import BadInputError
 from datamodules.video import probe
 from modules.generators.adaptation import KIND, Adaptation, load_adaptation
 from modules.model_folder import load_model, require_replaceable
-from services.adaptation import AdaptationReport, AdaptationSettings, Subject, adapt_clip
+from services.adaptation import LOOKED_AT, AdaptationReport, AdaptationSettings, adapt_clip, asked_of
+from services.alone import alone_in
+from services.code_hash import code_sha256
+from services.consent import Subject
 from services.pipeline.models import Chosen, Models, load_models, with_adaptation
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Cancelled, Report, never, silent
 from services.pipeline.sidecar import file_sha256
 from services.registry.gate import Evaluation, utc_now
-from services.settings import Params
+from services.settings import ROOT, Params
 from services.subjects import ADAPTATIONS
 
 _UNFINISHED = ".unfinished"
@@ -38,18 +44,39 @@ def adapt_file(
     start_from: Path | None = None,
     subject: Subject | None = None,
 ) -> AdaptationReport:
-    """``adapt_clip`` of a file for the shell; what a stopped call had done lies in ``runtime.state``."""
+    """``adapt_clip`` of a file for the shell; what a stopped call had done lies in ``runtime.state``.
+
+    A second call for this clip waits for the first one, and takes the folder that it made if it asks the same.
+    """
     if not source.is_file():
         raise BadInputError(f"{source} {'is not a file' if source.exists() else 'does not exist'}; check the name")
-    require_replaceable(folder)
+    require_replaceable(folder, KIND)
     probe(source)
     settings = params.section("adaptation", AdaptationSettings)
     models = load_models(params, *chosen)
     earlier = load_adaptation(start_from, models.generator.sha256) if start_from else None
+    asked = asked_of(source, models, options, settings, earlier, subject)  # refuses before a wait of minutes
     work = _work(source, models, options, settings, params, earlier)
-    done = adapt_clip(source, folder, models, options, settings, work, report, start_from=earlier, subject=subject)
-    write_whole(evaluation_path(folder), evaluation_of(folder).to_json())
+    with alone_in(work, report, never) as waited:
+        if waited and (made := _report_of(folder, asked)) is not None:
+            return made
+        done = adapt_clip(
+            source, folder, models, options, settings, work, report, start_from=earlier, subject=subject
+        )
+        write_whole(evaluation_path(folder), evaluation_of(folder).to_json())
     return done
+
+
+def _report_of(folder: Path, asked: Mapping[str, Any]) -> AdaptationReport | None:
+    """What was learned, where a folder says that it was learned as ``asked``; None where it is not so."""
+    try:
+        config = load_model(folder, KIND).config
+        if {name: config[name] for name in asked} != asked:
+            return None
+        report = config["report"]
+        return AdaptationReport(**{**report, "warnings": tuple(report["warnings"])})
+    except (BadInputError, KeyError, TypeError):
+        return None
 
 
 def evaluation_path(folder: Path) -> Path:
@@ -73,7 +100,8 @@ def adapted_models(
     work = _work(source, models, options, settings, params, None)
     folder = work.with_name(work.name.removesuffix(_UNFINISHED))
     adapted_to_clip = adapted_in(folder, source, models, options, settings, report, cancelled)
-    os.utime(folder)
+    with suppress(FileNotFoundError):  # another call may have made room for its own
+        os.utime(folder)
     _forget(folder.parent, settings.keep)
     return adapted_to_clip
 
@@ -87,11 +115,15 @@ def adapted_in(
     report: Report = silent,
     cancelled: Cancelled = never,
 ) -> Models:
-    """The models adapted as ``folder`` says, where it is there, or else as it says once the clip was learned."""
-    if not folder.is_dir():
-        work = folder.with_name(folder.name + _UNFINISHED)
-        adapt_clip(source, folder, models, options, settings, work, report, cancelled)
-    return with_adaptation(models, folder)
+    """The models adapted as ``folder`` says, where it is there, or else as it says once the clip was learned.
+
+    Where another call learns it just now, that one is waited for.
+    """
+    work = folder.with_name(folder.name + _UNFINISHED)
+    with alone_in(work, report, cancelled):
+        if not folder.is_dir():
+            adapt_clip(source, folder, models, options, settings, work, report, cancelled)
+        return with_adaptation(models, folder)
 
 
 def _work(
@@ -102,14 +134,15 @@ def _work(
     params: Params,
     earlier: Adaptation | None,
 ) -> Path:
-    """A folder of its own for each clip, face, section, set of models and of numbers: the same, goes on."""
+    """A folder of its own for each clip, face, section, set of models, of numbers, and code: the same goes on."""
     about = {
         "source": file_sha256(source),
-        "face": [options.face, options.start, options.end, options.preview],
+        "face": [getattr(options, name) for name in LOOKED_AT],
         "models": models.versions,
         "numbers": models.numbers(),
         "settings": dataclasses.asdict(settings),
         "from": earlier.sha256 if earlier else None,
+        "code": code_sha256(ROOT),
     }
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     return params.runtime.state / ADAPTATIONS / (key + _UNFINISHED)

@@ -31,6 +31,7 @@ from services.engine import Engine  # noqa: E402
 from services.handling import State  # noqa: E402
 from services.jobs import Jobs  # noqa: E402
 from services.latents import LatentStore  # noqa: E402
+from services.logs import configure_log  # noqa: E402
 from services.routes import create_app  # noqa: E402
 from services.turns import Turns  # noqa: E402
 
@@ -52,7 +53,8 @@ def open_state(params: Params) -> Iterator[State]:
     runtime, turns = params.runtime, Turns()
     engine = Engine(params, turns)
     latents = LatentStore(runtime.state / "latents", runtime.keep_latents_hours)
-    jobs = Jobs(runtime.state / "jobs", engine, turns, runtime.keep_jobs_hours, min(1.0, runtime.poll_seconds))
+    keep, poll = runtime.keep_jobs_hours, min(1.0, runtime.poll_seconds)
+    jobs = Jobs(runtime.state / "jobs", engine, turns, keep, poll, runtime.max_jobs)
     try:
         engine.start()
         yield State(engine, jobs, latents, turns, runtime)
@@ -88,6 +90,8 @@ http = create_app(lambda: open_state(_PARAMS), _PARAMS.runtime.max_bytes, _PARAM
     traffic={"timeout": seconds_allowed(_PARAMS.runtime)},
     # BentoML counts by path, so that each id would leave a series behind; ours counts by route.
     metrics={"enabled": False},
+    # It logs paths, which hold the ids of jobs and the names of persons; ours has one line for each request.
+    logging={"access": {"enabled": False}},
 )
 class StyleReelService:
     """Inverts and edits faces in images and videos; the API is at /openapi.json."""
@@ -97,6 +101,7 @@ class StyleReelService:
         # shell that started it.
         if OVERRIDES in os.environ:
             stop_with_parent()
+            configure_log(_PARAMS.runtime.log_level, _PARAMS.runtime.log_format)
 
 
 # BentoML's stubs call what the decorator returns the class itself.

@@ -10,7 +10,7 @@ import typer
 from datamodules.types import BadInputError
 
 assets_app = typer.Typer(no_args_is_help=True, help="Fetch, list and verify the pretrained parts.")
-data_app = typer.Typer(no_args_is_help=True, help="Version your own videos.")
+data_app = typer.Typer(no_args_is_help=True, help="Version your own videos with DVC.")
 Names = Annotated[list[str] | None, typer.Argument(help="Only these; all without.")]
 
 

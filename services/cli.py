@@ -21,6 +21,7 @@ from services.evaluate_command import evaluate
 from services.import_command import import_
 from services.interpolation_command import interpolate
 from services.memory import keep_freed_memory
+from services.params_command import params as list_params
 from services.registry_commands import history, promote, register, rollback, status
 from services.restoring_command import colourise, enlarge
 from services.settings import load_params
@@ -70,8 +71,27 @@ app.command()(evaluate)
 app.command()(colourise)
 app.command()(enlarge)
 app.command(name="import")(import_)
+app.command(name="params")(list_params)
 for _command in (register, promote, rollback, status, history):
     app.command()(_command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from services.version import version
+
+        print(f"stylereel {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_before_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
 
 DISK_FULL = "the disk is full: free some space and run it again; nothing half-written is left"
 OUT_OF_MEMORY = (

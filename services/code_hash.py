@@ -17,3 +17,8 @@ def python_sha256(paths: Iterable[Path], root: Path) -> str:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(root).as_posix()} {content}\n".encode())
     return digest.hexdigest()
+
+
+def code_sha256(root: Path) -> str:
+    """Of all code below ``root`` that what is found may depend on: other code does not go on with it."""
+    return python_sha256([root / room for room in ROOMS], root)

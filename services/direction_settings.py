@@ -41,7 +41,7 @@ class EditSettings:
 
 @dataclass(frozen=True)
 class DirectionSettings:
-    """Section ``directions``."""
+    """Section ``directions``: which edits are learned in W, how, and the units they are set to."""
 
     samples: int
     """Samples that are labelled, in whole shards."""

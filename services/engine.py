@@ -26,8 +26,9 @@ from modules.perception.flow import DenseFlow, FlowConfig
 from services.adaptation import AdaptationSettings, check_one_face
 from services.adapted_models import adapted_in
 from services.code_hash import ROOMS, python_sha256
+from services.job import Report
 from services.job_request import JobRequest
-from services.jobs import WORK, Report
+from services.jobs import WORK
 from services.limits import in_api_terms, one_line
 from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.canvas import canvas_info, check_canvas
@@ -129,7 +130,7 @@ class Engine:
         """The models with the generator adapted to a person; raises as ``ServedAdaptations.session``."""
         return self._ready().adaptations.session(subject, self.session())
 
-    def forget(self, subject: str) -> tuple[int, int]:
+    def forget(self, subject: str) -> tuple[int, int, frozenset[str]]:
         """Delete what is kept of a person, see ``forget_adaptations``; raises ``NotReadyError``."""
         runtime, adaptations = self._params.runtime, self._ready().adaptations
         adaptations.forget(subject)
@@ -158,7 +159,7 @@ class Engine:
                 raise BadInputError(
                     "adapt learns the face of this clip, subject takes what was learned: ask for one"
                 )
-            if options.adapt:
+            if options.adapt or subject is not None:
                 check_one_face(options)
             if subject is not None:
                 models = self.adapted(subject).models
@@ -200,14 +201,17 @@ class Engine:
             report(progress.stage, min(1.0, progress.done / progress.total) if progress.total else 0.0)
 
         made: object
+        if asked.task is not None:
+            session = self.restoring(asked.task)
+        elif asked.subject is not None:
+            session = self.adapted(asked.subject)
+        models = session.models
+        settings = self._params.section("adaptation", AdaptationSettings)
+        work = work_for(target.parent / WORK, models, settings)
+        place = work / "codes"
         if asked.task is None:
-            session = self.adapted(asked.subject) if asked.subject else session
-            models = session.models
-            settings = self._params.section("adaptation", AdaptationSettings)
-            work = work_for(target.parent / WORK, models, settings)
             if options.adapt:
                 models = adapted_in(work / "adaptation", source, models, options, settings, tell, cancelled)
-            place = work / "codes"
             if factor is None:
                 made = edit_video(source, target, asked.edits, models, options, tell, cancelled, work=place)
             else:
@@ -216,8 +220,8 @@ class Engine:
                     source, target, factor, models, flow, options, tell, cancelled, work=place
                 )
         else:
-            session, most = self.restoring(asked.task), self._params.runtime.max_pixels
-            made = restore_video(source, target, session.models, options, most, tell, cancelled)
+            most = self._params.runtime.max_pixels
+            made = restore_video(source, target, models, options, most, tell, cancelled, work=place)
         found: dict[str, Any] = plain(made)
         found["warnings"] = [in_api_terms(line) for line in found["warnings"]]
         return {

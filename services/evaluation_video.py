@@ -23,9 +23,9 @@ from modules.metrics.face import landmark_mse
 from modules.metrics.fidelity import lpips_distance, psnr, ssim
 from modules.metrics.temporal import (
     REACH,
+    Alignment,
     NeighbourFlows,
     accumulated_errors,
-    neighbour_flows,
     temporal_consistency,
 )
 from modules.perception.flow import DenseFlow
@@ -175,7 +175,8 @@ class VideoMeter:
             images = to_tensor(clip.pixels).to(self.device)
             judged = images[:: self.judge_every]
             wanted, features = self._looked(judged), self._features(judged)
-            alignment = neighbour_flows(clip.pixels, self.judges.flow)
+            # Held, 3 MB a frame of 256 px: every row of the table goes through them.
+            alignment = list(NeighbourFlows(clip.pixels, self.judges.flow))
             name = f"{number}: {clip.clips[0]}"
             still[name] = temporal_consistency(images, alignment).cpu()
             real.append(features)
@@ -201,10 +202,10 @@ class VideoMeter:
     def error_maps(self, clip: HeldOutFrames, source: CodeSource) -> tuple[Tensor, Tensor]:
         """Of one clip, frames ``(T, 3, 256, 256)`` and the error maps of Fig. 3 ``(T - 6, 256, 256)``."""
         shown = self.render(source.encode(clip).ws)
-        return shown, accumulated_errors(shown, neighbour_flows(clip.pixels, self.judges.flow))
+        return shown, accumulated_errors(shown, NeighbourFlows(clip.pixels, self.judges.flow))
 
     def _add(
-        self, seen: _Seen, clip: str, shown: Tensor, targets: Tensor, wanted: _Looked, alignment: NeighbourFlows
+        self, seen: _Seen, clip: str, shown: Tensor, targets: Tensor, wanted: _Looked, alignment: Alignment
     ) -> None:
         seen.tc[clip] = temporal_consistency(shown, alignment).cpu()
         judged = shown[:: self.judge_every]

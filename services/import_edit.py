@@ -13,7 +13,7 @@ import torch
 
 from datamodules.disk import write_whole
 from datamodules.types import BadInputError
-from modules.editing.directions import Direction, EditSet, load_directions, save_directions
+from modules.editing.directions import KIND, Direction, EditSet, load_directions, save_directions
 from modules.editing.published_edits import Kind, Part, PublishedEdit, read_edit
 from modules.model_folder import load_model, require_replaceable
 from modules.sheet import Image, Row, draw_sheet, to_picture
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True)
 class ImportedEditsConfig:
-    """Section ``imported_edits``."""
+    """Section ``imported_edits``: how published edits are measured and set to a unit."""
 
     reach: dict[Kind, float]
     """Kind of file to the largest strength that is offered, in the file's own steps."""
@@ -80,7 +80,7 @@ def import_edit(file: Path, folder: Path, choice: EditChoice, params: Params, re
         raise BadInputError(f"an edit cannot be called {name!r}; --name takes small letters, digits and _")
     if choice.attribute is not None and choice.attribute not in settings.edits:
         raise BadInputError(f"nothing measures {choice.attribute!r}; --attribute is {', '.join(settings.edits)}")
-    require_replaceable(folder)
+    require_replaceable(folder, KIND)
     tools = load_instruments(settings, params, choice.generator)
     found = read_edit(file, tools.generator, choice.part)
     others = load_directions(choice.beside, tools.generator.sha256) if choice.beside else EditSet([])
@@ -153,6 +153,7 @@ def _with_unit(
         lower=lower,
         upper=upper,
         recolours=recolours if choice.recolours is None else choice.recolours,
+        attribute=choice.attribute or "",
     )
 
 

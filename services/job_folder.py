@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from datamodules.disk import beside
 from datamodules.types import BadInputError
+from services.pipeline.sidecar import file_sha256
 
 STARTS = "starts.json"
 """How often the step that is under way was begun; gone when it ended or the server stopped in good order."""
+INPUT_SHA256 = "input_sha256"
+"""Key of ``request.json`` for the sha256 of the clip, which outlives the clip: a person is forgotten by it."""
 MOST_STARTS = 5
-"""A step during which the server was killed so often is not begun again: it may be what kills the server."""
+"""A step during which the server was killed so often is not begun again: it may be what kills the server.
+
+No setting: whatever kills a server five times kills it the sixth time too, and orderly stops do not count.
+"""
 
 
 def count_start(folder: Path) -> None:
@@ -27,6 +34,12 @@ def count_start(folder: Path) -> None:
 def forget_starts(folder: Path) -> None:
     """What comes next is not held against the step that was under way."""
     (folder / STARTS).unlink(missing_ok=True)
+
+
+def write_request(folder: Path, request: dict[str, Any]) -> None:
+    """Keep what was asked of the clip in ``folder/input``, and when; raises ``OSError``."""
+    noted = {"created": time.time(), INPUT_SHA256: file_sha256(folder / "input")}
+    write_json(folder / "request.json", request | noted)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

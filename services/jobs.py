@@ -16,25 +16,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID
+from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID, WorkflowStatus
 from filelock import BaseFileLock, FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from datamodules.disk import is_disk_full
 from datamodules.types import BadInputError
-from modules.out_of_memory import is_out_of_memory
-from services.job_folder import count_start, forget_starts, read_json, write_json
-from services.limits import DISK_FULL, INTERNAL_ERROR, OUT_OF_MEMORY, public_message
+from services.job import Editor, Job, Kind, State, kind_of
+from services.job_folder import count_start, forget_starts, read_json, write_json, write_request
+from services.job_measures import JobMeasures
+from services.job_outcomes import BROKEN, CANCELLED, SUCCEEDED, failed
+from services.limits import public_message
 from services.pipeline.progress import CancelledError
-from services.turns import Turns
+from services.turns import BusyError, Turns
 
 log = logging.getLogger("stylereel.jobs")
 
-State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 QUEUE = "stylereel-videos"
 WORKFLOW = "edit-clip"
 WORK = "work"
@@ -44,55 +44,14 @@ LOST_AFTER = 60.0
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 PROGRESS_EVERY = 0.25
 """Seconds between two writes of ``progress.json``."""
-_STATES: dict[str, State] = {
+FULL_RETRY_SECONDS = 60
+"""After how long it is worth asking again where no more jobs are taken."""
+_UNFINISHED: dict[str, Literal["queued", "running"]] = {
     "ENQUEUED": "queued",
     "DELAYED": "queued",
     "PENDING": "running",
-    "CANCELLED": "cancelled",
 }
-
-Report = Callable[[str, float], None]
-"""Takes the name of the stage and how much of it is done, in [0, 1]."""
-
-
-class Editor(Protocol):
-    """What a job does with its video; the service hands in the pipeline, with the models of the moment."""
-
-    def analyse(self, source: Path, request: dict[str, Any]) -> dict[str, Any]:
-        """What the clip is; raises ``BadInputError`` for one that is not taken. Runs at the request too."""
-        ...
-
-    def check(self, request: dict[str, Any]) -> None:
-        """Raise ``BadInputError`` for a request that ``render`` could not meet."""
-        ...
-
-    def render(
-        self, source: Path, target: Path, request: dict[str, Any], report: Report, cancelled: Callable[[], bool]
-    ) -> dict[str, Any]:
-        """Write the edited clip and return the report; raises ``CancelledError`` once ``cancelled`` says so."""
-        ...
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is known of a job."""
-
-    id: str
-    state: State
-    stage: str
-    """``queued``, ``analyse``, a stage of the pipeline, or ``finish``."""
-    progress: float
-    """Of the stage, in [0, 1]."""
-    error: str | None
-    """One line, where it failed."""
-    status: int | None
-    """The HTTP status that the error stands for, where it failed."""
-    created: float
-    """Seconds since 1970."""
-    output: Path | None
-    """The edited clip, where it succeeded."""
-    report: dict[str, Any] | None
-    """What the pipeline said of the clip, where it succeeded."""
+_STATES: dict[str, State] = {**_UNFINISHED, "CANCELLED": "cancelled"}
 
 
 class _Interrupted(BaseException):
@@ -106,12 +65,15 @@ _active: list[Jobs] = []
 # DBOS would count orderly stops of the server among the recoveries; ``run`` counts the others.
 @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
 def _edit_clip(job: str) -> dict[str, Any]:
-    with _active[0].at_work(job):
+    with _active[0].at_work(job) as ends:
         for step in (_analyse, _render, _finish):
             outcome = step(job)
             if outcome is not None:
-                return outcome
-        return {"state": "succeeded"}
+                break
+        else:
+            outcome = SUCCEEDED
+        ends(outcome["state"])
+        return outcome
 
 
 @DBOS.step(name="analyse")
@@ -132,11 +94,20 @@ def _finish(job: str) -> dict[str, Any] | None:
 class Jobs:
     """The jobs of one server."""
 
-    def __init__(self, folder: Path, editor: Editor, turns: Turns, keep_hours: float, poll_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        editor: Editor,
+        turns: Turns,
+        keep_hours: float,
+        poll_seconds: float,
+        max_jobs: int | None = None,
+    ) -> None:
         """Start DBOS on ``folder/jobs.db``; jobs that a killed server left go on by themselves.
 
-        ``poll_seconds`` is how often the queue is looked at. Raises ``BadInputError`` where the disk is full, and
-        where another server works on the folder: two would run the same jobs.
+        ``poll_seconds`` is how often the queue is looked at; ``max_jobs`` may be queued or running, any number
+        without one. Raises ``BadInputError`` where the disk is full, and where another server works on the folder:
+        two would run the same jobs.
         """
         if _active:
             raise RuntimeError("the jobs of this process are already running")
@@ -148,6 +119,9 @@ class Jobs:
         self._keep_seconds = keep_hours * 3600
         self._closing = threading.Event()
         self._at_work: set[str] = set()
+        self._max_jobs = max_jobs
+        self._queueing = threading.Lock()
+        self.measures = JobMeasures()
         _active.append(self)
         try:
             DBOS(
@@ -190,7 +164,7 @@ class Jobs:
     def submit(self, upload: Path, request: dict[str, Any]) -> Job:
         """Queue a job for a file from ``place_for_upload``; ``request`` is what ``Editor.render`` gets (JSON).
 
-        Raises ``BadInputError`` for a clip that is not taken; the upload is gone either way.
+        Raises ``BadInputError`` for a clip that is not taken, and ``BusyError``; the upload is gone either way.
         """
         job = secrets.token_hex(16)
         folder = self.folder / job
@@ -200,16 +174,33 @@ class Jobs:
                 self._editor.analyse(upload, request)
             except BadInputError as error:
                 raise BadInputError(public_message(error, [upload]), error.status) from error
-            folder.mkdir()
-            os.replace(upload, folder / "input")
-            write_json(folder / "request.json", request | {"created": time.time()})
-            with SetWorkflowID(job):
-                DBOS.enqueue_workflow(QUEUE, _edit_clip, job)
+            with self._queueing:  # of two that come together only one may take the last place
+                self.check_room()
+                folder.mkdir()
+                os.replace(upload, folder / "input")
+                write_request(folder, request)
+                with SetWorkflowID(job):
+                    DBOS.enqueue_workflow(QUEUE, _edit_clip, job)
         except BaseException:
             upload.unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return self.get(job)
+
+    def unfinished(self) -> dict[Literal["queued", "running"], int]:
+        """How many jobs are not over."""
+        counts: dict[Literal["queued", "running"], int] = dict.fromkeys(("queued", "running"), 0)
+        for workflow in _listed(list(_UNFINISHED)):
+            counts[_UNFINISHED[workflow.status]] += 1
+        return counts
+
+    def check_room(self) -> None:
+        """Raise ``BusyError`` where as many jobs as are taken are not over."""
+        if self._max_jobs is not None and sum(self.unfinished().values()) >= self._max_jobs:
+            raise BusyError(
+                f"{self._max_jobs} jobs are queued or running, and no more are taken; try again later",
+                FULL_RETRY_SECONDS,
+            )
 
     def get(self, job: str) -> Job:
         """Raises ``KeyError`` for an id that is not known, or no longer."""
@@ -225,7 +216,7 @@ class Jobs:
         if workflow.status == "SUCCESS":
             state = outcome["state"]
         elif state == "failed":
-            outcome = {"error": INTERNAL_ERROR, "status": 500}
+            outcome = BROKEN
         progress = read_json(folder / "progress.json") or {"stage": "queued", "progress": 0.0}
         done = state == "succeeded"
         return Job(
@@ -248,8 +239,9 @@ class Jobs:
             except FileNotFoundError as gone:  # deleted since
                 raise KeyError(job) from gone
             DBOS.cancel_workflow(job)
-            if job not in self._at_work:  # else its thread removes it
+            if job not in self._at_work:  # else its thread removes it, and says that it ended
                 shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
+                self.measures.ends(job, self._kind(job), "cancelled")
         return self.get(job)
 
     def delete(self, job: str) -> None:
@@ -307,22 +299,30 @@ class Jobs:
     def _queue_lost(self) -> None:
         """DBOS cannot write to a full disk how a step ended: the thread ends, and the job stands as running."""
         before = (time.time() - LOST_AFTER) * 1000
-        for workflow in DBOS.list_workflows(status="PENDING", name=WORKFLOW, load_input=False, load_output=False):
+        for workflow in _listed(["PENDING"]):
             job = workflow.workflow_id
             if job not in self._at_work and (workflow.updated_at or 0) < before:
                 log.warning("job %s stands as running and does not run; it is queued again", job)
                 DBOS.resume_workflow(job, queue_name=QUEUE)
 
     @contextmanager
-    def at_work(self, job: str) -> Iterator[None]:
-        """Inside the ``with`` block a thread of this server works on the job."""
+    def at_work(self, job: str) -> Iterator[Callable[[State], None]]:
+        """Inside the ``with`` block a thread of this server works on the job; it calls what it gets at the end."""
+        kind, state = self._kind(job), list[State](["running"])
         self._at_work.add(job)
+        self.measures.begins(job, kind)
         try:
-            yield
+            yield state.append
         finally:
             self._at_work.discard(job)
-            if (self.folder / job / "cancelled").exists():  # DBOS may have ended it between two steps
-                shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
+            folder = self.folder / job
+            if (folder / "cancelled").exists() or not folder.exists():  # DBOS may have ended it between two steps
+                state.append("cancelled")
+                shutil.rmtree(folder / WORK, ignore_errors=True)
+            self.measures.ends(job, kind, state[-1])
+
+    def _kind(self, job: str) -> Kind:
+        return kind_of(read_json(self.folder / job / "request.json") or {})
 
     def run(self, job: str, step: Callable[[Path], None]) -> dict[str, Any] | None:
         """Run one step; None where the job goes on, and its outcome where something went wrong."""
@@ -340,23 +340,15 @@ class Jobs:
             count_start(folder)
             step(folder)
         except CancelledError:
-            return {"state": "cancelled"}
-        except BadInputError as error:
-            if is_disk_full(error):
-                return {"state": "failed", "error": DISK_FULL, "status": 507}
-            message = public_message(error, [folder / "output.part.mp4", folder / "input"])
-            return {"state": "failed", "error": message, "status": error.status}
+            return CANCELLED
         except Exception as error:
-            if self._closing.is_set():
-                raise _Interrupted from error
-            if not folder.exists():
-                return {"state": "cancelled"}  # deleted under the step
-            log.exception("job %s failed", job)
-            if is_disk_full(error):
-                return {"state": "failed", "error": DISK_FULL, "status": 507}
-            if is_out_of_memory(error):
-                return {"state": "failed", "error": OUT_OF_MEMORY, "status": 507}
-            return {"state": "failed", "error": INTERNAL_ERROR, "status": 500}
+            if not isinstance(error, BadInputError):
+                if self._closing.is_set():
+                    raise _Interrupted from error
+                if not folder.exists():
+                    return CANCELLED  # deleted under the step
+                log.exception("job %s failed", job, extra={"job": job})
+            return failed(error, [folder / "output.part.mp4", folder / "input"])
         return None
 
     def analyse(self, folder: Path) -> None:
@@ -408,6 +400,10 @@ class Jobs:
     def _report(folder: Path, stage: str, progress: float) -> None:
         if folder.exists():
             write_json(folder / "progress.json", {"stage": stage, "progress": round(progress, 4)})
+
+
+def _listed(status: list[str]) -> list[WorkflowStatus]:
+    return DBOS.list_workflows(status=status, name=WORKFLOW, load_input=False, load_output=False)
 
 
 def lock_jobs(folder: Path) -> BaseFileLock:

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.measures import Measures
+from services.measures import Measures, known_method
 
 log = logging.getLogger("stylereel.http")
 
@@ -23,6 +23,19 @@ CLIENT_GONE = 499
 """What is counted where the client went away; nobody reads the answer."""
 OUT_OF_MEMORY = "the server's memory does not hold it; send smaller frames, or have pipeline.chunk lowered"
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":;,]+/)+([^\s/'\":;,]*)")
+SHELL_COMMAND = r"'stylereel [^']*'"
+"""A command in quotes, which somebody types as it is."""
+SHELL_OPTION = re.compile(
+    SHELL_COMMAND
+    + r"|(?<![\w-])--(?:"
+    + r"(?P<no>no-)?(?P<flag>adapt|keep-lips|stitch|preview|balance)"
+    + r"|(?P<adapted>adapted)(?:[ =](?:[^\s,;:)']*/[^\s,;:)']*|[A-Z]+\b))?"
+    + r"|(?P<option>refine|face|paste|region|seed|factor|start|end|edit)"
+    + r"(?:[ =](?P<value>\d[\w:]*(?:\.\w+)?|all|largest|auto|difference|mixed|replace|face|head|\w+=[+-]?[\d.]*\d)"
+    + r"(?![\w-]))?"
+    + r")(?![\w-])"
+)
+"""Options of the shell that requests have too, as whole words, with their value where one follows."""
 
 
 class BodyTooLargeError(Exception):
@@ -35,8 +48,23 @@ def one_line(error: BaseException) -> str:
 
 
 def in_api_terms(text: str) -> str:
-    """A line for a client with the names that a request's options have in the place of the shell's."""
-    return text.replace("--refine ", "refine=").replace("--adapt", "adapt=true")
+    """A line for a client with the names that a request's options have in the place of the shell's.
+
+    ``--refine 50`` is ``refine=50`` and ``--keep-lips`` is ``keep_lips=true``; a folder after ``--adapted`` is a
+    ``subject`` of the registry. Commands in quotes stay as they are typed.
+    """
+    return SHELL_OPTION.sub(_in_api_terms, text)
+
+
+def _in_api_terms(found: re.Match[str]) -> str:
+    flag, option, value = found["flag"], found["option"], found["value"]
+    if flag:
+        return f"{flag.replace('-', '_')}={'false' if found['no'] else 'true'}"
+    if found["adapted"]:
+        return "subject=NAME"
+    if option:
+        return f"{option}={value}" if value else option
+    return found[0]
 
 
 def public_message(error: BaseException | str, uploads: Iterable[Path] = ()) -> str:
@@ -53,6 +81,11 @@ def public_message(error: BaseException | str, uploads: Iterable[Path] = ()) -> 
 def error_response(message: str, status: int, headers: dict[str, str] | None = None) -> JSONResponse:
     """``{"error": message}``."""
     return JSONResponse({"error": message}, status, headers=headers)
+
+
+def route_of(scope: Scope) -> str:
+    """The route that took a request, e.g. ``/v1/jobs/{job_id}``; ``none`` where none did."""
+    return str(getattr(scope.get("route"), "path", "none"))
 
 
 class RangedFile(FileResponse):
@@ -79,6 +112,8 @@ class RangedFile(FileResponse):
 
 class Guard:
     """ASGI middleware: counts the bytes of bodies, chunked ones too; what nobody caught becomes a plain 500.
+
+    Each request is counted and is one line of the log, which names its route.
 
     It takes the whole answer back and says 413 if too much comes before the answer began. ``max_bytes`` are taken
     at ``VIDEOS``; at all other paths, where bodies stay in memory, ``max_image_bytes`` where these are fewer.
@@ -109,8 +144,12 @@ class Guard:
         try:
             await self._answer(scope, receive, noted)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
-            self.measures.request(scope["method"], route, status, time.monotonic() - began)
+            # The route, not the path, which is what a client makes of it: names of people, lines of its own.
+            method, route = known_method(scope["method"]), route_of(scope)
+            seconds = round(time.monotonic() - began, 4)
+            self.measures.request(method, route, status, seconds)
+            about = {"method": method, "route": route, "status": status, "seconds": seconds}
+            log.info("%s %s %d in %.3f s", method, route, status, seconds, extra=about)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         most = self.max_bytes if scope["path"] == self.VIDEOS else self.max_image_bytes
@@ -145,17 +184,18 @@ class Guard:
         try:
             await self.app(scope, counted, watched)
         except BodyTooLargeError:
-            log.info("%s %s: body larger than %d bytes", scope["method"], scope["path"], most)
+            if not started:
+                await too_large(scope, receive, send)
+            return
         except ClientDisconnect:
-            log.info("%s %s: the client went away", scope["method"], scope["path"])
             if not started:  # an answer, though nobody reads it, ends the wait of BentoML's timeout
                 await error_response("the client went away", CLIENT_GONE)(scope, receive, send)
             return
         except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception("%s %s failed", known_method(scope["method"]), route_of(scope))
             if started:
                 raise
             await error_response(INTERNAL_ERROR, 500)(scope, receive, send)
             return
-        if count > most and not started:
+        if count > most and not started:  # the app caught it, and its own answer was held back
             await too_large(scope, receive, send)

@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows: requests by route, the queue, and the models that answer."""
+"""What ``/metrics`` shows of requests: how many by route, who waits, and the models that answer."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ class Model(Protocol):
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Others are counted as one, ``other``: a client may invent as many as it likes."""
+REQUEST_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Upper ends of the buckets; a request may wait for ``runtime.request_seconds`` and compute as long again."""
+
+
+def known_method(method: str) -> str:
+    """The method of a request where it is one of HTTP's, else ``other``."""
+    return method if method in METHODS else "other"
 
 
 class Measures:
@@ -50,12 +57,16 @@ class Measures:
             "stylereel_requests", "Requests by route and status.", labels, registry=self._registry
         )
         self._seconds = Histogram(
-            "stylereel_request_seconds", "Time to the end of the answer.", ["route"], registry=self._registry
+            "stylereel_request_seconds",
+            "Time to the end of the answer.",
+            ["route"],
+            registry=self._registry,
+            buckets=REQUEST_SECONDS,
         )
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
+        self._requests.labels(known_method(method), route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def text(self, models: Iterable[Model], waiting: int, notes: int) -> bytes:

@@ -24,6 +24,7 @@ from modules.editing.stylespace import joined
 from modules.encoders.restoring import Task
 from modules.generators.codes_file import read_codes, save_codes
 from modules.perception.flow import DenseFlow, FlowConfig
+from services.adapted_options import check_edit_asked, check_learned_once
 from services.pipeline.balance import balanced
 from services.pipeline.canvas import canvas_size, check_canvas
 from services.pipeline.composite import Image
@@ -80,7 +81,8 @@ def edit_file(
         _check_image_output(source, target, options)
     if source.suffix.lower() in CODES:
         _check_codes(source, options)
-    _check_learned_once(options, adaptation)
+    check_learned_once(options, adaptation)
+    check_edit_asked(requests, options)
     models = load_models(params, *chosen, beside)
     models.edits.check(requests)
     if adaptation is not None:
@@ -213,7 +215,7 @@ def interpolate_file(
     check_factor(factor)
     if _is_image(source, target):
         raise BadInputError(f"{source.name} is an image, and nothing lies between its frames; give a video")
-    _check_learned_once(options, adaptation)
+    check_learned_once(options, adaptation)
     models = load_models(params, *chosen)
     check_interpolation(source, target, factor, models, options)
     if adaptation is not None:
@@ -263,11 +265,6 @@ def write_image(path: Path, image: Image) -> None:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _check_learned_once(options: EditOptions, adaptation: Path | None) -> None:
-    if adaptation is not None and options.adapt:
-        raise BadInputError("--adapt learns the face of this clip, --adapted takes one that was learned: give one")
 
 
 def _edit_codes(

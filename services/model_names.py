@@ -20,11 +20,9 @@ ADAPTATION = "stylereel-adaptation"
 NAMES = (
     FRAME_ENCODER,
     VIDEO_ENCODER,
-    "stylereel-recurrent-encoder",
     COLOURISER,
     ENLARGER,
     POSE_EDITOR,
-    "stylereel-age-direction",
     DIRECTIONS,
     STYLESPACE,
     GENERATOR,

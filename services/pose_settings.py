@@ -10,7 +10,7 @@ from modules.lit.pose_editor import PoseEditorTraining
 
 @dataclass(frozen=True)
 class PoseEditorSettings:
-    """Section ``pose_editor``."""
+    """Section ``pose_editor``: how the pose and expression editor is trained, held and set to units."""
 
     identity_components: int
     """Of the face model, alpha."""

@@ -14,7 +14,7 @@ from services.settings import ROOT, Params
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """Section ``generator``."""
+    """Section ``generator``: which generator everything is trained, measured and edited with."""
 
     source: str
     """Whose codes everything is trained, measured and edited in: ``mobilestylegan-ffhq-1024``, which the shipped

@@ -160,7 +160,7 @@ def _add_errors(app: FastAPI) -> None:
         return error_response(message, error.status_code, dict(error.headers) if error.headers else None)
 
     async def unavailable(request: Request, error: Exception) -> JSONResponse:
-        return error_response(public_message(error), 503, {"Retry-After": "5"})
+        return error_response(public_message(error), 503, {"Retry-After": str(getattr(error, "retry_after", 5))})
 
     async def too_long(request: Request, error: Exception) -> JSONResponse:
         return error_response("it took longer than the server allows; ask for less refinement", 503)
@@ -215,6 +215,7 @@ def _add_health(app: FastAPI) -> None:
             models = state.engine.served()
         measures: Measures = request.app.state.measures
         text = measures.text(models, state.turns.waiting, len(state.engine.notes()))
+        text += await in_thread(lambda: state.jobs.measures.text(state.jobs.unfinished()))
         return Response(text, media_type=MEDIA_TYPE)
 
     @app.get("/v1/models", tags=["models"])
@@ -331,6 +332,7 @@ def _add_jobs(app: FastAPI) -> None:
         """Edit or restore the face in a video, or make frames between its own; the job survives the server."""
         state = state_of(request)
         session = state.engine.session()
+        await in_thread(state.jobs.check_room)  # before a large body is taken for nothing
         upload = state.jobs.place_for_upload()
         try:
             async with read_body(request, "video", VIDEO_OPTIONS) as body:

@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from modules.editing.directions import EditDescription, EditRequest
-from services.jobs import Job, State
+from services.job import Job, State
 
 MAX_EDITS = 32
-"""Edits in one request."""
+"""Edits in one request. No setting: clients read it in OpenAPI, and it leaves room in a form's 64 fields."""
 
 
 class Strict(BaseModel):
@@ -107,6 +107,7 @@ class JobOut(BaseModel):
     stage: str = Field(description="queued, analyse, a stage of the pipeline, or finish.")
     progress: float = Field(description="Of the stage, in [0, 1].", ge=0, le=1)
     error: str | None = Field(description="One line, where the job failed.")
+    status: int | None = Field(description="The HTTP status that the error stands for, where the job failed.")
     result: ResultOut | None = Field(description="Where the job succeeded.")
 
     @classmethod
@@ -116,7 +117,13 @@ class JobOut(BaseModel):
         if job.report is not None:
             result = ResultOut(video=f"/v1/jobs/{job.id}/result", report=job.report)
         return cls(
-            id=job.id, state=job.state, stage=job.stage, progress=job.progress, error=job.error, result=result
+            id=job.id,
+            state=job.state,
+            stage=job.stage,
+            progress=job.progress,
+            error=job.error,
+            status=job.status,
+            result=result,
         )
 
 
@@ -125,7 +132,7 @@ class ForgottenOut(BaseModel):
 
     versions: int = Field(description="Registered versions, with their files.")
     adaptations: int = Field(description="Folders that were learned here.")
-    jobs: int = Field(description="Jobs that were edited with the person's adaptation.")
+    jobs: int = Field(description="Jobs that asked for the person, or whose clip the person was learned from.")
 
 
 class ErrorOut(BaseModel):

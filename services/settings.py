@@ -55,9 +55,9 @@ class Runtime:
     tracking_uri: str
     """MLflow's address; empty is an SQLite file in ``state``."""
     max_bytes: int
-    """Largest body or file that is taken, in bytes."""
+    """Largest video that is taken, in bytes; no other body may be larger either."""
     max_image_bytes: int
-    """Largest body with an image that is taken, in bytes; it stays in memory while it waits for its turn."""
+    """Largest body of any other request, in bytes; an image stays in memory while it waits for its turn."""
     max_pixels: int
     """Largest frame or image that is taken, in pixels."""
     max_seconds: float
@@ -65,19 +65,25 @@ class Runtime:
     max_rate: float
     """Frames per second at which ``max_seconds`` may be filled: more frames than those of both are not taken."""
     request_seconds: float
-    """Longest time that one request may compute, in seconds."""
+    """Longest time that one request waits for its turn, and again the longest that it computes, in seconds."""
     slowest_upload: Annotated[int, Field(gt=0)]
     """Bytes per second at which a body of ``max_bytes`` still comes in in time."""
     keep_latents_hours: float
     """How long latent ids answer after they were made."""
     keep_jobs_hours: float
     """How long finished jobs and their results are kept."""
+    max_jobs: Annotated[int, Field(gt=0)]
+    """Most jobs that are queued or running; each keeps up to ``max_bytes`` on the disk."""
     poll_seconds: float
     """How often the registry is asked whether an alias moved."""
     host: str
     """Address that the service binds to."""
     port: int
     """Port that the service binds to; 0 takes a free one."""
+    log_level: Literal["warning", "info", "debug"]
+    """From which level on the service's log says something; ``info`` has a line for each request and job."""
+    log_format: Literal["text", "json"]
+    """Lines of text, or a JSON object in each line."""
 
     def torch_device(self) -> str:
         """``cpu`` or ``cuda``; raises ``BadInputError`` where a GPU is asked for and there is none."""

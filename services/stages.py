@@ -45,6 +45,12 @@ from services.training_parts import (
 )
 
 REGISTRY_CLIPS = ("clips", "franck")
+CLIP_NETS = {
+    "yunet": "face_detection_yunet_2023mar.onnx",
+    "mediapipe": "face_landmark.tflite",
+    "face-recognition-plugin": "fr_feature.onnx",
+}
+"""Assets and their files that decide where the faces of clips are and whose they are."""
 W_SAMPLES = 20_000
 """Draws behind the mean and the spread of W that the encoder's head counts in."""
 
@@ -82,6 +88,14 @@ def _is_copy(video: Path, clip: Path) -> bool:
         return False  # a video that cannot be read is left out later, with the reason
 
 
+def looked_through(detection: DetectionConfig) -> str:
+    """What finds the faces of clips and tells whose they are, as text: others make other crops."""
+    settings = dataclasses.asdict(detection)
+    del settings["batch"]  # how many at once changes no face
+    nets = {name: manifest()[name].files[file].sha256 for name, file in CLIP_NETS.items()}
+    return json.dumps([settings, nets], sort_keys=True)
+
+
 def prepare(params: Params, report: Report = lambda done, total, what: None) -> Prepared:
     """Align the videos of ``data.root`` and the stills of ``data.images`` into shards in ``build/clips``.
 
@@ -100,7 +114,8 @@ def prepare(params: Params, report: Report = lambda done, total, what: None) -> 
     if folder and not params.data.images and not any(video.is_relative_to(folder) for video in videos):
         raise BadInputError(f"{folder} holds no videos; put some there, or set data.root: registry")
     device = params.runtime.torch_device()
-    finder = load_face_finder(params.section("detection", DetectionConfig), device)
+    detection = params.section("detection", DetectionConfig)
+    finder = load_face_finder(detection, device)
     identity = load_identity(device)
 
     def new_tracker() -> FindLandmarks:
@@ -120,7 +135,7 @@ def prepare(params: Params, report: Report = lambda done, total, what: None) -> 
             videos, CLIPS, new_tracker, embed, params.section("clips", ClipsConfig),
             params.section("smoothing", SmoothingConfig), params.section("shots", ShotConfig),
             params.section("people", PeopleConfig), [ROOT / images for images in params.data.images],
-            made_by=manifest()["mediapipe"].sha256, progress=report,
+            made_by=looked_through(detection), code=code_sha256("prepare"), progress=report,
         )  # fmt: skip
         run.log_metrics({
             "clips": len(prepared.clips),

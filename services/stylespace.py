@@ -90,7 +90,7 @@ class ChannelEditSettings:
 
 @dataclass(frozen=True)
 class StylespaceSettings:
-    """Section ``stylespace``."""
+    """Section ``stylespace``: how channels of S space become appearance edits, and made persons are kept."""
 
     samples: int
     """Generator samples on which channels are located."""

@@ -18,14 +18,14 @@ def add_subjects(app: FastAPI) -> None:
 
     @app.delete("/v1/subjects/{subject}", tags=["subjects"])
     async def forget(request: Request, subject: str) -> ForgottenOut:
-        """Delete a person's adaptations, registered or not, and the jobs that were edited with them."""
+        """Delete a person's adaptations, registered or not, and the jobs that asked for them or had their clip."""
         return ForgottenOut(**asdict(await in_thread(lambda: forgotten(subject, state_of(request)))))
 
 
 def forgotten(subject: str, state: State) -> Forgotten:
     """Delete what a server keeps of a person, the registry's part first: without it nothing is deleted."""
-    versions, adaptations = state.engine.forget(subject)
-    jobs = jobs_of(subject, state.jobs.folder)
+    versions, adaptations, clips = state.engine.forget(subject)
+    jobs = jobs_of(subject, state.jobs.folder, clips)
     for job in jobs:
         try:
             state.jobs.delete(job)

@@ -25,6 +25,7 @@ from datamodules.samples import SampleDataset
 from datamodules.variation import SofteningConfig, Unsteadiness, VariationConfig
 from modules.encoders.video_vit import VideoEncoderConfig, VideoTransformer
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
+from modules.lit.finite_steps import FiniteSteps
 from modules.lit.frame_encoder import (
     EncoderTraining,
     FrameEncoderTraining,
@@ -33,7 +34,7 @@ from modules.lit.frame_encoder import (
     PartsWithFrameEncoder,
 )
 from modules.lit.reconstructions import Reconstructions, Show
-from modules.lit.tuned_generator import STOPPED_AT
+from modules.lit.tuned_generator import STOPPED_AT, LitTunedGenerator
 from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining
 from services.settings import computes_bfloat16
 
@@ -232,7 +233,8 @@ def fit_in_phases(
     """Train ``lit`` from the last checkpoint in ``run_folder``, or from the start, to the averaged weights.
 
     ``batches(first_step, rank)`` are those that are left. A training that is done is read, not repeated.
-    Of the processes of several devices only the first returns; the others end here.
+    Of the processes of several devices only the first returns; the others end here. Raises ``BadInputError`` where
+    a loss or gradient is no number, for which see ``FiniteSteps``.
     """
     last = run_folder / LAST
     step, _ = _progress_of(last)
@@ -254,6 +256,7 @@ def fit_in_phases(
             _checkpoints(run_folder, config.checkpoint_every),
             EMAWeightAveraging(decay=plan.ema_decay, use_buffers=False),
             Reconstructions(show),
+            FiniteSteps(),
         ],
         logger=logger,
         log_every_n_steps=10,
@@ -284,7 +287,8 @@ def fit_steps(
     """Train ``lit`` for ``steps``, from the last checkpoint in ``run_folder`` or the start; 0 steps do nothing.
 
     ``batches(first_step)`` gives what is left to train on. A training that is done, or that ended since its loss
-    was no number, is read, not repeated.
+    was no number, is read, not repeated. Only a tuned generator ends so, with what was good; another training
+    raises ``BadInputError``, see ``FiniteSteps``.
     ``after_step`` is told how many steps are done, in the place of Lightning's bar, and may raise to stop.
     """
     last = run_folder / LAST
@@ -303,6 +307,7 @@ def fit_steps(
                 gradient_clip_val=gradient_clip,
                 callbacks=[
                     _checkpoints(run_folder, checkpoint_every),
+                    *([] if isinstance(lit, LitTunedGenerator) else [FiniteSteps()]),
                     *([_AfterStep(after_step)] if after_step else []),
                 ],
                 logger=logger,

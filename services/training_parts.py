@@ -65,9 +65,10 @@ def image_losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]
     if "lpips_alex" in names:
         losses["lpips_alex"] = load_lpips("alex")
     if {"landmark_features", "mesh"} & set(names):
-        face = FaceLoss(load_face_judge(params.section("face_judge", FaceJudgeConfig)))
-        losses["landmark_features"] = FaceTerm(face, "landmark")
-        losses["mesh"] = FaceTerm(face, "mesh")
+        config = params.section("face_judge", FaceJudgeConfig)
+        face = FaceLoss(load_face_judge(config))
+        losses["landmark_features"] = FaceTerm(face, "landmark", config.landmark_factor)
+        losses["mesh"] = FaceTerm(face, "mesh", config.dense_factor)
     if "identity" in names:
         losses["identity"] = IdentityLoss(
             load_identity_judge(params.section("identity_loss", IdentityJudgeConfig))

@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MAX_WAITING = 32
-"""Who asks while so many wait is turned away at once: each of them holds a thread, of which there are 40."""
+"""Who asks while so many wait is turned away at once.
+
+No setting: each of them holds one of the 40 threads that the web framework has, and the others answer all else.
+"""
 
 
 class BusyError(RuntimeError):
     """The turn did not come in time, or too many wait; the message is one line, the HTTP status is 503."""
+
+    def __init__(self, message: str, retry_after: int = 5) -> None:
+        """``retry_after`` is after how many seconds asking again may help."""
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Turns:

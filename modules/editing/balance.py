@@ -34,6 +34,7 @@ def balance(
     typical: Mapping[str, float],
     measure: Measure,
     config: BalanceConfig,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[EditRequest, ...]:
     """What to ask beside ``requests``, so that the faces that ``measure`` sees change by what was asked alone.
 
@@ -41,7 +42,10 @@ def balance(
     name, by which deviations are compared. Of the requests those that name one are measured; others, whose effects
     nobody has put into numbers, are left as they are. Every round adds to the best so far what is missing on
     average over the faces, half as much after one that made it worse, within the bounds of the edits. Empty where
-    nothing that is measured is asked, or where the edited face is lost.
+    nothing that is measured is asked, or where no face is seen, as it is or as it was asked to be.
+
+    Faces that are not seen, as they are or as they were asked to be, have no part; ``say`` is told of them, one
+    line. A later round that loses one of the others made it worse.
     """
     names = [name for name in typical if name in edits]
     places = [list(typical).index(name) for name in names]
@@ -52,17 +56,30 @@ def balance(
     lower = np.maximum([edits[name].lower for name in names], asked - config.most * usual)
     upper = np.minimum([edits[name].upper for name in names], asked + config.most * usual)
     start = measure(())[:, places]
+    # The same faces in every round, or what is missing in one could not be compared with what is in another.
+    seen: NDArray[np.intp] | None = None
     best, least, left, rate, now = asked, np.inf, np.zeros(len(names)), config.rate, asked
     for _ in range(config.rounds):
         tried = [EditRequest(name, float(s)) for name, s in zip(names, now, strict=True) if s]
-        missing = asked - (measure(tried)[:, places] - start).mean(0)
+        change = measure(tried)[:, places] - start
+        if seen is None:
+            seen = np.flatnonzero(np.isfinite(change).all(1))
+            if len(seen) < len(change):
+                say(_left_out(len(seen), len(change)))
+            if not len(seen):
+                return ()
+        missing = asked - change[seen].mean(0)
         deviation = float(np.linalg.norm(missing / usual))
         if deviation < least:
             best, least, left = now, deviation, missing
-        elif np.isfinite(least):
-            rate /= 2  # a face that answers more than edits say: half as far, from the best one
         else:
-            break
+            rate /= 2  # a face that answers more than edits say, or is lost: half as far, from the best one
         now = np.clip(best + rate * left, lower, upper)
-    change = best - asked
-    return tuple(EditRequest(name, float(c)) for name, c in zip(names, change, strict=True) if c)
+    more = best - asked
+    return tuple(EditRequest(name, float(c)) for name, c in zip(names, more, strict=True) if c)
+
+
+def _left_out(seen: int, count: int) -> str:
+    if not seen:
+        return f"edits were not set right: no face is seen in the {count} frames that they were tried on"
+    return f"edits were set right on {seen} of {count} frames: no face is seen in the others, before or after"

@@ -129,6 +129,8 @@ class Direction:
     """``(num_ws, w_dim, w_dim)``: each row times its matrix is a further change per unit (Latent-Transformer)."""
     recolours: bool = True
     """Whether colours of whole regions may change by it, as by a direction of which nobody said otherwise."""
+    attribute: str = ""
+    """The attribute whose unit an imported one was set to, e.g. ``smile``; empty where there is none."""
 
     def __post_init__(self) -> None:
         if self.vector.ndim != 2 or not torch.isfinite(self.vector).all():
@@ -303,6 +305,8 @@ def save_directions(folder: Path, edits: EditSet, card: str) -> Path:
         raise ValueError("there are no directions to save")
     table = [
         {"name": d.name, "unit": d.unit, "lower": d.lower, "upper": d.upper, "recolours": d.recolours}
+        # Where there is none, nothing: the configs of folders that are there stay what they were, hash and all.
+        | ({"attribute": d.attribute} if d.attribute else {})
         for d in edits.values()
     ]
     sha256 = next(iter(edits.values())).generator_sha256
@@ -331,6 +335,7 @@ def load_directions(folder: Path, generator_sha256: str) -> EditSet:
                 generator_sha256=generator_sha256,
                 matrix=None if (found := model.tensors.get(row["name"] + _MATRIX)) is None else found.float(),
                 recolours=bool(row.get("recolours", True)),
+                attribute=str(row.get("attribute", "")),
             )
             for row in model.config["directions"]
         )

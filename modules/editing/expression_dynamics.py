@@ -52,7 +52,7 @@ class DynamicsConfig:
     corner_weight: float
     """Of how far the corners of the mouth are from where the edit left them; the paper has none."""
     eye_weight: float
-    """Of eq. 4."""
+    """Of eq. 4, a mean over the eyes' box; the paper's, over the crop, is smaller by the box's share of it."""
     reg_weight: float
     """Of eq. 5."""
     temp_weight: float
@@ -66,7 +66,10 @@ class DynamicsConfig:
 
 
 class Eyes:
-    """Eq. 4: LPIPS under a mask of the eyes, a box fixed in FFHQ's crop, between an image and what it was."""
+    """Eq. 4: LPIPS under a mask of the eyes, a box fixed in FFHQ's crop, between an image and what it was.
+
+    The mean is over the box alone; the paper's is over the crop, whose rest is masked and counts as nothing.
+    """
 
     def __init__(self, perceptual: PerceptualLoss, box: tuple[float, float, float, float]) -> None:
         """``box`` is left, top, right and bottom as shares of the side; what lies outside is cut away."""

@@ -39,7 +39,7 @@ class PlacementSettings:
 
 @dataclass(frozen=True)
 class PlacementConfig:
-    """Section ``placement``."""
+    """Section ``placement``: bounds of the edits that move the head in the picture."""
 
     edits: dict[str, PlacementSettings]
     """By the names of ``modules.editing.placement``."""

@@ -13,7 +13,7 @@ import torch
 
 from datamodules.types import BadInputError
 from modules.generators.checkpoints import Checkpoint, read_checkpoint
-from modules.generators.load import build, save_generator
+from modules.generators.load import KIND, build, save_generator
 from modules.generators.protocol import Generator
 from modules.model_folder import require_replaceable
 from modules.ops import shrink
@@ -69,7 +69,7 @@ def import_checkpoint(file: Path, folder: Path, samples: int = 8) -> ImportRepor
     """
     if samples < 1:
         raise ValueError(f"a sheet needs at least one sample, got {samples}")
-    require_replaceable(folder)
+    require_replaceable(folder, KIND)
     found = read_checkpoint(file)
     module = build(found.architecture, found.tensors, found.config).eval()
     generator = cast(Generator, module)

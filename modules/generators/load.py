@@ -22,7 +22,7 @@ DEFAULT_GENERATOR = "mobilestylegan-ffhq-1024"
 DEFAULT_SHA256 = "297346c91aa67b71841ee503b5cbe050b71df74ffe858bcdb44e1f552d6fed40"
 """Its ``sha256``: which generator a folder belongs to is told without loading it."""
 _ASSET = "random-face"
-_KIND = "generator"
+KIND = "generator"
 
 
 def _mobile(tensors: Mapping[str, Tensor], _config: Mapping[str, Any]) -> MobileStyleGAN:
@@ -71,7 +71,7 @@ def save_generator(generator: Generator, folder: Path, card: str) -> Path:
         raise TypeError(f"{type(generator).__name__} is not a generator that can be saved")
     module = cast(nn.Module, generator)
     config = {
-        "kind": _KIND,
+        "kind": KIND,
         "architecture": _CLASSES[type(generator)],
         "settings": getattr(generator, "config", {}),
         "sha256": generator.sha256,
@@ -82,7 +82,7 @@ def save_generator(generator: Generator, folder: Path, card: str) -> Path:
 
 
 def _from_folder(folder: Path) -> nn.Module:
-    model = load_model(folder, _KIND)
+    model = load_model(folder, KIND)
     settings = model.config.get("settings")
     built = build(
         str(model.config.get("architecture")), model.tensors, settings if isinstance(settings, dict) else {}

@@ -43,13 +43,12 @@ def coarse_rows(layers: Sequence[StyleLayer], up_to: int) -> int:
     """How many leading rows of ``ws`` modulate feature maps of ``up_to`` pixels or smaller.
 
     A style modulates what comes into its layer. With 32 px these are 8 of StyleGAN2's 18 rows, as in FrEN and
-    ViEN (section 3.2), and 8 of MobileStyleGAN's 16. StyleGAN3's canvases are larger than their sampling by a
-    margin, so sizes are rounded down to powers of two. Raises ``BadInputError`` where none or all are coarse.
+    ViEN (section 3.2), and 8 of MobileStyleGAN's 16. Raises ``BadInputError`` where none or all are coarse.
     """
     incoming, coarse, rows = layers[0].resolution, set[int](), {layer.ws_index for layer in layers}
     for layer in layers:
         size = layer.resolution if layer.to_rgb else incoming
-        if 2 ** (size.bit_length() - 1) <= up_to:
+        if sampled_at(size) <= up_to:
             coarse.add(layer.ws_index)
         incoming = incoming if layer.to_rgb else layer.resolution
     if not coarse or coarse == rows or coarse != set(range(len(coarse))):
@@ -58,6 +57,14 @@ def coarse_rows(layers: Sequence[StyleLayer], up_to: int) -> int:
             "there are coarse rows and fine ones"
         )
     return len(coarse)
+
+
+def sampled_at(size: int) -> int:
+    """The largest power of two in ``size``: what a feature map of that side counts as.
+
+    StyleGAN3's canvases are larger than their sampling by a margin of 20 px: 84 counts as 64, 1044 as 1024.
+    """
+    return 1 << (size.bit_length() - 1)
 
 
 def _lacks_two(generator: HasRows) -> bool:

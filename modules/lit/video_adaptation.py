@@ -13,6 +13,9 @@ from modules.lit.tuned_generator import LitTunedGenerator
 from modules.losses.perceptual import PerceptualLoss
 from modules.losses.pixels import rms_distance
 
+PTI_TRUNCATION = 0.5
+"""Of the random codes that locality looks towards, as in PTI's code."""
+
 
 @dataclass(frozen=True)
 class LocalityConfig:
@@ -21,7 +24,11 @@ class LocalityConfig:
     weight: float
     """Of LPIPS + L2 between adapted and base; 0 leaves it out, else a step takes three times as long."""
     alpha: float
-    """How far from a code towards a random one the two are compared, in W; PTI's is 30."""
+    """How far from a code towards a random one the two are compared; PTI's is 30.
+
+    The length of the step over all rows together, as in PTI's code: of ``num_ws`` equal rows each moves by
+    ``alpha / sqrt(num_ws)``.
+    """
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,12 @@ class LitVideoAdaptation(LitTunedGenerator):
         }
 
     def _nearby(self, ws: Tensor) -> Tensor:
-        """``alpha`` from the codes towards those of random z, as PTI has it."""
+        """``alpha`` from the codes towards those of random z, drawn at a truncation of 0.5, both as PTI has it."""
         base = self.base
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
         z = torch.randn(len(ws), base.z_dim, generator=random).to(ws)
-        away = base.map(z) - ws
-        # PTI's codes are one row repeated; of rows that differ, the mean length counts.
-        length = away.square().sum(2).mean(1).sqrt().clamp_min(1e-8)[:, None, None]
-        return ws + self.training_plan.locality.alpha * away / length
+        away = base.map(z, truncation_psi=PTI_TRUNCATION) - ws
+        # PTI's code takes the norm over the whole tensor, (1, num_ws, w_dim), not over each row.
+        length: Tensor = torch.linalg.vector_norm(away, dim=(1, 2), keepdim=True).clamp_min(1e-8)
+        near: Tensor = ws + self.training_plan.locality.alpha * away / length
+        return near

@@ -80,16 +80,18 @@ class FaceTerm(nn.Module):
     carries gradients.
     """
 
-    def __init__(self, loss: FaceLoss, part: Literal["landmark", "mesh"]) -> None:
+    def __init__(self, loss: FaceLoss, part: Literal["landmark", "mesh"], factor: float = 1.0) -> None:
+        """``factor`` takes the judge's units to those that weights are told in."""
         super().__init__()
-        self.loss, self.part = loss, part
+        self.loss, self.part, self.factor = loss, part, factor
 
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
         """Distance of each image to its target; see the class."""
         with torch.no_grad():
             theirs = self.loss.target(target)
         distances: FaceDistances = self.loss(images, theirs)
-        return distances.landmark if self.part == "landmark" else distances.mesh
+        distance = distances.landmark if self.part == "landmark" else distances.mesh
+        return distance if self.factor == 1.0 else self.factor * distance
 
 
 class IdentityLoss(nn.Module):

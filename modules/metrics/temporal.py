@@ -8,8 +8,8 @@ motion is charged for that too, and a still picture is not free.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,63 +23,86 @@ OFFSETS = tuple(offset for offset in range(-REACH, REACH + 1) if offset)
 """The six neighbours of a frame."""
 
 
-@dataclass(frozen=True)
-class NeighbourFlows:
-    """How the neighbours of every centre frame lie on it; a clip of T frames has T - 6 centres."""
+class Neighbours(NamedTuple):
+    """How the six neighbours of one centre frame lie on it."""
 
     flows: Tensor
-    """``(T - 6, 6, 2, H, W)`` pixels: from the centre to each neighbour."""
+    """``(6, 2, H, W)`` pixels: from the centre to each neighbour."""
     seen: Tensor
-    """``(T - 6, 6, H, W)`` bool: places of the centre that the neighbour shows."""
+    """``(6, H, W)`` bool: places of the centre that the neighbour shows."""
+
+
+class Alignment(Protocol):
+    """Those of every centre frame in turn; a clip of T frames has T - 6 centres."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Neighbours]: ...
+
+
+class NeighbourFlows:
+    """The ``Neighbours`` of an input video, computed anew each time it is iterated over, centre by centre.
+
+    Only the flows of one neighbourhood are held; ``list`` holds all of them, 3 MB for each frame of 256 px.
+    """
+
+    def __init__(self, frames: Frames, flow: DenseFlow) -> None:
+        """``frames`` ``(T, H, W, 3)`` uint8, T at least 7, of one shot."""
+        if len(frames) < 2 * REACH + 1:
+            raise ValueError(f"six neighbours need at least {2 * REACH + 1} frames, got {len(frames)}")
+        self.frames, self.flow = frames, flow
 
     def __len__(self) -> int:
-        return len(self.flows)
+        return len(self.frames) - 2 * REACH
+
+    def __iter__(self) -> Iterator[Neighbours]:
+        pairs: dict[tuple[int, int], Tensor] = {}
+
+        def between(first: int, second: int) -> Tensor:
+            if (first, second) not in pairs:
+                pairs[first, second] = self.flow(self.frames[first], self.frames[second])
+            return pairs[first, second]
+
+        for centre in range(REACH, len(self.frames) - REACH):
+            there = torch.stack([between(centre, centre + k) for k in OFFSETS])
+            back = torch.stack([between(centre + k, centre) for k in OFFSETS])
+            yield Neighbours(there, consistent(there, back, self.flow.config))
+            # Centres to come look at pairs with a later frame alone.
+            pairs = {pair: found for pair, found in pairs.items() if max(pair) > centre}
 
 
-def neighbour_flows(frames: Frames, flow: DenseFlow) -> NeighbourFlows:
-    """Flows of an input video ``(T, H, W, 3)`` uint8, T at least 7, of one shot."""
-    if len(frames) < 2 * REACH + 1:
-        raise ValueError(f"six neighbours need at least {2 * REACH + 1} frames, got {len(frames)}")
-    pairs = {(a, a + k): flow(frames[a], frames[a + k])
-             for a in range(len(frames)) for k in OFFSETS if 0 <= a + k < len(frames)}  # fmt: skip
-    flows, seen = [], []
-    for centre in range(REACH, len(frames) - REACH):
-        there = torch.stack([pairs[centre, centre + k] for k in OFFSETS])
-        back = torch.stack([pairs[centre + k, centre] for k in OFFSETS])
-        flows.append(there)
-        seen.append(consistent(there, back, flow.config))
-    return NeighbourFlows(torch.stack(flows), torch.stack(seen))
-
-
-def accumulated_errors(frames: Tensor, alignment: NeighbourFlows) -> Tensor:
+def accumulated_errors(frames: Tensor, alignment: Alignment) -> Tensor:
     """Error maps of Fig. 3: frames ``(T, 3, H, W)`` in [-1, 1] to ``(T - 6, H, W)``.
 
     Per place the root mean square over the channels, of intensities in [0, 1], summed over the six neighbours.
     Neighbours that do not show a place are left out, and the others stand for them; NaN where none shows it.
     """
-    count, _, *size = _check(frames)
-    if count - 2 * REACH != len(alignment) or tuple(alignment.flows.shape[3:]) != tuple(size):
-        raise ValueError(
-            f"{len(alignment)} centres of {tuple(alignment.flows.shape[3:])} do not go with frames "
-            f"{tuple(frames.shape)}"
-        )
-    shown = frames.clamp(-1, 1) / 2
-    maps = []
-    for number, (flow, seen) in enumerate(zip(alignment.flows, alignment.seen, strict=True)):
-        centre = number + REACH
-        aligned = warp(shown[[centre + k for k in OFFSETS]], flow.to(shown))
-        error = (aligned - shown[centre]).square().mean(1).sqrt()
-        weight = seen.to(shown)
-        maps.append(len(OFFSETS) * (error * weight).sum(0) / weight.sum(0))
-    return torch.stack(maps)
+    return torch.stack(list(_error_maps(frames, alignment)))
 
 
-def temporal_consistency(frames: Tensor, alignment: NeighbourFlows) -> Tensor:
+def temporal_consistency(frames: Tensor, alignment: Alignment) -> Tensor:
     """TC per centre frame, ``(T - 6,)``: the mean of its error map; 0 for a video that moves as the input does.
 
     Noise of standard deviation s, in [0, 1], on every frame of a still video gives 6 s sqrt(2) sqrt(8 / 3 pi).
     """
-    return accumulated_errors(frames, alignment).nanmean((1, 2))
+    return torch.stack([one.nanmean() for one in _error_maps(frames, alignment)])
+
+
+def _error_maps(frames: Tensor, alignment: Alignment) -> Iterator[Tensor]:
+    """``(H, W)`` of each centre frame; see ``accumulated_errors``."""
+    if frames.ndim != 4 or frames.shape[1] != 3:
+        raise ValueError(f"frames must be (T, 3, H, W), got {tuple(frames.shape)}")
+    if len(frames) - 2 * REACH != len(alignment):
+        raise ValueError(f"{len(alignment)} centres do not go with frames {tuple(frames.shape)}")
+    for centre, (flows, seen) in enumerate(alignment, REACH):
+        if flows.shape[2:] != frames.shape[2:]:
+            raise ValueError(f"flows of {tuple(flows.shape[2:])} do not go with frames {tuple(frames.shape)}")
+        # What is shown, in [0, 1], of the seven frames that are looked at.
+        around = {k: frames[centre + k].clamp(-1, 1) / 2 for k in (*OFFSETS, 0)}
+        aligned = warp(torch.stack([around[k] for k in OFFSETS]), flows.to(frames))
+        error = (aligned - around[0]).square().mean(1).sqrt()
+        weight = seen.to(frames)
+        yield len(OFFSETS) * (error * weight).sum(0) / weight.sum(0)
 
 
 class TemporalConsistency(MeanPerImage):
@@ -92,13 +115,6 @@ class TemporalConsistency(MeanPerImage):
         self.flow = flow
 
     @torch.no_grad()
-    def update(self, frames: Tensor, source: Frames | NeighbourFlows) -> None:
-        """Count one clip ``(T, 3, H, W)``; ``source`` is its input, or what ``neighbour_flows`` gave of it."""
-        alignment = source if isinstance(source, NeighbourFlows) else neighbour_flows(source, self.flow)
-        self.add(temporal_consistency(frames, alignment))
-
-
-def _check(frames: Tensor) -> torch.Size:
-    if frames.ndim != 4 or frames.shape[1] != 3:
-        raise ValueError(f"frames must be (T, 3, H, W), got {tuple(frames.shape)}")
-    return frames.shape
+    def update(self, frames: Tensor, source: Frames) -> None:
+        """Count one clip ``(T, 3, H, W)``; ``source`` is its input, ``(T, H, W, 3)`` uint8."""
+        self.add(temporal_consistency(frames, NeighbourFlows(source, self.flow)))

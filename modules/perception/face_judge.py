@@ -27,8 +27,25 @@ class FaceJudgeConfig:
     """Path of 2DFAN4-11f355bf06.pth.tar; empty is torch's hub cache."""
     ddfa_weights: str
     """Folder of 3DDFA_V2's mb05_120x120.pth and param_mean_std_62d_120x120.pkl."""
+    fan_factor: float
+    """What weights of ``landmark_features`` are multiplied by under FAN: the paper's 100 over the mesh's 0.01.
+
+    Weights in ``params.yaml`` are in the mesh's units; so FAN's stand to the losses of images as in the paper.
+    """
+    ddfa_factor: float
+    """The same of ``mesh`` under 3DDFA_V2: the paper's 1e-4 over the mesh's 0.002."""
     min_score: float
     """MediaPipe's score of a face, in [0, 1], below which losses do not believe what any judge says of it."""
+
+    @property
+    def landmark_factor(self) -> float:
+        """Of the chosen judge of landmark features; the mesh's is 1."""
+        return self.fan_factor if self.landmarks == "fan" else 1.0
+
+    @property
+    def dense_factor(self) -> float:
+        """Of the chosen judge of dense points; the mesh's is 1."""
+        return self.ddfa_factor if self.dense == "3ddfa" else 1.0
 
 
 class FaceJudge(nn.Module):

@@ -15,7 +15,7 @@ from modules.perception.identity import IdentityNet, load_identity
 
 @dataclass(frozen=True)
 class IdentityJudgeConfig:
-    """Section ``identity_loss``.
+    """Section ``identity_loss``: which net the identity term of the losses asks.
 
     Only losses look through it: what is measured, warned of and gated stays with fr_feature, whose likenesses the
     thresholds in ``params.yaml`` are numbers of.

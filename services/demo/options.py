@@ -10,7 +10,7 @@ from services.pipeline.encoders import EncoderKind
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Section ``demo``."""
+    """Section ``demo``: the clip, the edits and the sheet of ``stylereel demo``."""
 
     asset: str
     """Asset of ``assets.toml`` that the clip belongs to."""

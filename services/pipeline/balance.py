@@ -32,13 +32,14 @@ def balanced(
     models: Models,
     options: EditOptions,
     targets: Tensor | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Requests:
     """``requests`` and what has to be asked beside them on the face of ``ws`` ``(N, num_ws, w_dim)``.
 
     At most ``balance.frames`` of the N are looked at: as they are pasted into ``targets`` ``(N, 3, S, S)`` in
     [-1, 1], the crops that the codes stand for, since an edit loses on the way into a frame; as renderings where
     there is no frame. As they are where ``options`` say so, in a preview, and where no edit of a measured
-    attribute is asked.
+    attribute is asked. ``say`` is told where not all of them could be looked at, one line.
     """
     balancing = balancing_for(requests, models, options)
     if balancing is None:
@@ -73,7 +74,7 @@ def balanced(
 
     measure = balancing.measure(show, models.judges.attributes)
     with torch.no_grad():
-        more = balance(requests, models.edits, balancing.typical, measure, balancing.config)
+        more = balance(requests, models.edits, balancing.typical, measure, balancing.config, say)
     return (*requests, *more)
 
 
@@ -85,12 +86,13 @@ def balanced_in_clip(
     models: Models,
     options: EditOptions,
     check: Callable[[], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Requests]:
     """For each face of the plan the requests, set right on frames that are spread over all that show it.
 
     ``tracks`` have the faces' codes, all of them where the edits are to be set right. Once for all frames: what
     changed from frame to frame would be seen as jitter. Costs a further pass through the file, up to the last
-    frame that is looked at. ``check`` is called now and then and may raise.
+    frame that is looked at. ``check`` is called now and then and may raise; for ``say`` see ``balanced``.
     """
     balancing = balancing_for(requests, models, options)
     if balancing is None:
@@ -117,7 +119,7 @@ def balanced_in_clip(
         codes = np.concatenate([track.codes.read(int(row), int(row) + 1) for row in places])
         targets = to_tensor(np.stack(kept), models.device)
         ws = torch.from_numpy(codes).to(models.device)
-        applied.append(balanced(ws, requests, models, options, targets))
+        applied.append(balanced(ws, requests, models, options, targets, say))
     return applied
 
 

@@ -92,7 +92,7 @@ def invert_crops(
         with memory_for(f"one frame of {side} px with gradients; take --refine 0 (pipeline.follow.steps)"):
             better = refine(
                 begin, target, models.generator, models.judges.perceptual, models.config.refine, budget, check,
-                follow=models.config.follow if offset is not None else None, moments=moments,
+                follow=models.config.follow if offset is not None else None, moments=moments, encoded=ws,
             )  # fmt: skip
         offset, moments = better.ws - ws, better.moments
         refined.append(better.ws)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from datamodules.disk import write_whole
-from modules.editing.directions import EditRequest, MovesPicture
+from modules.editing.directions import Direction, Edit, EditRequest, MovesPicture
 from modules.editing.expression_dynamics import Eyes, Found, Mouth, MouthJudge, window_offsets, windows
+from modules.generators.rows import sampled_at
 from modules.losses.perceptual import load_lpips
 from modules.out_of_memory import BatchSize, memory_for
 from modules.perception.fan import FaceAlignmentNet, load_fan
@@ -30,26 +30,33 @@ from services.pipeline.track import Track, encoded_tracks
 
 log = logging.getLogger("stylereel.lips")
 
-EXPRESSIONS = ("smile", "mouth_open", "eyes_open", "surprise", "anger")
-"""Edits of the expression by name, beside those that begin with ``expression.``."""
+EXPRESSIONS = ("smile", "mouth_open", "eyes_open", "surprise", "anger", "smile_local")
+"""Edits of the expression by name, beside those that begin with ``expression.``.
+
+Eq. 3 compares lips with the frame before the first edit that moves them. ``eye_shape`` and ``gaze`` are not among
+these: they move channels around the eyes alone, and the paper's Fig. 9 keeps edited eyes as part of the face that
+eq. 3 looks at. ``eyes_open`` is one, as its direction was learned from whole faces and takes the mouth along.
+"""
 _INNER_LIPS = slice(60, 68)
 """Of the usual 68 points."""
 STOPPED = "stopped.json"
 """In a work folder, where a loss was no number: the frames that it concerns, and the fewest steps of any."""
 
 
-def before_expression(requests: Sequence[EditRequest]) -> Requests:
+def before_expression(requests: Sequence[EditRequest], edits: Mapping[str, Edit]) -> Requests:
     """The edits that come before the first one of the expression: what eq. 3 compares with (section 4.2).
 
     Where none is of the expression it is the face as it was.
     """
-    some = any(is_expression(request.name) for request in requests)
-    return tuple(takewhile(lambda request: not is_expression(request.name), requests)) if some else ()
+    first = next((at for at, request in enumerate(requests) if is_expression(request.name, edits)), 0)
+    return tuple(requests[:first])
 
 
-def is_expression(name: str) -> bool:
-    """Whether an edit is one of the expression."""
-    return name in EXPRESSIONS or name.startswith("expression.")
+def is_expression(name: str, edits: Mapping[str, Edit]) -> bool:
+    """Whether an edit of a set is one of the expression: ours by name, an imported one by what it was set to."""
+    edit = edits.get(name)
+    attribute = edit.attribute if isinstance(edit, Direction) else ""
+    return name in EXPRESSIONS or name.startswith("expression.") or attribute in EXPRESSIONS
 
 
 def keep_lips(
@@ -71,7 +78,7 @@ def keep_lips(
     to be said of both too, one line each.
     """
     tracks = encoded_tracks(source, plan, models, options, work, report, cancelled)
-    earlier = before_expression(requests)
+    earlier = before_expression(requests, models.edits)
     check = Meter("keep lips", 0, report, cancelled).check
     # What stands before the expression is set right on the face by itself.
     standing: list[Requests] = [()] * len(tracks)
@@ -193,7 +200,7 @@ def _rows(models: Models, resolution: int) -> Tensor:
     """``(num_ws,)``: 1 for the rows that no layer above ``resolution`` reads."""
     rows = torch.ones(models.generator.num_ws, device=models.device)
     for layer in models.generator.layers:
-        if layer.resolution > resolution:
+        if sampled_at(layer.resolution) > resolution:
             rows[layer.ws_index] = 0
     return rows
 

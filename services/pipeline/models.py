@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -39,6 +38,7 @@ from modules.perception.mesh import FaceMesh
 from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
 from services.attributes import AttributeJudge, load_attribute_judge
 from services.balancing import Balancing, balancing_of
+from services.consent import Subject, require_consent
 from services.model_names import ADAPTATION, DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.encoders import Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
@@ -174,6 +174,8 @@ class Models:
     """Whether the generator has learned the face at hand: the encoder's codes are then taken as they are."""
     learned_with: tuple[str, ...] = ()
     """What was to be said when it learned it, one line each."""
+    learned_by: Mapping[str, object] = field(default_factory=dict)
+    """How it learned it, as JSON: section ``adaptation``, and what it went on from; empty where it did not."""
     stitched: Generator | None = None
     """What draws the edited face, where it was tuned to meet the frames around; None is ``generator``."""
     task: Task | None = None
@@ -199,12 +201,15 @@ class Models:
         return str(dtype).removeprefix("torch.")
 
     def numbers(self) -> dict[str, object]:
-        """``SECTIONS`` of ``params.yaml``, ``runtime`` as it was resolved, how edits are set right; as JSON."""
+        """``SECTIONS`` of ``params.yaml``, ``runtime`` as it was resolved, how edits are set right; as JSON.
+
+        Where the generator learned the face, ``adaptation`` and ``learned_from`` too.
+        """
         judges = (self.judges.detection, self.judges.parsing)
         read = (*judges, self.smoothing, self.landmark_flow, self.shots, self.config)
         sections = {name: plain(section) for name, section in zip(SECTIONS, read, strict=True)}
         runtime = {"device": self.device, "precision": self.precision}
-        return {"runtime": runtime, **sections, "balancing": plain(self.balancing)}
+        return {"runtime": runtime, **sections, "balancing": plain(self.balancing), **self.learned_by}
 
     def mean_codes(self, count: int) -> Tensor:
         """``(count, num_ws, w_dim)``: the mean face."""
@@ -276,17 +281,17 @@ def with_adaptation(models: Models, folder: Path, generator: Generator | None = 
     Raises ``BadInputError`` for an adaptation of another base or one whose consent has run out.
     """
     adaptation = load_adaptation(folder, models.generator.sha256)
-    said = adaptation.config.get("subject")
-    until = str(said.get("expires", "")) if isinstance(said, dict) else ""
-    if until and date.fromisoformat(until) < datetime.now(UTC).date():
-        raise BadInputError(f"the consent for {folder.name} ran out on {until}; ask for it anew, or delete it")
-    report = adaptation.config.get("report")
+    config = adaptation.config
+    require_consent(Subject.of(config), folder.name)
+    report = config.get("report")
+    learned_from = {name: config.get(name) for name in ("source", "options", "start_from")}
     return replace(
         models,
         generator=generator or adapted(models.generator, adaptation.difference),
         versions={**models.versions, ADAPTATION: adaptation.sha256},
         adapted=True,
         learned_with=tuple(str(line) for line in report.get("warnings", ())) if isinstance(report, dict) else (),
+        learned_by={"adaptation": config.get("settings"), "learned_from": learned_from},
     )
 
 

@@ -53,7 +53,7 @@ class WarningsConfig:
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Section ``pipeline``."""
+    """Section ``pipeline``: how a clip becomes codes and an edit becomes frames."""
 
     encoder: EncoderKind
     """``frame`` encodes each frame for itself, ``video`` knows the one before: less jitter."""

@@ -40,7 +40,7 @@ class RefineConfig:
     lpips_net: Literal["vgg", "alex"]
     """Backbone of LPIPS."""
     anchor_weight: float
-    """Of the mean squared distance to the codes at the start, in units of W: keeps them editable."""
+    """Of the mean squared distance to the encoder's codes, in units of W: keeps them editable."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def refine(
     check: Callable[[], None] = lambda: None,
     follow: FollowConfig | None = None,
     moments: Moments | None = None,
+    encoded: Tensor | None = None,
 ) -> Refined:
     """Minimise L2 + LPIPS + anchor over ``ws`` ``(N, num_ws, w_dim)`` with Adam, each frame for itself.
 
@@ -101,18 +102,20 @@ def refine(
 
     A frame that follows another, as ``follow`` says, begins near its end and has few steps: Adam goes on with the
     ``moments`` of that frame, for its own first steps would go equally far along every coordinate, whatever the
-    gradient.
+    gradient. It is anchored at ``encoded``, the encoder's codes of the frame itself: anchored at where it begins,
+    the frames of a long clip would leave the encoder's codes step by step.
     """
     if targets.ndim != 4 or len(targets) != len(ws) or targets.shape[2] != targets.shape[3]:
         raise ValueError(f"targets must be ({len(ws)}, 3, r, r), got {tuple(targets.shape)}")
     start = ws.detach()
+    anchored = start if encoded is None else encoded.detach()
     with torch.no_grad():
         wanted = perceptual.features(targets) if config.lpips_weight else ()
 
     def losses(codes: Tensor) -> Tensor:
         shown = generator.synthesize(codes, resolution=targets.shape[-1])
         l2 = (shown - targets).square().flatten(1).mean(1)
-        anchor = (codes - start).square().flatten(1).mean(1)
+        anchor = (codes - anchored).square().flatten(1).mean(1)
         far = perceptual(shown.clamp(-1, 1), wanted) if config.lpips_weight else torch.zeros_like(l2)
         return config.l2_weight * l2 + config.lpips_weight * far + config.anchor_weight * anchor
 

@@ -68,11 +68,15 @@ def restore_video(
     report: Report = silent,
     cancelled: Cancelled = never,
     observe: Callable[[int, Image, Image], None] | None = None,
+    work: Path | None = None,
 ) -> VideoReport:
-    """Restore the faces of a clip and write it with its audio, else as ``restore_image`` and ``edit_video``."""
+    """Restore the faces of a clip and write it with its audio, else as ``restore_image`` and ``edit_video``.
+
+    ``work`` is a folder that keeps the codes that are found, so that a stopped call goes on.
+    """
     task, info = _task_of(models), probe(source)
     check_canvas(task, info.width, info.height, max_pixels)
-    done = edit_video(source, target, (), models, options, report, cancelled, observe)
+    done = edit_video(source, target, (), models, options, report, cancelled, observe, work)
     return done if done.faces else replace(done, warnings=(*done.warnings, _WITHOUT_FACE[task]))
 
 

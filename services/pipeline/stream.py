@@ -130,7 +130,8 @@ def edit_video(
         elif work is not None:
             tracks = begun_tracks(plan, models, work)
         meter = Meter(models.task or "edit", len(plan.numbers), report, cancelled)
-        applied = balanced_in_clip(source, plan, tracks, requests, models, options, meter.check)
+        unseen = dict[str, None]()  # each line once, however many faces it is said of
+        applied = balanced_in_clip(source, plan, tracks, requests, models, options, meter.check, unseen.setdefault)
         if keeps_lips:
             tracks, said = keep_lips(
                 source, plan, requests, applied, models, options, place_of_work, report, cancelled
@@ -155,7 +156,7 @@ def edit_video(
             meter.advance(len(edited))
     done = _report(plan, lanes, started)
     kept = lost(plan.info, canvas_info(models.task, plan.info), models.config.video)
-    warnings = (*kept, *models.learned_with, *said, *done.warnings)
+    warnings = (*kept, *models.learned_with, *unseen, *said, *done.warnings)
     return replace(done, warnings=warnings, stitching=tuning)
 
 
@@ -221,7 +222,7 @@ def _report(plan: ClipPlan, lanes: Sequence[Lane], started: float) -> VideoRepor
         seconds=time.monotonic() - started,
         cuts=tuple(plan.numbers[cut] for cut in plan.cuts),
         faces=tuple(lane.report() for lane in lanes),
-        warnings=(*_changes(plan), *(line for lane in lanes for line in lane.warnings())),
+        warnings=(*_changes(plan, lanes), *(line for lane in lanes for line in lane.warnings())),
     )
 
 
@@ -240,12 +241,15 @@ def lost(info: ClipInfo, written: ClipInfo, video: VideoConfig) -> tuple[str, ..
     return tuple(said)
 
 
-def _changes(plan: ClipPlan) -> tuple[str, ...]:
+def _changes(plan: ClipPlan, lanes: Sequence[Lane]) -> tuple[str, ...]:
     """One line where persons take turns inside a shot."""
     if not plan.changes:
         return ()
     where = ", ".join(str(plan.numbers[change]) for change in plan.changes)
-    return (f"another person takes the face's place at frame {where}: --face all edits everybody",)
+    # A generator that learned one face draws nobody else.
+    learned = any(lane.models.adapted for lane in lanes)
+    advice = "choose a section that shows one person" if learned else "--face all edits everybody"
+    return (f"another person takes the face's place at frame {where}: {advice}",)
 
 
 class Lane:

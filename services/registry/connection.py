@@ -30,7 +30,7 @@ _BAD_INPUT = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST
 
 @dataclass(frozen=True)
 class RegistryConfig:
-    """Section ``registry`` of params.yaml."""
+    """Section ``registry``: how long the registry is waited for, and what is cached."""
 
     experiment: str
     """MLflow experiment that holds the runs and the registered models' files."""

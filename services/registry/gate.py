@@ -95,7 +95,7 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class Gates:
-    """Section ``gate`` of params.yaml."""
+    """Section ``gate``: what a model must reach to become champion, by its registered name."""
 
     models: dict[str, GateConfig]
     """Registry name to its gate."""

@@ -19,7 +19,6 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.models import Model
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from datamodules.types import BadInputError
 from modules.model_folder import ModelFolder, load_model
@@ -30,8 +29,9 @@ from services.registry.gate import Evaluation
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 ROLLED_BACK = "rolled_back"
-_EVALUATED_ON = "evaluated_on"
-_RESERVED = {"sha256", "config_sha256", "kind", "generator_sha256", ROLLED_BACK, _EVALUATED_ON}
+EVALUATED_ON = "evaluated_on"
+"""Tag of a version: the data of its latest evaluation."""
+_RESERVED = {"sha256", "config_sha256", "kind", "generator_sha256", ROLLED_BACK, EVALUATED_ON}
 _ARTIFACT = "model"
 _PART = ".part-"
 
@@ -62,7 +62,7 @@ class RegisteredVersion:
 
     def evaluation(self, data_hash: str | None = None) -> Evaluation | None:
         """The evaluation on ``data_hash``, or the latest one; None where there is none that can be read."""
-        text = self.tags.get(_evaluation_tag(data_hash or self.tags.get(_EVALUATED_ON, "")))
+        text = self.tags.get(_evaluation_tag(data_hash or self.tags.get(EVALUATED_ON, "")))
         try:
             return None if text is None else Evaluation.from_json(text)
         except BadInputError:  # of a version of before that said less: as good as not measured
@@ -165,37 +165,12 @@ class ModelStore:
             found = client.search_registered_models(f"name LIKE '{ADAPTATION}-%'", max_results=1000)
         return sorted(model.name for model in found)
 
-    def forget(self, name: str) -> int:
-        """Delete a registered model: versions, files of its runs, downloads; returns how many versions there were.
-
-        MLflow itself keeps a deleted version's files. Deleting what is not there is no error.
-        """
-        _check_name(name)
-        versions = self.versions(name)
-        with self.connection.reach() as client:
-            for version in versions:
-                found = client.get_model_version(name, version.version)
-                places = [str(found.source)]
-                if found.run_id:
-                    places.append(str(client.get_run(found.run_id).info.artifact_uri))
-                for place in places:
-                    uri = self.connection.uri  # else the process-wide one, which is another or none
-                    get_artifact_repository(place, uri, uri).delete_artifacts()  # type: ignore[no-untyped-call]
-                if found.model_id:
-                    client.delete_logged_model(found.model_id)
-                if found.run_id:
-                    client.delete_run(found.run_id)
-            if client.search_registered_models(f"name = '{name}'", max_results=1):
-                client.delete_registered_model(name)
-        shutil.rmtree(self.cache / name, ignore_errors=True)
-        return len(versions)
-
     def evaluate(self, version: RegisteredVersion, evaluation: Evaluation) -> RegisteredVersion:
         """Keep an evaluation with a version, beside those on other data; returns the version with it."""
         _check_evaluation(evaluation, version.tags, version.name)
         with self.connection.reach() as client:
             _tag(client, version, _evaluation_tag(evaluation.data_hash), evaluation.to_json())
-            _tag(client, version, _EVALUATED_ON, evaluation.data_hash)
+            _tag(client, version, EVALUATED_ON, evaluation.data_hash)
         return self.version(version.name, version.version)
 
     def download(self, version: RegisteredVersion) -> Path:

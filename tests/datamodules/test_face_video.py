@@ -1,6 +1,8 @@
 import errno
 import hashlib
+import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +95,8 @@ def prepare(videos, folder, tracker=track, **how):
     carl = hashlib.sha256((videos / "carl.mp4").read_bytes()).hexdigest()
     test_list.write_text(f'[clips]\n{carl} = "carl"\n')
     return prepare_clips(
-        find_videos(videos), folder, lambda: tracker, embed, how.pop("config", CLIPS), SmoothingConfig(0, 0),
-        SHOTS, how.pop("people", PEOPLE), test_list=test_list, **how,
+        find_videos(videos), folder, lambda: tracker, how.pop("embed", embed), how.pop("config", CLIPS),
+        SmoothingConfig(0, 0), SHOTS, how.pop("people", PEOPLE), test_list=test_list, **how,
     )  # fmt: skip
 
 
@@ -204,6 +206,109 @@ def test_other_settings_make_other_shards(videos, tmp_path):
     hashes.add(two.data_hash("train"))
     assert len(hashes) == 2 and one.clips == two.clips
     assert prepare(videos, tmp_path / "a").data_hash("train") == one.data_hash("train") in hashes
+
+
+def test_other_code_makes_other_shards_of_the_same_data(videos, tmp_path, monkeypatch):
+    images = stills(tmp_path / "images", "anna", "bert")
+    tracked = []
+
+    def counting(frames):
+        tracked.append(len(frames))
+        return track(frames)
+
+    def made(**how):
+        tracked.clear()
+        result = prepare(videos, tmp_path / "a", counting, image_folders=[images], **how)
+        shards = {c.name: Shard(tmp_path / "a" / c.shard, "x").metadata["fingerprint"] for c in result.clips}
+        return sum(tracked), shards, {split: result.data_hash(split) for split in ("train", "test")}
+
+    looks, shards, data = made(code="one")
+    assert made(code="one") == (60, shards, data), "the clips that are left out are looked at each time"
+    again, others, same = made(code="two")
+    assert again == looks and same == data and len(others) == 5
+    assert not set(others.values()) & set(shards.values())
+    monkeypatch.setattr("datamodules.clips.VERSION", 999)
+    later, raised, other = made(code="two")
+    assert later == looks and not set(raised.values()) & set(others.values())
+    assert all(other[split] != data[split] for split in data)
+
+
+def test_the_hash_of_the_data_is_that_of_another_machine(videos, tmp_path):
+    """Which rounds embeddings otherwise; the choice of stills follows from those."""
+
+    def rounded(crops):
+        return torch.nn.functional.normalize(embed(crops) + 1e-6, dim=1)
+
+    images = stills(tmp_path / "images", "anna", "carl")
+    here = prepare(videos, tmp_path / "a", image_folders=[images])
+    there = prepare(videos, tmp_path / "b", image_folders=[images], embed=rounded)
+    [one], [other] = ([c for c in made.clips if c.name == "anna1.mp4"] for made in (here, there))
+    rows = [Shard(made.folder / one.shard, "x").array("identities") for made in (here, there)]
+    assert one == other and not np.array_equal(*rows)
+    assert all(here.data_hash(split) == there.data_hash(split) for split in ("train", "test"))
+
+
+def test_who_is_who_is_part_of_the_data(prepared):
+    """The same pixels, other persons to find among others; how the persons are numbered says nothing."""
+
+    def numbered(**numbers):
+        clips = tuple(replace(c, person=numbers[c.name.removesuffix(".mp4")]) for c in prepared.clips)
+        return replace(prepared, clips=clips).data_hash("train")
+
+    assert numbered(anna1=7, anna2=7, bert=3, carl=5) == prepared.data_hash("train")
+    assert numbered(anna1=0, anna2=0, bert=0, carl=2) != prepared.data_hash("train")
+
+
+def test_an_added_clip_moves_nobody_and_one_that_joins_two_splits_is_left_out(tmp_path):
+    nobody = tmp_path / "nobody.toml"
+    nobody.write_text("[clips]\n")
+    folder = tmp_path / "videos"
+    folder.mkdir()
+
+    def made(**shares):
+        people = PeopleConfig(same_person=0.8, **{"val_share": 0.5, "test_share": 0.0, **shares})
+        return prepare_clips(
+            find_videos(folder), tmp_path / "a", lambda: track, embed, CLIPS, SmoothingConfig(0, 0), SHOTS, people,
+            test_list=nobody,
+        )  # fmt: skip
+
+    def of(result):
+        return {c.name: c.split for c in result.clips}
+
+    for person in ("anna", "bert", "carl"):
+        clip(folder, person, [face_picture(person, i) for i in range(10)])
+    first = made()
+    # More of each, until the hash of all their clips, which a fresh start draws by, draws somebody otherwise.
+    for number in range(12):
+        for person in ("anna", "bert", "carl"):
+            clip(folder, f"{person}{number}", [face_picture(person, i, background=40 + number) for i in range(6)])
+        (tmp_path / "a" / INDEX).rename(tmp_path / "kept.json")
+        fresh = of(made())
+        (tmp_path / "kept.json").rename(tmp_path / "a" / INDEX)
+        if any(fresh[c.name] != c.split for c in first.clips):
+            break
+    assert any(fresh[c.name] != c.split for c in first.clips)
+    whose = {c.name[:4]: c.split for c in first.clips}
+    assert set(whose.values()) == {"train", "val"}
+    again = of(made())
+    assert again == {name: whose[name[:4]] for name in again}
+    # The persons of two splits in one clip, one after the other: it would join them.
+    one, other = (next(person for person, split in whose.items() if split == s) for s in ("train", "val"))
+    talk = [face_picture(one, i) for i in range(8)] + [face_picture(other, i, background=200) for i in range(8)]
+    clip(folder, "talk", talk)
+    result = made()
+    assert of(result) == again and "cut it" in dict(result.left_out)["talk.mp4"]
+    assert made() == result
+    # Other shares deal all persons anew, as a fresh start does.
+    assert set(of(made(val_share=0.0)).values()) == {"train"}
+    # An index of before the shares were written counts; one that cannot be read does not.
+    made(val_share=0.0)
+    index = json.loads((tmp_path / "a" / INDEX).read_text())
+    del index["shares"]
+    (tmp_path / "a" / INDEX).write_text(json.dumps(index))
+    assert set(of(made()).values()) == {"train"}
+    (tmp_path / "a" / INDEX).write_text("{")
+    assert set(of(made()).values()) == {"train", "val"}
 
 
 def test_long_clips_are_read_from_their_start_only(videos, tmp_path):

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import AgglomerativeClustering
 
-from datamodules.people import PeopleConfig, read_test_list, same_people, split_people
+from datamodules.people import PeopleConfig, between_splits, read_test_list, same_people, split_people
 from datamodules.types import BadInputError
 
 CONFIG = PeopleConfig(same_person=0.4, val_share=0.3, test_share=0.0)
@@ -68,6 +69,69 @@ def test_few_persons_are_still_trained_and_validated_on(val_share):
     splits = split_people(shas, [0, 1, 2, 0], {}, config)
     assert {"train", "val"} == set(splits) and splits[0] == splits[3]
     assert len(set(split_people(shas[:1], [0], {}, config))) == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    counts=st.lists(st.integers(0, 8), min_size=2, max_size=4),
+    threshold=st.floats(0.3, 0.95),
+    val_share=st.sampled_from([0.0, 0.3]),
+    test_share=st.sampled_from([0.0, 0.3]),
+)
+def test_clips_that_are_added_move_nobody(seed, counts, threshold, val_share, test_share):
+    """Batch after batch of clips, alike at random; what is left out is what would have moved somebody."""
+    config = PeopleConfig(same_person=threshold, val_share=val_share, test_share=test_share)
+    random = np.random.default_rng(seed)
+    rows = random.normal(size=(sum(counts), 3)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    shas = [random.bytes(32).hex() for _ in rows]
+    tested = {sha: "tested" for sha in shas[: counts[0]] if random.random() < 0.2}
+    kept, earlier = [], {}
+    for first, count in zip(np.cumsum([0, *counts]), counts, strict=False):
+        offered = random.permutation([*kept, *range(first, first + count)])
+        between = between_splits(
+            [shas[i] for i in offered], [rows[i][None] for i in offered], tested, earlier, threshold
+        )
+        out = {int(offered[i]) for i in between}
+        assert out.isdisjoint(kept) and (earlier or not out), "only who is new, and never of the first clips"
+        kept = [int(i) for i in offered if int(i) not in out]
+        for clip in out:
+            _, persons = connected_components(rows[[*kept, clip]] @ rows[[*kept, clip]].T >= threshold)
+            met = [shas[i] for i, person in zip(kept, persons[:-1], strict=True) if person == persons[-1]]
+            assert len({earlier[sha] for sha in met if sha in earlier}) > 1
+        who = same_people([rows[i][None] for i in kept], threshold)
+        splits = split_people([shas[i] for i in kept], who, tested, config, earlier)
+        found = {shas[i]: split for i, split in zip(kept, splits, strict=True)}
+        assert earlier.items() <= found.items()
+        assert all(found[sha] == "test" for sha in tested if sha in found)
+        assert len(set(zip(who, splits, strict=True))) == len(set(who))
+        earlier = found
+
+
+def test_a_known_person_keeps_a_split_that_a_new_draw_would_change():
+    """With one clip more, the hash of all clips draws another split for two in five persons."""
+    shas = [f"{n:064x}" for n in range(400)]
+    before = dict(zip(shas[:200], split_people(shas[:200], range(200), {}, CONFIG), strict=True))
+    people = [*range(200), *range(200)]
+    dealt = split_people(shas, people, {}, CONFIG)
+    assert 40 < sum(a != b for a, b in zip(dealt, before.values(), strict=False)) < 120
+    kept = split_people(shas, people, {}, CONFIG, before)
+    assert kept == [*before.values()] * 2
+
+
+def test_the_test_list_has_the_last_word_and_what_was_trained_on_is_not_tested_on():
+    shas = [f"{n:064x}" for n in range(3)]
+    earlier = dict(zip(shas, ("test", "train", "val"), strict=True))
+    assert split_people(shas, [0, 0, 1], {}, CONFIG, earlier) == ["train", "train", "val"]
+    assert split_people(shas, [0, 0, 1], {shas[2]: "c", shas[0]: "a"}, CONFIG, earlier) == ["test"] * 3
+
+
+def test_who_is_new_is_validated_on_where_nobody_is_yet():
+    config = PeopleConfig(same_person=0.4, val_share=1e-9, test_share=0.0)
+    shas = [f"{n:064x}" for n in range(2)]
+    assert split_people(shas, [0, 1], {}, config, {shas[0]: "train"}) == ["train", "val"]
+    assert split_people(shas, [0, 1], {}, config, {shas[1]: "train"}) == ["val", "train"]
 
 
 def test_the_committed_list_and_wrong_ones(tmp_path):

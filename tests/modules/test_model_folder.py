@@ -47,6 +47,44 @@ def test_a_place_where_something_else_lies_is_refused(tmp_path) -> None:
             require_replaceable(taken)
 
 
+@pytest.mark.parametrize("more", ["letters.txt", "photos", "model.safetensors", "card.md/letters.txt"])
+def test_a_folder_that_holds_more_than_a_model_is_refused(tmp_path, more) -> None:
+    folder = save_model(tmp_path / "m", {"kind": "test"}, TENSORS, "card")
+    (folder / "metrics.json").write_text("{}")
+    require_replaceable(folder, "test")
+    if more == "photos":
+        (folder / more).mkdir()
+    else:
+        if more.startswith("card"):
+            (folder / "card.md").unlink()
+        (folder / more).parent.mkdir(exist_ok=True)
+        (folder / more).write_text("mine")
+    for kind in ("test", None):
+        with pytest.raises(
+            BadInputError, match=f"no model folder, as it holds {more.split('/')[0]}; name"
+        ) as caught:
+            require_replaceable(folder, kind)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", ['{"name": "my-app"}', "[]", '{"kind": 7}', "{", "", None])
+def test_a_config_of_something_else_is_no_model(tmp_path, config) -> None:
+    if config is None:
+        (tmp_path / "card.md").write_text("a birthday card")
+    else:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(BadInputError, match="no model folder"):
+        require_replaceable(tmp_path)
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path) -> None:
+    folder = save_model(tmp_path / "frame-encoder", {"kind": "frame-encoder"}, TENSORS, "card")
+    require_replaceable(folder, "frame-encoder")
+    require_replaceable(folder)
+    with pytest.raises(BadInputError, match=r"holds a 'frame-encoder', .*'adaptation'.*name another folder"):
+        require_replaceable(folder, "adaptation")
+
+
 def test_the_hash_depends_on_names_shapes_and_values_only() -> None:
     digest = weights_sha256(TENSORS)
     assert digest == weights_sha256(dict(reversed(TENSORS.items())))
@@ -88,3 +126,14 @@ def test_kind_and_generator_are_checked(tmp_path) -> None:
     require_generator(load_model(folder).config, "x", "m")
     with pytest.raises(BadInputError, match=r"x.*y"):
         require_generator(load_model(folder).config, "y", "m")
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_and_the_old_folder_stays(tmp_path, lost: float) -> None:
+    save_model(tmp_path / "m", {"kind": "test"}, TENSORS | {"count": torch.arange(3)}, "old")
+    bad = TENSORS | {"a": torch.tensor([1.0, lost], dtype=torch.bfloat16)}
+    with pytest.raises(BadInputError, match="a of the model holds NaN") as error:
+        save_model(tmp_path / "m", {"kind": "test"}, bad, "new")
+    assert "\n" not in str(error.value)
+    assert load_model(tmp_path / "m").card == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]

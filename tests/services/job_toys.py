@@ -15,7 +15,8 @@ from dbos._dbos import _get_dbos_instance
 from sqlalchemy import event
 
 from datamodules.types import BadInputError
-from services.jobs import Job, Jobs
+from services.job import Job
+from services.jobs import Jobs
 from services.pipeline.progress import CancelledError
 from services.turns import Turns
 

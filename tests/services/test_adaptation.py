@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +20,9 @@ from modules.generators.adaptation import load_adaptation
 from modules.lit.video_adaptation import LitVideoAdaptation
 from modules.model_folder import load_model
 from services import adapted_models as files
-from services.adaptation import AdaptationReport, Subject, adapt_clip, collect
-from services.adapted_models import adapted_models
+from services.adaptation import AdaptationReport, adapt_clip, collect
+from services.adapted_models import adapt_file, adapted_models
+from services.consent import Subject
 from services.pipeline.models import Models, with_adaptation
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import CancelledError, Progress
@@ -52,6 +56,14 @@ def test_a_folder_says_whose_face_was_learned_from_what_and_how_near(
         models.versions["stylereel-adaptation"]
         == load_adaptation(tmp_path / "anna", models.generator.sha256).sha256
     )
+    numbers = models.numbers()
+    assert numbers["adaptation"] == json.loads(json.dumps(dataclasses.asdict(SETTINGS)))
+    assert numbers["learned_from"] == {
+        "source": {"name": clip.name, "sha256": hashlib.sha256(clip.read_bytes()).hexdigest()},
+        "options": {"face": "largest", "start": 0.2, "end": 0.6, "preview": False},
+        "start_from": None,
+    }
+    assert not {"adaptation", "learned_from"} & small_models.numbers().keys()
 
 
 def test_frames_are_spread_and_their_codes_are_the_encoders(
@@ -95,12 +107,25 @@ def test_a_stopped_adaptation_goes_on_and_ends_as_an_undisturbed_one(
 def test_an_earlier_adaptation_of_the_person_is_gone_on_from(
     clip: Path, small_models: Models, tmp_path: Path
 ) -> None:
-    first = adapt(clip, tmp_path / "one", small_models)
+    about = Subject("anna", "form 17", "2999-12-31")
+    first = adapt(clip, tmp_path / "one", small_models, subject=about)
     earlier = load_adaptation(tmp_path / "one", small_models.generator.sha256)
     few = replace(SETTINGS, iterations=2)
-    again = adapt(clip, tmp_path / "two", small_models, settings=few, start_from=earlier)
+    # As the shell does where nothing is given.
+    again = adapt(clip, tmp_path / "two", small_models, settings=few, start_from=earlier, subject=Subject())
+    assert load_model(tmp_path / "two").config["subject"] == dataclasses.asdict(about)
     assert again.before["psnr"] == pytest.approx(first.after["psnr"], abs=0.1)
     assert load_model(tmp_path / "two").config["start_from"] == earlier.sha256
+    over = replace(
+        earlier, config=earlier.config | {"subject": {**earlier.config["subject"], "expires": "2026-01-01"}}
+    )
+    for start_from, subject, said in (
+        (earlier, Subject("ben"), "is of anna, not of ben"),
+        (over, Subject("anna", "form 18", "2999-12-31"), "the consent for anna ran out on 2026-01-01"),
+    ):
+        with pytest.raises(BadInputError, match=said):
+            adapt(clip, tmp_path / "three", small_models, settings=few, start_from=start_from, subject=subject)
+        assert not (tmp_path / "three").exists() and not (tmp_path / "three.work").exists()
 
 
 def test_where_the_memory_does_not_hold_a_batch_half_of_it_is_taken(
@@ -186,7 +211,50 @@ def test_a_clip_is_learned_once_and_the_last_used_adaptations_stay(
     with monkeypatch.context() as patched:
         patched.setattr(files, "adapt_clip", again)
         assert adapted_models(clip, small_models, SHORT, params).versions == first.versions
+        patched.setattr(files, "code_sha256", lambda _: "of the next release")
+        with pytest.raises(AssertionError, match="learned before"):
+            adapted_models(clip, small_models, SHORT, params)
     for end in (0.5, 0.4):
         adapted_models(clip, small_models, replace(SHORT, end=end), params)
     kept = [load_model(folder).config for folder in (tmp_path / "state" / "adaptations").iterdir()]
     assert len(kept) == 2
+
+
+@pytest.mark.parametrize("whereto", ["state", "folder"])
+def test_two_calls_at_once_learn_a_clip_once(
+    clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whereto: str
+) -> None:
+    monkeypatch.setenv("STYLEREEL_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(files, "load_models", lambda *_: small_models)
+    params = load_params(overrides=["adaptation.iterations=1", "adaptation.frames=2", "adaptation.measured=1"])
+    begun, waits, learned = threading.Event(), threading.Event(), []
+
+    def learns(*arguments: object, **more: object) -> AdaptationReport:
+        learned.append(threading.current_thread().name)
+        begun.set()
+        assert waits.wait(60), "nobody waits: both learn"
+        return adapt_clip(*arguments, **more)  # type: ignore[arg-type]
+
+    def told(progress: Progress) -> None:
+        if progress.stage == "wait":
+            waits.set()
+
+    monkeypatch.setattr(files, "adapt_clip", learns)
+    found: list[object] = []
+
+    def call() -> None:
+        if whereto == "state":
+            found.append(adapted_models(clip, small_models, SHORT, params, told).versions)
+        else:
+            found.append(adapt_file(clip, tmp_path / "anna", params, SHORT, (None, None, None), told))
+
+    first = threading.Thread(target=call)
+    first.start()
+    assert begun.wait(60)
+    second = threading.Thread(target=call)
+    second.start()
+    for thread in (first, second):
+        thread.join()
+    assert len(learned) == 1 and len(found) == 2 and found[0] == found[1]
+    left = [path.suffix for path in (tmp_path / "state" / "adaptations").iterdir()]
+    assert left == ([""] if whereto == "state" else [])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_help_is_fast_and_teaches() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "stylereel edit clip.mp4 older.mp4 --edit age=+20 --edit smile=1" in done.stdout
+
+
+def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"stylereel {project['version']}\n"
 
 
 def test_an_error_does_not_wait_for_the_web_framework() -> None:

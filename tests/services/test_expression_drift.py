@@ -62,7 +62,7 @@ def test_age_is_measured_at_every_strength_on_frames_that_it_was_not_set_right_o
     age = SETTINGS.edits["age"]
     edits = EditSet([Direction("age", age.unit, torch.tensor([[0.001, 0.0]]), age.lower, age.upper, "toy")])
     found = age_drift(frames, edits, SETTINGS, AS_THEY_ARE, tools, judge)
-    assert list(found) == ["-20", "-10", "+10", "+20", "+30"], "as issue and params.yaml have them"
+    assert list(found) == ["-20", "-10", "+10", "+20", "+30"], "as params.yaml has them"
     noise = np.sqrt(2) * np.sqrt((0.02**2 + 0.04**2) / 2 / 2)
     for strength, row in found.items():
         assert row["smile"]["mean"] == pytest.approx(0.001 * float(strength), abs=1e-6)

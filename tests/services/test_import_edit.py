@@ -16,7 +16,7 @@ from modules.editing.directions import Direction, EditRequest, EditSet, load_dir
 from modules.editing.latent_transformer import LatentTransformer
 from modules.editing.published_edits import Part, holds_edit
 from modules.generators.protocol import StyleLayer
-from modules.model_folder import load_model, weights_sha256
+from modules.model_folder import load_model, save_model, weights_sha256
 from services.cli import run
 from services.direction_settings import DirectionSettings
 from services.encoded_codes import EncodedFrames
@@ -93,6 +93,7 @@ def test_an_attribute_sets_sign_size_and_bounds(tmp_path: Path, direction: Path)
     # A step of length 1 is -0.6 in the first number, so it moves age by -2.4; 5 steps reach 12 years.
     assert (edit.name, edit.unit, edit.lower, edit.upper) == ("stylegan_age_boundary", "years", -12, 12)
     assert not edit.recolours, "as the age of params.yaml"
+    assert edit.attribute == "age"
     moved = edits.apply(codes(), [EditRequest(edit.name, 7.0)])
     np.testing.assert_allclose(ages(moved) - ages(codes()), 7.0, atol=1e-3)
     said = "\n".join(lines)
@@ -292,3 +293,16 @@ def test_a_folder_of_something_else_is_not_written_over(
     holiday.write_text("a clip")
     assert run(["import", str(tmp_path / file), str(holiday.parent), "-q"]) == 2
     assert "no model folder" in capsys.readouterr().err and holiday.read_text() == "a clip"
+
+
+@pytest.mark.parametrize("file", ["generator.pt", "age.npy"])
+def test_a_model_of_another_kind_is_not_written_over(
+    tmp_path: Path, direction: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    direction.rename(tmp_path / "age.npy")
+    torch.save({"g_ema": {"input.input": torch.ones(1, 4, 4, 4)}}, tmp_path / "generator.pt")
+    there = save_model(tmp_path / "encoder", {"kind": "frame-encoder"}, {"weight": torch.ones(1)}, "a card")
+    assert run(["import", str(tmp_path / file), str(there), "-q"]) == 2
+    error = capsys.readouterr().err
+    assert "holds a 'frame-encoder'" in error and len(error.strip().splitlines()) == 1
+    assert load_model(there, "frame-encoder").card == "a card"

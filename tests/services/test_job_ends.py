@@ -63,13 +63,16 @@ def test_a_job_whose_end_cannot_be_written_down_goes_on_when_there_is_space(
 
 def test_orderly_stops_end_no_job(tmp_path: Path, copier: Copier) -> None:
     copier.go_on.clear()
-    job = ""
+    job, text = "", ""
     for start in range(8):
         jobs = Jobs(tmp_path / "jobs", copier, Turns(), 1.0, 0.05)
         job = job or submit(jobs).id
         assert wait(jobs, job, "running", "failed").state == "running"
         until(lambda expected=start + 1: copier.renders == expected)
         jobs.close()
+        until(lambda stopped=jobs: not stopped._at_work)
+        text += jobs.measures.text({}).decode()
+    assert "stylereel_jobs_ended_total{" not in text
     copier.go_on.set()
     jobs = Jobs(tmp_path / "jobs", copier, Turns(), 1.0, 0.05)
     try:

@@ -17,7 +17,9 @@ from services.engine import Engine, work_for
 from services.jobs import Jobs
 from services.pipeline.models import Models
 from services.pipeline.progress import CancelledError
+from services.pipeline.restorers import restoring
 from services.request_options import edit_options
+from services.session import Session
 from services.settings import load_params
 from services.turns import Turns
 
@@ -36,6 +38,13 @@ def engine(small_models: Models, tmp_path: Path) -> Iterator[Engine]:
     engine.start()
     yield engine
     engine.stop()
+
+
+def ready(engine: Engine) -> None:
+    deadline = time.monotonic() + 120
+    while engine._serving is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def stages_of(
@@ -109,15 +118,66 @@ def test_a_job_that_interpolates_learns_no_face_twice(engine: Engine, clip: Path
 
 def test_a_job_that_cannot_be_stitched_is_refused_at_once(engine: Engine) -> None:
     edits = [{"name": "smile", "strength": 1.0}]
-    deadline = time.monotonic() + 120
-    while engine._serving is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    ready(engine)
     with pytest.raises(BadInputError, match="let the generator learn the face"):
         engine.check({"edits": edits, "options": {"stitch": "true"}})
     with pytest.raises(BadInputError, match="stitching is of one face"):
         engine.check({"edits": edits, "options": {"stitch": "true", "face": "all"}})
     engine.check({"edits": edits, "options": {"stitch": "true", "adapt": "true"}})
+
+
+@pytest.mark.parametrize("more", [{}, {"factor": 2, "edits": []}])
+def test_one_persons_adaptation_is_not_for_everybody(
+    engine: Engine, small_models: Models, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    ready(engine)
+    adapted = Session(replace(small_models, adapted=True), ())
+    monkeypatch.setattr(engine, "adapted", lambda subject: adapted)
+    request = {"edits": REQUEST["edits"], "subject": "anna", **more}
+    with pytest.raises(BadInputError, match="an adaptation is of one face") as refused:
+        engine.check({**request, "options": {"face": "all"}})
+    assert refused.value.status == 422
+    engine.check({**request, "options": {"face": "0"}})
+
+
+def test_warnings_of_a_job_name_options_as_requests_have_them(
+    small_models: Models, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load_params(overrides=FEW, environment={"STYLEREEL_STATE": str(tmp_path / "state")})
+    told = replace(small_models, learned_with=("at frame 3: --face all edits everybody, --adapted x/y too",))
+    engine = Engine(params, Turns(), lambda _: told)
+    engine.start()
+    try:
+        ready(engine)
+        target = tmp_path / "output.part.mp4"
+        request = {"edits": REQUEST["edits"], "options": {"refine": "0", "start": "0.5", "end": "0.6"}}
+        done = engine.render(clip, target, request, lambda *_: None, lambda: False)
+    finally:
+        engine.stop()
+    assert "at frame 3: face=all edits everybody, subject=NAME too" in done["warnings"]
+    assert not any("--" in line for line in done["warnings"])
+
+
+def test_a_job_that_restores_finds_no_codes_twice_and_ends_in_the_same_bytes(
+    engine: Engine, small_models: Models, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(engine)
+    models = restoring(small_models, "colourise", small_models.encoder, {"toy": "1"})  # type: ignore[arg-type]
+    monkeypatch.setattr(engine, "restoring", lambda task: Session(models, ()))
+    request = {"edits": [], "task": "colourise", "options": {"start": "0.5", "end": "0.9"}}
+    encoder: Any = small_models.encoder
+    targets = [tmp_path / name / "output.part.mp4" for name in ("undisturbed", "job")]
+    for target in targets:
+        target.parent.mkdir()
+    stages_of(engine, clip, targets[0], lambda stage, done: False, request)
+    assert encoder.looks == 12
+    with pytest.raises(CancelledError):
+        stages_of(engine, clip, targets[1], lambda stage, done: stage == "colourise" and done >= 0.5, request)
+    assert 12 < encoder.looks < 24 and not targets[1].exists()
+    assert list((targets[1].parent / "work").glob("*/codes/codes-0"))
+    stages_of(engine, clip, targets[1], lambda stage, done: False, request)
+    assert encoder.looks == 24  # each frame of the section once, and once in the undisturbed one
+    assert targets[1].read_bytes() == targets[0].read_bytes()
 
 
 def test_other_models_begin_anew(small_models: Models, tmp_path: Path) -> None:

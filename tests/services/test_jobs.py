@@ -1,16 +1,27 @@
+import logging
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
-from job_toys import Copier, copier, jobs, submit, wait
+from job_toys import Copier, copier, jobs, submit, until, wait
+from prometheus_client import values
 
 from datamodules.types import BadInputError
-from services.jobs import Job, Jobs, lock_jobs
+from services.job import Job, kind_of
+from services.jobs import Jobs, lock_jobs
+from services.turns import BusyError, Turns
 
 __all__ = ["copier", "jobs"]
 NO_ROOM = BadInputError("cannot write output.part.mp4 (No space left on device); free some space")
 NO_ROOM.__cause__ = OSError(28, "No space left on device")
+
+
+@pytest.fixture(autouse=True)
+def counts_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the server, see ``services.api``: elsewhere counts go on in files of BentoML's, from test to test."""
+    monkeypatch.setattr(values, "ValueClass", values.MutexValue)
 
 
 def test_a_job_runs_and_keeps_its_result_and_report(jobs: Jobs) -> None:
@@ -69,6 +80,85 @@ def test_delete_removes_everything_even_of_a_running_job(jobs: Jobs, copier: Cop
     other = wait(jobs, submit(jobs).id, "succeeded")
     jobs.delete(other.id)
     assert not [path for path in jobs.folder.iterdir() if path.is_dir()]
+
+
+def test_no_more_jobs_are_queued_than_there_is_room_for(tmp_path: Path, copier: Copier) -> None:
+    copier.go_on.clear()
+    jobs = Jobs(tmp_path / "jobs", copier, Turns(), 1.0, 0.05, max_jobs=2)
+    try:
+        running, queued = wait(jobs, submit(jobs).id, "running"), submit(jobs)
+        assert jobs.unfinished() == {"queued": 1, "running": 1}
+        with pytest.raises(BusyError, match="2 jobs are queued or running") as full:
+            submit(jobs)
+        assert full.value.retry_after == 60
+        assert sorted(path.name for path in jobs.folder.iterdir() if path.is_dir()) == sorted(
+            [running.id, queued.id]
+        )
+        assert not list(jobs.folder.glob(".upload-*"))
+        jobs.cancel(queued.id)
+        jobs.check_room()
+        copier.go_on.set()
+        assert wait(jobs, submit(jobs).id, "succeeded", "failed").state == "succeeded"
+        assert jobs.unfinished() == {"queued": 0, "running": 0}
+    finally:
+        copier.go_on.set()
+        jobs.close()
+
+
+def test_beginnings_and_ends_are_said_and_counted_once(
+    jobs: Jobs, copier: Copier, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "stylereel.jobs")
+    done = wait(jobs, submit(jobs).id, "succeeded").id
+    copier.error = BadInputError("no face")
+    bad = wait(jobs, submit(jobs).id, "failed").id
+    copier.go_on.clear()
+    running, queued = wait(jobs, submit(jobs).id, "running").id, submit(jobs).id
+    until(lambda: copier.renders == 3)  # before that its thread may not have begun
+    text = jobs.measures.text(jobs.unfinished()).decode()
+    assert 'stylereel_jobs{state="queued"} 1.0' in text and 'stylereel_jobs{state="running"} 1.0' in text
+    for job in (queued, running, queued):
+        jobs.cancel(job)
+    cancelled = 'stylereel_jobs_ended_total{kind="edit",outcome="cancelled"}'
+    until(lambda: f"{cancelled} 2.0" in jobs.measures.text({}).decode())
+    until(lambda: not jobs._at_work)
+    jobs.delete(running)
+    text = jobs.measures.text(jobs.unfinished()).decode()
+    for outcome, count in (("done", 1), ("failed", 1), ("cancelled", 2)):
+        assert f'stylereel_jobs_ended_total{{kind="edit",outcome="{outcome}"}} {count}.0' in text
+    # What never began took no time.
+    assert 'stylereel_job_seconds_count{kind="edit",outcome="cancelled"} 1.0' in text
+    assert 'le="14400.0",outcome="done"} 1.0' in text
+    assert 'stylereel_jobs{state="queued"} 0.0' in text and 'stylereel_jobs{state="running"} 0.0' in text
+    said = [(r.job, r.kind, r.state, hasattr(r, "seconds")) for r in caplog.records if hasattr(r, "state")]  # type: ignore[attr-defined]
+    assert sorted(said) == sorted([
+        (done, "edit", "running", False), (done, "edit", "succeeded", True),
+        (bad, "edit", "running", False), (bad, "edit", "failed", True),
+        (running, "edit", "running", False), (running, "edit", "cancelled", True),
+        (queued, "edit", "cancelled", False),
+    ])  # fmt: skip
+
+
+def test_a_job_that_is_deleted_while_it_runs_is_counted_as_cancelled(jobs: Jobs, copier: Copier) -> None:
+    copier.go_on.clear()
+    running = wait(jobs, submit(jobs).id, "running").id
+    until(lambda: copier.renders == 1)
+    jobs.delete(running)
+    cancelled = 'stylereel_jobs_ended_total{kind="edit",outcome="cancelled"} 1.0'
+    until(lambda: cancelled in jobs.measures.text(jobs.unfinished()).decode())
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind"),
+    [
+        ({"edits": [], "task": "enlarge", "factor": None}, "enlarge"),
+        ({"edits": [], "task": None, "factor": 2}, "interpolate"),
+        ({"edits": [], "task": None, "factor": None}, "edit"),
+        ({"edits": []}, "edit"),  # of a server before there were others
+    ],
+)
+def test_kinds_of_jobs(request_: dict[str, object], kind: str) -> None:
+    assert kind_of(request_) == kind
 
 
 @pytest.mark.parametrize("job", ["", "..", "../jobs.db", "0" * 32, "A" * 32])

@@ -1,6 +1,8 @@
 import asyncio
 import logging
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from services.bodies import accepted_image
-from services.limits import Guard, RangedFile, public_message
+from services.handling import WARNING_HEADER, headers_of
+from services.limits import Guard, RangedFile, in_api_terms, public_message
 from services.measures import Measures
 
 LIMIT, VIDEO_LIMIT = 1000, 5000
@@ -99,6 +102,32 @@ def test_a_client_that_goes_away_is_no_error_of_the_server(caplog: pytest.LogCap
     assert [(record.levelname, record.exc_info) for record in caplog.records] == [("INFO", None)]
 
 
+def test_a_request_is_one_line_of_the_log_without_what_the_client_wrote(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "stylereel.http")
+
+    async def routed(scope: Any, receive: Any, send: Any) -> None:
+        scope["route"] = SimpleNamespace(path="/v1/subjects/{subject}")
+        await reading(scope, receive, send)
+
+    call(routed, [b"secret"], path="/v1/subjects/anna\nnot a line", method="DELETE")
+    call(reading, [b"x" * 1001], path="/anna", method="X\nY")
+    call(failing, [b""], path="/anna")
+    about = [(r.method, r.route, r.status) for r in caplog.records if hasattr(r, "status")]  # type: ignore[attr-defined]
+    assert about == [("DELETE", "/v1/subjects/{subject}", 200), ("other", "none", 413), ("POST", "none", 500)]
+    assert all(0 <= r.seconds < 60 for r in caplog.records if hasattr(r, "seconds"))
+    assert caplog.records[0].getMessage().startswith("DELETE /v1/subjects/{subject} 200 in 0.")
+    assert not any(word in caplog.text for word in ("anna", "secret", "not a line"))
+
+
+def test_long_requests_are_told_apart_in_the_measures() -> None:
+    measures = Measures()
+    for seconds in (45.0, 250.0, 500.0):
+        measures.request("POST", "/v1/slow", 200, seconds)
+    text = measures.text([], 0, 0).decode()
+    counts = re.findall(r'request_seconds_bucket\{le="(\S+)",route="/v1/slow"\} (\S+)', text)
+    assert dict(counts).items() >= {"30.0": "0.0", "60.0": "1.0", "300.0": "2.0", "600.0": "3.0"}.items()
+
+
 def test_methods_that_a_client_invents_are_counted_as_one() -> None:
     measures = Measures()
     for method in ("DELETE", "FOO1", "FOO2"):
@@ -139,6 +168,31 @@ def test_what_nobody_caught_says_nothing_of_itself() -> None:
 )
 def test_errors_lose_the_folders_of_the_server(text: str, public: str) -> None:
     assert public_message(RuntimeError(text), [Path("/srv/jobs/1/input")]) == public
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("try --adapt, or --refine 50", "try adapt=true, or refine=50"),
+        ("take --refine 0 (pipeline.follow.steps)", "take refine=0 (pipeline.follow.steps)"),
+        ("at frame 3, 9: --face all edits everybody", "at frame 3, 9: face=all edits everybody"),
+        ("use --adapted models/anna.", "use subject=NAME"),
+        ("--adapted FOLDER, or --adapt", "subject=NAME, or adapt=true"),
+        ("--adapted takes one that was learned", "subject=NAME takes one that was learned"),
+        ("--keep-lips and --stitch; --no-balance", "keep_lips=true and stitch=true; balance=false"),
+        ("(--paste replace --region head)", "(paste=replace region=head)"),
+        ("from --start 1:30 to --end=2.5s.", "from start=1:30 to end=2.5s."),
+        ("again with --edit age=+20, --seed 7", "again with edit=age=+20, seed=7"),
+        ("choose one with --face; --refined 3, --adaptive", "choose one with face; --refined 3, --adaptive"),
+        ("--face allows one, x--adapt", "face allows one, x--adapt"),
+        ("'stylereel adapt --subject a --start 2s' makes it", "'stylereel adapt --subject a --start 2s' makes it"),
+    ],
+)
+def test_options_of_the_shell_are_called_as_requests_have_them(text: str, said: str) -> None:
+    assert in_api_terms(text) == said
+    assert in_api_terms(said) == said
+    assert public_message(text) == said
+    assert headers_of("m/1", ["poor", text])[WARNING_HEADER] == f"poor; {said}"
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,10 @@ def test_environment_of_the_wrong_kind_names_the_key() -> None:
         _ = load_params(environment={"STYLEREEL_PORT": "many"}).runtime
     with pytest.raises(BadInputError, match=r"runtime\.slowest_upload"):
         _ = load_params(environment={"STYLEREEL_SLOWEST_UPLOAD": "0"}).runtime
+    with pytest.raises(BadInputError, match=r"runtime\.max_jobs"):
+        _ = load_params(environment={"STYLEREEL_MAX_JOBS": "0"}).runtime
+    with pytest.raises(BadInputError, match=r"runtime\.log_level: .*'info'"):
+        _ = load_params(environment={"STYLEREEL_LOG_LEVEL": "loud"}).runtime
 
 
 def test_nested_sections_and_yaml_numbers() -> None:

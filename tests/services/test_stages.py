@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,14 @@ import torch
 from datamodules.clips import Prepared
 from datamodules.face_video import FaceVideoConfig
 from datamodules.types import BadInputError
+from modules.assets import asset_path, manifest
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder
 from modules.generators import load_generator
+from modules.perception import detection, identity, mesh
 from services import pose_editor, stages, video_encoder
 from services.cli import run
 from services.pose_settings import PoseEditorSettings
+from services.runs import code_sha256
 from services.settings import Params, load_params
 from services.stages import FRAME_ENCODER, first_encoder, video_sources
 from services.training import FrameEncoderSettings, VideoEncoderSettings
@@ -77,6 +82,41 @@ def test_prepare_says_what_was_left_out(
     assert run(["train", "prepare"]) == 0
     expected = "left out a.mp4: it is empty\nleft out b.mp4: the same file is there twice\n"
     assert capsys.readouterr().out == expected
+
+
+def test_shards_are_known_by_all_that_finds_faces_and_by_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nets whose hashes count are those that are opened; the rest of what is given is what is there."""
+    opened: dict[str, str] = {}
+    given: dict[str, Any] = {}
+
+    def path(name: str, file: str) -> Path:
+        opened[name] = file
+        return asset_path(name, file)
+
+    def prepare_clips(*args: object, **how: object) -> Prepared:
+        given.update(how)
+        raise BadInputError("enough")
+
+    for module in (detection, identity, mesh):
+        monkeypatch.setattr(module, "asset_path", path)
+    monkeypatch.setattr(stages, "asset_path", lambda name, file: made(tmp_path / "a.mp4", b"a"))
+    monkeypatch.setattr(stages, "prepare_clips", prepare_clips)
+    monkeypatch.setattr(stages, "stage_run", lambda stage, params: nullcontext())
+
+    def named(**changed: float) -> tuple[str, str]:
+        with pytest.raises(BadInputError, match="enough"):
+            overrides = [f"detection.{key}={value}" for key, value in changed.items()]
+            stages.prepare(load_params(overrides=["runtime.device=cpu", *overrides], environment={}))
+        return given["made_by"], given["code"]
+
+    first = made_by, code = named()
+    assert opened == stages.CLIP_NETS
+    assert all(manifest()[name].files[file].sha256 in made_by for name, file in opened.items())
+    assert code == code_sha256("prepare") and code not in made_by
+    assert named() == named(batch=1) == first, "how many faces are looked at at once changes none"
+    assert len({first, named(mesh_score=0.9), named(min_score=0.9), named(long_side=320)}) == 4
 
 
 def test_training_goes_on_from_the_folder_it_is_given(tmp_path: Path) -> None:

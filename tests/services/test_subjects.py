@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import sqlite3
+import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +16,16 @@ from adapted_toys import SETTINGS, small_models
 
 from datamodules.types import BadInputError
 from modules.generators.adaptation import load_adaptation
-from services.adaptation import Subject, adapt_clip
+from services.adaptation import adapt_clip
 from services.adapted_models import evaluation_of
+from services.alone import alone_in
 from services.cli import run
+from services.consent import Subject
+from services.job_folder import write_request
 from services.model_names import adaptation_of, is_adaptation, usual_name
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import CancelledError, Progress
+from services.pipeline.progress import CancelledError, Progress, never, silent
 from services.registry.connection import RegistryConfig
 from services.registry.errors import GateRefusedError, NoSuchVersionError, RegistryUnavailableError
 from services.registry.gate import GateConfig, Gates
@@ -122,28 +130,67 @@ def test_a_consent_that_runs_out_ends_what_is_served(
         ServedAdaptations(small_models, registry, 2).session("anna", Session(small_models, ()))
 
 
+def said_in(database: Path, *words: str) -> list[tuple[str, str]]:
+    """Table and column of every text in an SQLite file that has one of the words."""
+    with closing(sqlite3.connect(database)) as connection:
+        found = []
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            rows = connection.execute(f'SELECT * FROM "{table}"')
+            columns = [about[0] for about in rows.description]
+            found += [
+                (table, column)
+                for row in rows
+                for column, value in zip(columns, row, strict=True)
+                if any(word in str(value) for word in words)
+            ]
+    return found
+
+
+def as_of(folder: Path, subject: str, clip: str) -> None:
+    """Have a copied adaptation be of another person or clip."""
+    config = json.loads((folder / "config.json").read_text())
+    config["subject"]["name"], config["source"]["sha256"] = subject, clip
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def test_a_person_is_forgotten_everywhere_and_nobody_else(
     clip: Path, small_models: Models, tmp_path: Path, registry: ModelRegistry
 ) -> None:
     state = tmp_path / "state"
+    sha256 = hashlib.sha256(clip.read_bytes()).hexdigest()
+    database = registry.connection.database
+    assert database is not None
     for name in ("anna", "ben"):
         folder = made(clip, state / "adaptations" / name, small_models, name)
-        registry.register(folder, adaptation_of(name), evaluation_of(folder))
+        registry.register(folder, adaptation_of(name), evaluation_of(folder), {"consent": f"form of {name}"})
         registry.promote(adaptation_of(name), GATE)
         registry.download(registry.resolve(adaptation_of(name)))
     (state / "adaptations" / "unnamed").mkdir()
     files = {path for path in tmp_path.rglob("weights.safetensors") if "adaptations" not in path.parts}
     assert len(files) == 4  # of each, the registry's and the download
-    assert forget_adaptations("anna", registry, state) == (1, 1)
+    # As 'edit --adapt' leaves them, whole and stopped: of the clip that anna's was learned from, and of another.
+    shutil.rmtree(state / "adaptations" / "anna")
+    for name, learned_from in (("0123", sha256), ("4567", "c" * 64)):
+        shutil.copytree(state / "adaptations" / "ben", state / "adaptations" / name)
+        as_of(state / "adaptations" / name, "", learned_from)
+        (state / "adaptations" / f"{name}.unfinished").mkdir()
+        said = {"subject": {"name": ""}, "source": {"sha256": learned_from}}
+        (state / "adaptations" / f"{name}.unfinished" / "subject.json").write_text(json.dumps(said))
+    assert {table for table, _ in said_in(database, "anna")} >= {"runs", "tags", "model_versions"}
+    assert forget_adaptations("anna", registry, state) == (1, 2, {sha256})
+    assert said_in(database, "anna") == [] and said_in(database, "form of ben") != []
+    assert not [path for path in registry.cache.rglob("*") if "anna" in path.name]
     left = {path for path in tmp_path.rglob("weights.safetensors") if "adaptations" not in path.parts}
     assert len(left) == 2 and left < files
-    assert {path.name for path in (state / "adaptations").iterdir()} == {"ben", "unnamed"}
+    assert {path.name for path in (state / "adaptations").iterdir()} == {
+        "ben", "unnamed", "4567", "4567.unfinished",
+    }  # fmt: skip
     with pytest.raises(NoSuchVersionError):
         registry.resolve(NAME)
     assert registry.resolve(adaptation_of("ben")).version == "1"
     assert registry.subjects() == [adaptation_of("ben")]
     assert not any("anna" in path.read_text(errors="ignore") for path in tmp_path.rglob("card.md"))
-    assert forget_adaptations("anna", registry, state) == (0, 0)
+    assert forget_adaptations("anna", registry, state) == (0, 0, set())
     again = made(clip, tmp_path / "again", small_models, "anna")
     assert registry.register(again, NAME, evaluation_of(again)).version == "1"
 
@@ -160,8 +207,24 @@ def test_frames_of_an_adaptation_that_was_stopped_are_forgotten_too(
             seen.append, lambda: bool(seen) and seen[-1].stage == "adapt", subject=Subject("anna"),
         )  # fmt: skip
     assert (work / "crops").stat().st_size > 0 and subject_of(work) == "anna"
-    assert forget_adaptations("anna", registry, state) == (0, 1)
-    assert not work.exists()
+    held, forgotten = threading.Event(), threading.Event()
+
+    def learns() -> None:
+        with alone_in(work, silent, never):
+            held.set()
+            forgotten.wait(60)
+
+    other = threading.Thread(target=learns)
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(BadInputError, match="is learning this face right now") as busy:
+        forget_adaptations("anna", registry, state)
+    forgotten.set()
+    other.join()
+    assert busy.value.status == 409 and work.exists()
+    sha256 = hashlib.sha256(clip.read_bytes()).hexdigest()
+    assert forget_adaptations("anna", registry, state) == (0, 1, {sha256})
+    assert list((state / "adaptations").iterdir()) == []
 
 
 def test_whose_a_folder_is_and_which_jobs_asked_for_it(tmp_path: Path) -> None:
@@ -171,6 +234,16 @@ def test_whose_a_folder_is_and_which_jobs_asked_for_it(tmp_path: Path) -> None:
         (tmp_path / name / "request.json").write_text(json.dumps(content))
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "request.json").write_text("torn")
+    assert jobs_of("anna", tmp_path) == ["a"]
+    # The clip itself says whose a job is: by what was noted when it came, or by itself where nothing was.
+    sha256 = hashlib.sha256(b"a clip of anna").hexdigest()
+    for name in ("noted", "not-noted", "of-another"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "input").write_bytes(b"of ben" if name == "of-another" else b"a clip of anna")
+        write_request(tmp_path / name, {"subject": None})
+    (tmp_path / "noted" / "input").unlink()  # as when the job is over
+    (tmp_path / "not-noted" / "request.json").write_text(json.dumps({"subject": None}))
+    assert sorted(jobs_of("anna", tmp_path, {sha256})) == ["a", "not-noted", "noted"]
     assert jobs_of("anna", tmp_path) == ["a"]
 
 
@@ -191,8 +264,13 @@ def test_the_shell_registers_promotes_and_forgets(
     job = tmp_path / "state" / "jobs" / ("a" * 32)
     job.mkdir(parents=True)
     (job / "request.json").write_text(json.dumps({"subject": "anna"}))
+    plain = [tmp_path / "state" / "jobs" / (digit * 32) for digit in "bc"]
+    for place, content in zip(plain, (clip.read_bytes(), b"of ben"), strict=True):
+        place.mkdir()
+        (place / "input").write_bytes(content)
+        write_request(place, {"subject": None})
     assert run(["forget", "anna"]) == 0
-    assert "anna: 1 registered versions, 0 adaptations, 1 jobs deleted" in capsys.readouterr().out
-    assert not job.exists() and folder.exists()
+    assert "anna: 1 registered versions, 0 adaptations, 2 jobs deleted" in capsys.readouterr().out
+    assert not job.exists() and not plain[0].exists() and plain[1].exists() and folder.exists()
     assert run(["forget", "Anna"]) == 2
     assert "small letters" in capsys.readouterr().err

@@ -14,10 +14,11 @@ import torch
 from conformance_cases import case, tensors
 
 from datamodules.samples import SampleDataset, SamplesConfig, draw_codes, write_samples
+from datamodules.types import BadInputError
 from datamodules.variation import SofteningConfig, VariationConfig
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, w_statistics
 from modules.generators.stylegan2 import StyleGAN2
-from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, Phase, code_loss
+from modules.lit.frame_encoder import FrameEncoderTraining, FrozenParts, LitFrameEncoder, Phase, code_loss
 from modules.perception.identity import FaceSight
 from services.settings import ROOT
 from services.training import FrameEncoderSettings, TrainerConfig, fit_frame_encoder
@@ -166,8 +167,6 @@ def test_a_killed_run_goes_on_where_it_was(generator, samples, tmp_path, monkeyp
     """Stopped after the checkpoint of step 10 and started again, it ends where an undisturbed run ends."""
     whole = train(generator, samples, tmp_path / "whole", 10, 10)
     steps = []
-    from modules.lit.frame_encoder import LitFrameEncoder
-
     original = LitFrameEncoder.training_step
 
     def counted(self, batch, index):
@@ -184,6 +183,24 @@ def test_a_killed_run_goes_on_where_it_was(generator, samples, tmp_path, monkeyp
     assert steps[13] == 10, "it began again from the checkpoint, not from the start"
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_checkpoint_and_the_average_good(
+    generator, samples, tmp_path, monkeypatch
+) -> None:
+    losses = LitFrameEncoder.losses
+
+    def lost(self, batch, phase):
+        factor = torch.nan if self.global_step == 7 else 1.0
+        return {name: factor * value for name, value in losses(self, batch, phase).items()}
+
+    monkeypatch.setattr(LitFrameEncoder, "losses", lost)
+    with pytest.raises(BadInputError, match=r"^codes is no number at step 7: lower the learning rate"):
+        train(generator, samples, tmp_path, 10, 2)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 5
+    both = [kept["state_dict"], kept["current_model_state"]]  # the average, and what it is of
+    assert all(value.isfinite().all() for state in both for value in state.values())
 
 
 def test_a_finished_run_is_not_trained_again(generator, samples, tmp_path) -> None:

@@ -126,3 +126,42 @@ def test_a_face_that_is_lost_later_keeps_the_best_that_was_seen() -> None:
     # 10 years give 5, then 14 give 7; 16.4 would give 8.2 and are lost. Half as far, 15.2 give 7.6; 16.2 are lost.
     more = balance([EditRequest("age", 10.0)], edit_set(), TYPICAL, losing, CONFIG)
     assert more == (EditRequest("age", pytest.approx(5.68)),)
+
+
+@pytest.mark.parametrize("lost_before", [True, False])
+def test_a_face_that_is_not_seen_has_no_part_and_the_others_are_set_right(lost_before: bool) -> None:
+    face = Face(np.diag([0.8, 1.0, 1.0]))
+    asked = [EditRequest("age", 10.0)]
+
+    def half_seen(requests: Sequence[EditRequest]) -> NDArray[np.float64]:
+        found = face(requests)
+        if lost_before or requests:
+            found[1] = np.nan
+        return found
+
+    said: list[str] = []
+    more = balance(asked, edit_set(), TYPICAL, half_seen, CONFIG, said.append)
+    assert more == balance(asked, edit_set(), TYPICAL, face, CONFIG) != ()
+    assert len(said) == 1 and "on 1 of 2 frames" in said[0]
+
+
+def test_rounds_are_compared_on_the_same_faces() -> None:
+    """Where the face that answers badly is lost later, that round does not look better for it."""
+
+    def answer(requests: Sequence[EditRequest]) -> NDArray[np.float64]:
+        asked = sum(request.strength for request in requests)
+        well, badly = 10.0 * bool(asked), 0.0 if asked <= 10.0 else np.nan
+        return np.array([[well, 0.0, 0.0], [badly, 0.0, 0.0]])
+
+    # 10 years give 10 and nothing. More of them lose the second face, and the first alone would seem right.
+    assert balance([EditRequest("age", 10.0)], edit_set(), TYPICAL, answer, CONFIG) == ()
+
+
+def test_where_no_face_is_left_it_is_said_that_edits_are_as_asked() -> None:
+    said: list[str] = []
+
+    def in_turns(requests: Sequence[EditRequest]) -> NDArray[np.float64]:
+        return np.where([[bool(requests)], [not requests]], np.nan, np.zeros((2, 3)))
+
+    assert balance([EditRequest("age", 20.0)], edit_set(), TYPICAL, in_turns, CONFIG, said.append) == ()
+    assert len(said) == 1 and "not set right" in said[0]

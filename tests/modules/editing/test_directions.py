@@ -52,6 +52,14 @@ def test_whether_an_edit_is_for_colours_is_kept_and_unknown_of_older_folders(tmp
     assert [edit.recolours for edit in load_directions(folder, SHA).values()] == [True, True]
 
 
+def test_an_attribute_is_kept_and_where_there_is_none_the_config_is_what_it_was(tmp_path) -> None:
+    age, yaw = edits().values()
+    folder = save_directions(tmp_path / "edits", EditSet([replace(age, attribute="age"), yaw]), "# card\n")
+    assert [edit.attribute for edit in load_directions(folder, SHA).values()] == ["age", ""]
+    rows = json.loads((folder / "config.json").read_text())["directions"]
+    assert [set(row) - {"name", "unit", "lower", "upper", "recolours"} for row in rows] == [{"attribute"}, set()]
+
+
 def test_requests_add_up_in_the_codes() -> None:
     got = edits().apply(codes(), [EditRequest("yaw", -7.5), EditRequest("age", 20)])
     wanted = codes().numpy().astype(np.float64) + 20 * VALUES[0] - 7.5 * VALUES[1]

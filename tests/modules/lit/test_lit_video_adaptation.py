@@ -20,6 +20,9 @@ from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation, LocalityConfig
 from modules.losses.perceptual import PerceptualLoss
 
+ALPHA = 15.0
+"""Over ten rows: 5 in each."""
+
 
 def loss_over(generator: Generator, data: tuple[Rows[np.float32], Rows[np.uint8]], net: PerceptualLoss) -> float:
     batch = CodedFrames(*data, len(data[0]), 1, 0).batch(0)
@@ -65,14 +68,27 @@ def test_locality_keeps_the_generator_what_it_was_near_the_codes(
     data = pairs(base, tmp_path)
     with torch.no_grad():
         ws = torch.from_numpy(data[0].read(0, 4))
-        away = base.map(torch.randn(4, base.z_dim, generator=torch.Generator().manual_seed(9))) - ws
-        near = ws + 5.0 * away / away.square().sum(2).mean(1).sqrt()[:, None, None]
+        z = torch.randn(4, base.z_dim, generator=torch.Generator().manual_seed(9))
+        away = base.map(z, truncation_psi=0.5) - ws
+        near = ws + ALPHA * away / away.flatten(1).norm(dim=1)[:, None, None]
 
     def moved(weight: float, run: str) -> float:
-        plan = replace(PLAN, locality=LocalityConfig(weight, 5.0))
+        plan = replace(PLAN, locality=LocalityConfig(weight, ALPHA))
         lit = LitVideoAdaptation(base, plan, perceptual)
         trained(lit, data, 20, tmp_path / run)
         with torch.no_grad():
             return float((lit.kept.synthesize(near) - base.synthesize(near)).square().mean())
 
     assert moved(3.0, "local") < 0.8 * moved(0.0, "free")
+
+
+def test_locality_goes_as_far_as_ptis_code_does(base: Generator, perceptual: PerceptualLoss) -> None:
+    """``get_morphed_w_code`` of PTI, written down: one norm over the code, the random one at truncation 0.5."""
+    plan = replace(PLAN, locality=LocalityConfig(1.0, 30.0))
+    ws = base.map(torch.randn(1, base.z_dim, generator=torch.Generator().manual_seed(4)))
+    near = LitVideoAdaptation(base, plan, perceptual, seed=3)._nearby(ws)
+    z = torch.randn(1, base.z_dim, generator=torch.Generator().manual_seed(3 * 1_000_003))
+    random = base.w_mean + 0.5 * (base.map(z) - base.w_mean)
+    direction = (random - ws) / np.linalg.norm((random - ws).numpy())
+    torch.testing.assert_close(near, ws + 30.0 * direction, rtol=1e-4, atol=1e-4)
+    assert float((near - ws).norm()) == pytest.approx(30.0, rel=1e-4)

@@ -1,6 +1,7 @@
 """TC against a second implementation in NumPy and SciPy, and against closed forms."""
 
 import math
+import weakref
 
 import cv2
 import numpy as np
@@ -11,12 +12,12 @@ from scipy.ndimage import map_coordinates
 from modules.metrics.temporal import (
     OFFSETS,
     NeighbourFlows,
+    Neighbours,
     TemporalConsistency,
     accumulated_errors,
-    neighbour_flows,
     temporal_consistency,
 )
-from modules.perception.flow import DenseFlow, FlowConfig
+from modules.perception.flow import DenseFlow, FlowConfig, consistent
 
 FLOW = DenseFlow(FlowConfig("medium", 0.01, 0.5))
 
@@ -37,11 +38,11 @@ def to_images(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def still(count: int, side: int) -> NeighbourFlows:
-    centres = count - 6
-    return NeighbourFlows(
-        torch.zeros(centres, 6, 2, side, side), torch.ones(centres, 6, side, side, dtype=torch.bool)
-    )
+def still(count: int, side: int) -> list[Neighbours]:
+    return [
+        Neighbours(torch.zeros(6, 2, side, side), torch.ones(6, side, side, dtype=torch.bool))
+        for _ in range(count - 6)
+    ]
 
 
 def reference(frames: np.ndarray, source: np.ndarray, config: FlowConfig) -> np.ndarray:
@@ -79,7 +80,7 @@ def test_it_is_the_second_implementations_number():
     source = moving()
     random = np.random.default_rng(0)
     frames = to_images(source).numpy() + random.normal(0, 0.1, (9, 3, 96, 96))
-    alignment = neighbour_flows(source, FLOW)
+    alignment = NeighbourFlows(source, FLOW)
     maps = accumulated_errors(torch.from_numpy(frames).float(), alignment).numpy()
     expected = reference(frames, source, FLOW.config)
     # The masks are thresholds, and float32 may fall on the other side of them.
@@ -90,7 +91,7 @@ def test_it_is_the_second_implementations_number():
 
 def test_a_video_that_moves_as_the_input_does_has_none_and_a_still_one_is_charged():
     source = moving()
-    alignment = neighbour_flows(source, FLOW)
+    alignment = NeighbourFlows(source, FLOW)
     follows = temporal_consistency(to_images(source), alignment)
     stands = temporal_consistency(to_images(np.repeat(source[:1], len(source), 0)), alignment)
     assert follows.shape == (3,)
@@ -120,29 +121,79 @@ def test_neighbours_that_do_not_show_a_place_are_stood_for():
     frames[0] = 0.6
     maps = accumulated_errors(frames, alignment)
     assert torch.allclose(maps, torch.full((1, 4, 4), 0.3))
-    alignment.seen[:, :3, 0] = False  # the three before do not show the top row
-    alignment.seen[:, :, 1] = False
+    alignment[0].seen[:3, 0] = False  # the three before do not show the top row
+    alignment[0].seen[:, 1] = False
     maps = accumulated_errors(frames, alignment)
     assert (maps[0, 0] == 0).all() and maps[0, 1].isnan().all()
     assert temporal_consistency(frames, alignment).item() == pytest.approx(0.3 * 2 / 3)
 
 
-def test_the_class_weighs_frames_and_takes_either_source():
+def test_the_class_weighs_frames() -> None:
     source = moving(8)
     frames = to_images(source)
     metric = TemporalConsistency(FLOW)
-    alignment = neighbour_flows(source, FLOW)
     metric.update(frames, source)
-    metric.update(frames.flip(1)[:7], NeighbourFlows(alignment.flows[:1], alignment.seen[:1]))
-    values = [*temporal_consistency(frames, alignment), temporal_consistency(frames, alignment)[0]]
+    metric.update(frames.flip(1)[:7], source[:7])
+    values = [
+        *temporal_consistency(frames, NeighbourFlows(source, FLOW)),
+        *temporal_consistency(frames.flip(1)[:7], NeighbourFlows(source[:7], FLOW)),
+    ]
     assert metric.compute().item() == pytest.approx(float(np.mean(values)), rel=1e-4)
     assert metric.higher_is_better is False
     assert OFFSETS == (-3, -2, -1, 1, 2, 3)
 
 
+class Counted:
+    """A toy flow that is another for each pair, and counts how many of its answers are still held."""
+
+    config = FlowConfig("medium", 0.01, 0.5)
+
+    def __init__(self) -> None:
+        self.answers: list[weakref.ref[torch.Tensor]] = []
+        self.most = self.calls = 0
+
+    def __call__(self, first: np.ndarray, second: np.ndarray) -> torch.Tensor:
+        way = float(second.flat[0]) - float(first.flat[0])
+        waves = torch.sin(torch.arange(32.0) * 0.3 + way)
+        found = torch.stack([0.5 * way + 0.2 * waves.expand(32, 32), 0.3 * waves[:, None].expand(32, 32)])
+        self.calls += 1
+        self.answers = [ref for ref in self.answers if ref() is not None] + [weakref.ref(found)]
+        self.most = max(self.most, len(self.answers))
+        return found
+
+
+def all_at_once(source: np.ndarray, flow: Counted) -> list[Neighbours]:
+    """Every flow of the clip, held together."""
+    pairs = {
+        (a, a + k): flow(source[a], source[a + k])
+        for a in range(len(source)) for k in OFFSETS if 0 <= a + k < len(source)
+    }  # fmt: skip
+    found = []
+    for centre in range(3, len(source) - 3):
+        there = torch.stack([pairs[centre, centre + k] for k in OFFSETS])
+        back = torch.stack([pairs[centre + k, centre] for k in OFFSETS])
+        found.append(Neighbours(there, consistent(there, back, flow.config)))
+    return found
+
+
+def test_found_centre_by_centre_it_is_the_same_and_no_more_than_a_neighbourhood_is_held() -> None:
+    flow = Counted()
+    source = np.zeros((40, 32, 32, 3), np.uint8)
+    source[:] = np.arange(40)[:, None, None, None]
+    frames = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    alignment = NeighbourFlows(source, flow)  # type: ignore[arg-type]
+    whole = all_at_once(source, Counted())
+    values = temporal_consistency(frames, alignment)
+    assert flow.most <= 24 < flow.calls, "of 40 frames there are over 200 pairs"
+    torch.testing.assert_close(values, accumulated_errors(frames, whole).nanmean((1, 2)), rtol=0, atol=1e-6)
+    maps = accumulated_errors(frames, alignment)  # a second time
+    torch.testing.assert_close(maps, accumulated_errors(frames, whole), rtol=0, atol=1e-6, equal_nan=True)
+    assert maps.isfinite().any() and len(alignment) == len(values) == 34
+
+
 def test_clips_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match="at least 7"):
-        neighbour_flows(moving(6), FLOW)
+        NeighbourFlows(moving(6), FLOW)
     with pytest.raises(ValueError, match="do not go with"):
         accumulated_errors(torch.zeros(9, 3, 8, 8), still(10, 8))
     with pytest.raises(ValueError, match="frames must be"):

@@ -256,11 +256,11 @@ def test_face_judge_takes_each_part_from_the_chosen_network() -> None:
 
 def test_face_judge_is_chosen_by_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert isinstance(load_face_judge(FaceJudgeConfig("mesh", "mesh", "", "", 0.5)), FaceMesh)
+    assert isinstance(load_face_judge(FaceJudgeConfig("mesh", "mesh", "", "", 2.0, 3.0, 0.5)), FaceMesh)
     with pytest.raises(BadInputError, match=FILE_NAME):
-        load_face_judge(FaceJudgeConfig("fan", "mesh", "", "", 0.5))
+        load_face_judge(FaceJudgeConfig("fan", "mesh", "", "", 2.0, 3.0, 0.5))
     with pytest.raises(BadInputError, match="ddfa_weights"):
-        load_face_judge(FaceJudgeConfig("mesh", "3ddfa", "", "", 0.5))
+        load_face_judge(FaceJudgeConfig("mesh", "3ddfa", "", "", 2.0, 3.0, 0.5))
 
 
 def test_fan_says_where_its_weights_belong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from api_toys import ToyGenerator, black_clip, refused, wait
+from api_toys import ToyGenerator, black_clip, refused, until, wait
 from starlette.testclient import TestClient
 
 from services.routes import MODEL_HEADER, State
@@ -21,7 +22,7 @@ def test_a_video_job(client: TestClient, clip: bytes) -> None:
     assert answer.status_code == 202, answer.text
     job = answer.json()
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}" and answer.headers[MODEL_HEADER]
-    assert set(job) == {"id", "state", "stage", "progress", "error", "result"}
+    assert set(job) == {"id", "state", "stage", "progress", "error", "status", "result"}
     done = wait(client, job["id"], "succeeded", "failed")
     assert done["state"] == "succeeded", done
     report = done["result"]["report"]
@@ -66,6 +67,41 @@ def test_a_job_can_be_cancelled_and_has_no_result(client: TestClient, state: Sta
     refused(client.post(f"/v1/jobs/{'0' * 32}/cancel"), 404)
 
 
+def test_no_more_jobs_than_there_is_room_for(
+    client: TestClient, state: State, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(path.name for path in state.jobs.folder.iterdir())
+    with state.turns.turn(), monkeypatch.context() as patched:
+        job = client.post("/v1/jobs?edit=age=5", content=clip).json()["id"]
+        patched.setattr(state.jobs, "_max_jobs", 1)
+        full = client.post("/v1/jobs?edit=age=5", content=clip)
+        refused(full, 503, "1 jobs are queued or running", "try again later")
+        assert full.headers["retry-after"] == "60"
+        assert client.delete(f"/v1/jobs/{job}").status_code == 204
+        again = client.post("/v1/jobs?edit=age=5", content=clip)
+        assert again.status_code == 202
+        client.delete(f"/v1/jobs/{again.json()['id']}")
+    assert sorted(path.name for path in state.jobs.folder.iterdir()) == before
+
+
+def test_jobs_are_in_the_metrics(client: TestClient, state: State, clip: bytes) -> None:
+    def shown(line: str) -> float:
+        found = re.search(rf"^{re.escape(line)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    failed = 'stylereel_jobs_ended_total{kind="edit",outcome="failed"}'
+    before = shown(failed)
+    with state.turns.turn():
+        one, two = (client.post("/v1/jobs?edit=age=5", content=black_clip(64, 64, 3)).json()["id"] for _ in "12")
+        until(lambda: shown('stylereel_jobs{state="running"}') == 1)
+        assert shown('stylereel_jobs{state="queued"}') == 1
+    for job in (one, two):
+        wait(client, job, "failed", "succeeded")
+    until(lambda: shown(failed) == before + 2)
+    assert shown('stylereel_jobs{state="running"}') == shown('stylereel_jobs{state="queued"}') == 0
+    assert shown('stylereel_job_seconds_bucket{kind="edit",le="14400.0",outcome="failed"}') >= 2
+
+
 def test_sound_that_mp4_cannot_hold_is_said_at_once(client: TestClient, state: State, tmp_path: Path) -> None:
     clip = tmp_path / "a.avi"
     with av.open(str(clip), "w") as container:
@@ -89,7 +125,9 @@ def test_sound_that_mp4_cannot_hold_is_said_at_once(client: TestClient, state: S
 def test_a_clip_without_a_face_fails_with_the_reason(client: TestClient) -> None:
     job = client.post("/v1/jobs?edit=age=5", content=black_clip(64, 64, 3)).json()["id"]
     failed = wait(client, job, "failed", "succeeded")
-    assert failed["state"] == "failed" and "no face" in failed["error"]
+    assert failed["state"] == "failed" and "no face" in failed["error"] and failed["status"] == 422
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["JobOut"]["properties"]["status"]
+    assert schema["anyOf"] == [{"type": "integer"}, {"type": "null"}]
     refused(client.get(f"/v1/jobs/{job}/result"), 409, "no face")
 
 

@@ -155,6 +155,25 @@ def test_a_clip_is_set_right_once_and_shows_it_in_all_its_frames(models: Models,
         assert (frame != plain).any()
 
 
+def test_of_a_clip_whose_first_face_is_not_seen_the_others_are_set_right_and_it_says_so(
+    models: Models, clip, tmp_path
+) -> None:
+    class Blind(SeeingJudges):
+        def attributes(self, images: Tensor) -> dict[str, np.ndarray]:  # type: ignore[override]
+            found = super().attributes(images)
+            for values in found.values():
+                values[0] = np.nan
+            return found
+
+    blind = Blind(models.judges.detection, "alex", "cpu")
+    blind.finder, blind.basis = models.judges.finder, models.judges.basis  # type: ignore[attr-defined]
+    options = replace(SECTION, paste="difference", region="face")
+    report, _ = edited(clip, tmp_path, OLDER, replace(models, judges=blind), options)
+    assert report.faces[0].strengths["age"] == pytest.approx(5.0 / FACTOR, abs=0.25)
+    (line,) = [warning for warning in report.warnings if "set right" in warning]
+    assert "on 2 of 3 frames" in line
+
+
 def test_it_looks_at_frames_all_over_the_clip(
     models: Models, clip, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

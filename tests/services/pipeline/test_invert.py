@@ -109,14 +109,39 @@ def test_a_refined_frame_is_told_what_the_one_before_remembers(toy_models, image
         steps = 2 if k else max(2, toy_models.config.follow.first_steps)
         parts = (toy_models.generator, toy_models.judges.perceptual, config, steps)
         better = refine(
-            ws + offset, target, *parts, follow=toy_models.config.follow if k else None, moments=moments
-        )
+            ws + offset, target, *parts,
+            follow=toy_models.config.follow if k else None, moments=moments, encoded=ws,
+        )  # fmt: skip
         offset, moments = better.ws - ws, better.moments
         expected.append(better.ws)
     first, state = invert_crops(crops[:2], toy_models, 2, CodesState())
     assert state.moments is not None and moments is not None
     rest, _ = invert_crops(crops[2:], toy_models, 2, state)
     torch.testing.assert_close(torch.cat([first, rest]), torch.cat(expected))
+
+
+def test_frames_that_follow_stay_where_the_anchor_and_the_frame_agree(toy_models) -> None:
+    """The same frame over and over comes to the ridge regression's solution, not to the plain least squares'."""
+    generator = toy_models.generator
+    random = torch.Generator().manual_seed(2)
+    target = 0.3 * torch.randn(1, 3, 16, 16, generator=random)
+    weight, pixels, numbers = 0.06, target.numel(), 4 * 8
+    config = replace(toy_models.config.refine, lpips_weight=0.0, l2_weight=1.0, anchor_weight=weight)
+    basis = generator.basis.double()
+    ridge = basis @ basis.T / pixels + weight / numbers * torch.eye(numbers, dtype=torch.float64)
+    anchored = torch.linalg.solve(ridge, basis @ target.flatten().double() / pixels)
+    free = torch.linalg.lstsq(basis.T, target.flatten().double()[:, None]).solution[:, 0]
+    assert anchored.norm() < 0.7 * free.norm()  # else the test would say nothing
+    encoded = torch.zeros(1, 4, 8)
+    follow = replace(toy_models.config.follow, learning_rate=0.01)
+    ws, moments = encoded, None
+    for _ in range(150):
+        found = refine(
+            ws, target, generator, toy_models.judges.perceptual, config, 3,
+            follow=follow, moments=moments, encoded=encoded,
+        )  # fmt: skip
+        ws, moments = found.ws, found.moments
+    torch.testing.assert_close(ws.flatten().double(), anchored, rtol=0.05, atol=0.02 * float(free.norm()))
 
 
 def test_the_state_of_the_encoder_is_carried(toy_models) -> None:

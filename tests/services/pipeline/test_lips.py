@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,24 @@ import torch
 from adapted_toys import DYNAMICS, small_models
 from torch import Tensor
 
-from modules.editing.directions import EditRequest, EditSet
-from modules.editing.expression_dynamics import Mouth
+from modules.editing.directions import Direction, EditRequest, EditSet
+from modules.editing.expression_dynamics import Eyes, Mouth
 from modules.editing.placement import ROLL, Placement
 from modules.editing.stylespace import joined
-from modules.generators.protocol import Generator
+from modules.generators.protocol import Generator, StyleLayer
+from modules.generators.stylegan3_layout import StyleGAN3Config, plan_layers
 from modules.out_of_memory import BatchSize
 from modules.perception.mesh import FaceMesh
 from services.pipeline import lips
 from services.pipeline.lips import before_expression, keep_lips
 from services.pipeline.models import Models
-from services.pipeline.options import EditOptions
+from services.pipeline.options import EditOptions, PipelineConfig
 from services.pipeline.plan import plan_clip
 from services.pipeline.progress import CancelledError, Progress
 from services.pipeline.sidecar import plain
 from services.pipeline.stream import edit_video
 from services.pipeline.track import Track
+from services.settings import load_params
 
 __all__ = ["small_models"]
 SHORT = EditOptions(start=0.5, end=0.9, keep_lips=True)
@@ -49,10 +52,42 @@ def tracks(clip: Path, models: Models, work: Path, requests: list[EditRequest], 
 
 
 def test_only_what_comes_before_the_expression_stands_in_eq_3() -> None:
-    assert before_expression([AGE, YAW, SMILE]) == (AGE, YAW)
-    assert before_expression([SMILE, AGE]) == ()
-    assert before_expression([AGE, EditRequest("expression.smile", 1.0)]) == (AGE,)
-    assert before_expression([AGE, YAW]) == ()
+    assert before_expression([AGE, YAW, SMILE], {}) == (AGE, YAW)
+    assert before_expression([SMILE, AGE], {}) == ()
+    assert before_expression([AGE, EditRequest("expression.smile", 1.0)], {}) == (AGE,)
+    assert before_expression([AGE, EditRequest("smile_local", 1.0)], {}) == (AGE,)
+    assert before_expression([AGE, YAW], {}) == ()
+
+
+def test_edited_eyes_are_part_of_the_face_that_lips_are_compared_with() -> None:
+    """As in Fig. 9: channels around the eyes move no lips."""
+    eyes = [EditRequest("eye_shape", 1.0), EditRequest("gaze", 1.0)]
+    assert before_expression([AGE, *eyes, SMILE], {}) == (AGE, *eyes)
+
+
+def test_an_imported_edit_is_of_the_expression_where_it_was_set_to_one() -> None:
+    vector = torch.zeros(2, 3)
+    edits = EditSet(
+        Direction(name, "steps", vector, -1, 1, "toy", attribute=attribute)
+        for name, attribute in (("grin", "smile"), ("gape", "mouth_open"), ("elder", "age"), ("other", ""))
+    )
+    grin, gape, elder, other = (EditRequest(name, 1.0) for name in edits)
+    assert before_expression([elder, other, grin], edits) == (elder, other)
+    assert before_expression([AGE, gape, elder], edits) == (AGE,)
+    assert before_expression([AGE, elder, other], edits) == ()
+
+
+@pytest.mark.parametrize(("resolution", "moving"), [(64, {16, 32, 64}), (1024, {16, 32, 64, 128, 256, 512, 1024})])
+def test_rows_of_stylegan3_move_by_what_its_canvases_sample(resolution: int, moving: set[int]) -> None:
+    plans = plan_layers(StyleGAN3Config.from_keywords({"z_dim": 512, "w_dim": 512, "img_resolution": 1024}))
+    layers = [StyleLayer("input", plans[0].in_size, 4, 0, False)]
+    layers += [StyleLayer(p.name, p.out_size, p.in_channels, n + 1, p.to_rgb) for n, p in enumerate(plans)]
+    models = SimpleNamespace(generator=SimpleNamespace(num_ws=len(layers), layers=layers), device="cpu")
+    rows = lips._rows(models, resolution)  # type: ignore[arg-type]
+    # A canvas is its rate and a margin of 10 px on each side; the layers themselves say the rate.
+    rates = [plans[0].in_rate, *(plan.out_rate for plan in plans)]
+    assert {plan.out_size for plan in plans} - {int(rate) for rate in rates}
+    assert rows.bool().tolist() == [int(rate) in moving for rate in rates]
 
 
 def test_each_frame_has_a_code_and_an_offset_that_moves_the_coarse_rows_alone(
@@ -223,3 +258,24 @@ def test_fans_heatmaps_of_the_inner_lips_stand_in_eq_3_where_they_are_chosen(
     found = of_faces(images)(images)
     assert found.lips.shape == (2, 8, 64) and found.corners.shape == (2, 0, 2)
     torch.testing.assert_close(found.lips, fan.seen[:, 60:68].flatten(2))
+
+
+def test_under_fan_the_eyes_weigh_what_the_paper_has_though_they_are_averaged_over_their_box() -> None:
+    config = load_params(environment={}).section("pipeline", PipelineConfig).keep_lips
+    images, others = torch.rand(2, 3, 100, 100), torch.rand(2, 3, 100, 100)
+
+    class Masked:
+        """Eq. 4 with squares in the place of LPIPS: a mean over all that is shown."""
+
+        def features(self, shown: Tensor) -> tuple[Tensor]:
+            return (shown,)
+
+        def __call__(self, shown: Tensor, wanted: tuple[Tensor]) -> Tensor:
+            return (shown - wanted[0]).square().mean((1, 2, 3))
+
+    eyes = Eyes(Masked(), config.eye_box)  # type: ignore[arg-type]
+    ours = config.dynamics["fan"].eye_weight * eyes(images, eyes.features(others))
+    mask = torch.zeros(100, 100)
+    left, top, right, bottom = (round(100 * share) for share in config.eye_box)
+    mask[top:bottom, left:right] = 1
+    torch.testing.assert_close(ours, 0.5 * Masked()(images * mask, (others * mask,)), rtol=0.01, atol=0)

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.types import BadInputError
 from modules.model_folder import load_model, weights_sha256
-from services.registry import store
+from services.registry import forgetting
 from services.registry.connection import Connection, RegistryConfig
 from services.registry.errors import NoSuchVersionError, RegistryUnavailableError, exit_code
+from services.registry.forgetting import forget_model
 from services.registry.gate import Evaluation
 from services.registry.promote import ModelRegistry
 from services.registry.store import CHALLENGER
@@ -227,13 +228,13 @@ def test_files_are_forgotten_where_the_registry_keeps_them(
 ) -> None:
     """A server that keeps files itself is found by its address, not by the one that MLflow has for the process."""
     asked: list[tuple[str | None, ...]] = []
-    found = store.get_artifact_repository
+    found = forgetting.get_artifact_repository
 
     def noted(place: str, tracking: str | None = None, registered: str | None = None) -> object:
         asked.append((tracking, registered))
         return found(place, tracking, registered)
 
-    monkeypatch.setattr(store, "get_artifact_repository", noted)
+    monkeypatch.setattr(forgetting, "get_artifact_repository", noted)
     registry.register(toy_model(1), NAME)
-    assert registry.forget(NAME) == 1
+    assert forget_model(registry, NAME) == 1
     assert asked and set(asked) == {(registry.connection.uri, registry.connection.uri)}
