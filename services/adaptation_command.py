@@ -17,7 +17,7 @@ def adapt(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A video.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the adaptation goes: a model folder.")],
     iterations: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Steps; adaptation.iterations of params.yaml without.")
+        int | None, typer.Option(min=1, max=100_000, help="Steps. Default: adaptation.iterations of params.yaml.")
     ] = None,
     start_from: Annotated[
         Path | None,
@@ -28,19 +28,19 @@ def adapt(
         ),
     ] = None,
     subject: Annotated[str, typer.Option(help="Who it is.")] = "",
-    consent: Annotated[str, typer.Option(help="Where that person's consent is kept.")] = "",
+    consent: Annotated[str, typer.Option(help="Reference of that person's consent, e.g. a form's number.")] = "",
     expires: Annotated[
-        str, typer.Option(help="Day until which it holds, e.g. 2027-12-31; refused after it.")
+        str, typer.Option(help="Last day of the consent, e.g. 2027-12-31; the adaptation is refused after it.")
     ] = "",
     start: Start = None,
     end: End = None,
-    face: Annotated[str, typer.Option(help="largest, or a number that counts from the left, from 0.")] = "largest",
+    face: Annotated[str, typer.Option(help="largest, or a number counted from the left, from 0.")] = "largest",
     encoder: EncoderFolder = None,
     generator: GeneratorSource = None,
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """Let the generator learn the face of a clip, for edits that are far nearer to the person.
+    """Fine-tune the generator on the face in a clip, so that edits look much more like the person.
 
     Examples:
 
@@ -50,7 +50,7 @@ def adapt(
 
         stylereel edit interview.mp4 older.mp4 --adapted anna --edit age=+20
 
-    Stopped, it goes on where it was. 'stylereel edit --adapt' does the same for one clip in one go.
+    If it was stopped, it continues where it was. 'stylereel edit --adapt' does the same for one clip.
     """
     from services.adapted_models import adapt_file
     from services.consent import Subject

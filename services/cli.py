@@ -129,19 +129,19 @@ def edit(
         Literal["auto", "face", "head"], typer.Option(help="What may change; auto is the head for pose and hair.")
     ] = "auto",
     seed: Annotated[
-        int, typer.Option(min=0, help="Which person random_identity gives, the same on every frame.")
+        int, typer.Option(min=0, help="Which person random_identity shows, the same one on every frame.")
     ] = 0,
     balance: Annotated[
         bool,
-        typer.Option(help="Measure on this face what the edits do, and take back what was not asked."),
+        typer.Option(help="Measure what the edits do to this face, and correct strengths and side effects."),
     ] = True,
     keep_lips: Annotated[
-        bool, typer.Option("--keep-lips", help="Let the lips go on speaking: about 4 s a frame on two free cores.")
+        bool, typer.Option("--keep-lips", help="Keep the lips speaking under the edit: some seconds a frame.")
     ] = False,
     stitch: Annotated[
         bool,
         typer.Option(
-            "--stitch", help="Tune the generator until the pasted face's border is the frame's: minutes."
+            "--stitch", help="Tune the generator until the border of the pasted face matches the frame: minutes."
         ),
     ] = False,
     adapt: Adapt = False,
@@ -197,7 +197,7 @@ def invert(
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a face into codes, one per frame that shows it, and measure how near they come.
+    """Turn a face into codes, one set per frame that shows it, and measure the reconstruction.
 
     Examples:
 
@@ -316,7 +316,7 @@ def train(
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="IP address to bind to; loopback without.")] = None,
+    host: Annotated[str | None, typer.Option(help="IP address to bind to. Default: loopback.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = None,
     set_: Set = None,
 ) -> None:

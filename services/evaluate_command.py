@@ -45,7 +45,7 @@ def evaluate(
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure an encoder on persons that it was not trained on; a video encoder beside its frame encoder.
+    """Measure an encoder on held-out persons; a video encoder beside its frame encoder.
 
     Examples:
 

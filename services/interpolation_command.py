@@ -39,7 +39,7 @@ def interpolate(
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """Give a video more frames: the face between two is moved as the generator moves it between their codes.
+    """Add frames to a video: the face between two frames is rendered between their codes.
 
     Examples:
 

@@ -25,7 +25,7 @@ OPTIONS = {
     "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
     "end": "Seconds into the clip at which to end.",
     "preview": "true for a fast look: fewer frames, a small synthesis, no refinement.",
-    "adapt": "true to let the generator learn the face of the clip first: minutes, and far nearer to the person.",
+    "adapt": "true to fine-tune the generator on the clip first: minutes, but much closer to the person.",
     "keep_lips": "true to let the lips go on speaking under the edit: seconds per frame.",
     "stitch": "true to tune the generator until a face that replaces the frame's meets the frames around it.",
     SUBJECT: "Whose registered adaptation the generator is to have, e.g. anna.",

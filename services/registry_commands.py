@@ -19,7 +19,7 @@ Name = Annotated[str, typer.Argument(help="Registered name, e.g. stylereel-frame
 
 def register(
     folder: Annotated[Path, typer.Argument(help="A model folder.")],
-    name: Annotated[str | None, typer.Option(help="Registered name; without, by task or kind.")] = None,
+    name: Annotated[str | None, typer.Option(help="Registered name. Default: by task or kind.")] = None,
     evaluation: Annotated[Path | None, typer.Option(help="JSON that the evaluation wrote for this model.")] = None,
 ) -> None:
     """Put a model folder into the registry and make it the challenger."""
@@ -47,7 +47,8 @@ def register(
 
 
 def promote(
-    name: Name, version: Annotated[str | None, typer.Option(help="This version, not the challenger.")] = None
+    name: Name,
+    version: Annotated[str | None, typer.Option(help="Judge this version instead of the challenger.")] = None,
 ) -> None:
     """Make the challenger champion if it passes the gate; exit code 3 with all reasons if not."""
     from services.evaluate import re_evaluation

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Source = Annotated[Path, typer.Argument(metavar="IN", help="A video or an image.")]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Where the result goes.")]
-RestorerFolder = Annotated[Path | None, typer.Option(help="A model folder in the place of the shipped one.")]
+RestorerFolder = Annotated[Path | None, typer.Option(help="A model folder instead of the shipped one.")]
 
 
 def colourise(
@@ -30,7 +30,7 @@ def colourise(
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """Give the face in a grey video or image colours; all else is grey afterwards.
+    """Colourise the face in a grey video or image; all else is grey afterwards.
 
     Examples:
 
@@ -38,8 +38,8 @@ def colourise(
 
         stylereel colourise group.jpg coloured.png --face all
 
-    The colours are likely, not true: they are those of faces the generator knows. Light and shade stay the
-    picture's own; colours that it has are not looked at.
+    The colours are plausible, not the true ones. Light and shade stay the picture's own; colours that the input
+    has are ignored.
     """
     _restore("colourise", source, target, start, end, face, encoder, set_, quiet)
 
@@ -54,7 +54,7 @@ def enlarge(
     set_: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make a video or an image four times as wide and high, with the lines of a face where one is small.
+    """Make a video or an image four times as wide and high, and add detail to a small face.
 
     Examples:
 
@@ -62,8 +62,8 @@ def enlarge(
 
         stylereel enlarge small.mp4 large.mp4 --end 5s
 
-    The lines are likely, not true: many faces look the same when they are small. What is no face is enlarged by
-    bicubic interpolation. A result beyond runtime.max_pixels is refused.
+    The detail is plausible, not the truth: many faces look the same when they are small. All but faces is enlarged
+    by bicubic interpolation. A result beyond runtime.max_pixels is refused.
     """
     _restore("enlarge", source, target, start, end, face, encoder, set_, quiet)
 

@@ -8,15 +8,20 @@ from typing import Annotated
 import typer
 
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a number of params.yaml.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change a setting of params.yaml for this command; 'stylereel params' lists them.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Face = Annotated[str, typer.Option(help="largest, all, or a number that counts from the left, from 0.")]
+Face = Annotated[str, typer.Option(help="largest, all, or a number counted from the left, from 0.")]
 Refine = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Steps of optimisation per frame: slower, nearer to the person. Without: pipeline.follow.steps of "
+        help="Optimisation steps per frame: slower, closer to the person. Default: pipeline.follow.steps of "
         "params.yaml for clips; none for images, previews and generators that learned the face.",
     ),
 ]
@@ -33,6 +38,9 @@ GeneratorSource = Annotated[
     ),
 ]
 Adapt = Annotated[
-    bool, typer.Option("--adapt", help="Let the generator learn this clip's face first: minutes, far nearer.")
+    bool,
+    typer.Option(
+        "--adapt", help="Fine-tune the generator on this clip first: minutes, but much closer to the person."
+    ),
 ]
 Adapted = Annotated[Path | None, typer.Option(help="An adaptation that 'stylereel adapt' made of this person.")]

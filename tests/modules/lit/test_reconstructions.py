@@ -19,9 +19,10 @@ class Halves(L.LightningModule):
 
     def __init__(self, returns: bool = True) -> None:
         super().__init__()
-        self.returns = returns
+        self.returns, self.validated = returns, 0
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
+        self.validated += 1
         return batch["targets"] / 2 - 0.5 if self.returns else None
 
 
@@ -52,4 +53,6 @@ def test_a_module_that_returns_no_pictures_shows_none(tmp_path: Path) -> None:
     def show(step: int, inputs: list[Image], made: list[Image]) -> None:
         raise AssertionError("there is nothing to show")
 
-    validate(Halves(returns=False), Reconstructions(show), tmp_path)
+    module = Halves(returns=False)
+    validate(module, Reconstructions(show), tmp_path)
+    assert module.validated == 2

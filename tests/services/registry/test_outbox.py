@@ -199,3 +199,4 @@ def test_a_silent_run_says_nothing(tmp_path: Path) -> None:
     run.log_image("sheet", IMAGE)
     run.log_file(tmp_path / "not there")
     run.lightning_logger().log_metrics({"loss": 1.0}, 3)
+    assert list(tmp_path.iterdir()) == []
