@@ -115,7 +115,7 @@ def require_replaceable(folder: Path, kind: str | None = None) -> None:
         raise BadInputError(f"{folder} is there and no model folder, as no {CONFIG} names its 'kind'; {elsewhere}")
     if kind is not None and found != kind:
         raise BadInputError(
-            f"{folder} holds a {found!r}, which a {kind!r} does not replace; name another folder, or remove it"
+            f"{folder} holds a model of kind {found}, not {kind}; name another folder, or remove it"
         )
 
 

@@ -21,7 +21,7 @@ from modules.model_folder import load_model, require_replaceable
 from services.adaptation import LOOKED_AT, AdaptationReport, AdaptationSettings, adapt_clip, asked_of
 from services.alone import alone_in
 from services.code_hash import code_sha256
-from services.consent import Subject
+from services.consent import Subject, require_consent
 from services.pipeline.models import Chosen, Models, load_models, with_adaptation
 from services.pipeline.options import EditOptions
 from services.pipeline.progress import Cancelled, Report, never, silent
@@ -51,6 +51,8 @@ def adapt_file(
     if not source.is_file():
         raise BadInputError(f"{source} {'is not a file' if source.exists() else 'does not exist'}; check the name")
     require_replaceable(folder, KIND)
+    if subject is not None:
+        require_consent(subject, subject.name or folder.name)  # what nobody may use later is not learned
     probe(source)
     settings = params.section("adaptation", AdaptationSettings)
     models = load_models(params, *chosen)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from adapted_toys import small_models
 
+import services.adapted_models
 import services.media
 from datamodules.video import read_frames
 from services.cli import run
@@ -74,13 +75,15 @@ def test_the_sidecar_says_how_the_generator_learned_and_the_reconstruction_is_sh
         (["edit", "PICTURE", "out.png", "--adapted", "anna", "-e", "age=5", "--face", "all"], "is of one face"),
         (["interpolate", "CLIP", "out.mp4", "--adapted", "anna", "--face", "all"], "is of one face"),
         (["interpolate", "CLIP", "out.mp4", "--adapt", "--face", "all"], "is of one face"),
+        (["adapt", "CLIP", "anna", "--subject", "anna", "--expires", "2020-01-01"], "for anna ran out on 2020-01-01"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_met_is_said_before_anything_is_loaded(
     shell: Shell, clip: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(services.media, "load_models", None)
+    for module in (services.media, services.adapted_models):
+        monkeypatch.setattr(module, "load_models", None)
     monkeypatch.chdir(tmp_path)
     files = {"CLIP": clip, "PICTURE": picture}
     assert shell(*(files.get(word, word) for word in arguments)) == 2

@@ -304,5 +304,5 @@ def test_a_model_of_another_kind_is_not_written_over(
     there = save_model(tmp_path / "encoder", {"kind": "frame-encoder"}, {"weight": torch.ones(1)}, "a card")
     assert run(["import", str(tmp_path / file), str(there), "-q"]) == 2
     error = capsys.readouterr().err
-    assert "holds a 'frame-encoder'" in error and len(error.strip().splitlines()) == 1
+    assert "holds a model of kind frame-encoder" in error and len(error.strip().splitlines()) == 1
     assert load_model(there, "frame-encoder").card == "a card"
