@@ -75,7 +75,7 @@ def test_the_sidecar_says_how_the_generator_learned_and_the_reconstruction_is_sh
         (["edit", "PICTURE", "out.png", "--adapted", "anna", "-e", "age=5", "--face", "all"], "is of one face"),
         (["interpolate", "CLIP", "out.mp4", "--adapted", "anna", "--face", "all"], "is of one face"),
         (["interpolate", "CLIP", "out.mp4", "--adapt", "--face", "all"], "is of one face"),
-        (["adapt", "CLIP", "anna", "--subject", "anna", "--expires", "2020-01-01"], "for anna ran out on 2020-01-01"),
+        (["adapt", "CLIP", "anna", "--subject", "anna", "--expires", "2020-01-01"], "for anna ran out on"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_met_is_said_before_anything_is_loaded(
