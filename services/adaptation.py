@@ -28,7 +28,7 @@ from modules.lit.video_adaptation import LitVideoAdaptation, VideoAdaptationTrai
 from modules.losses.perceptual import load_lpips
 from modules.model_folder import require_replaceable
 from services.adaptation_card import adaptation_card
-from services.adapted_options import check_one_face as check_one_face
+from services.adapted_options import check_one_face
 from services.consent import Subject, handed_on
 from services.pipeline.crops import crop_synthesis_size
 from services.pipeline.follow import Follower

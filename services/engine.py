@@ -23,9 +23,10 @@ from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
 from modules.encoders.restoring import Task
 from modules.perception.flow import DenseFlow, FlowConfig
-from services.adaptation import AdaptationSettings, check_one_face
+from services.adaptation import AdaptationSettings
 from services.adapted_models import adapted_in
-from services.code_hash import ROOMS, python_sha256
+from services.adapted_options import check_one_face
+from services.code_hash import code_sha256
 from services.job import Report
 from services.job_request import JobRequest
 from services.jobs import WORK
@@ -301,7 +302,7 @@ class Engine:
 def work_for(folder: Path, models: Models, adaptation: AdaptationSettings) -> Path:
     """A folder in ``folder`` for what these models find under these numbers; what others had found is removed."""
     # Jobs outlive a server, and what other code found does not fit what this code makes of it.
-    code = python_sha256([ROOT / room for room in ROOMS], ROOT)
+    code = code_sha256(ROOT)
     about = json.dumps([models.versions, models.numbers(), asdict(adaptation), code], sort_keys=True)
     work = folder / hashlib.sha256(about.encode()).hexdigest()[:16]
     for other in folder.iterdir() if folder.is_dir() else ():

@@ -18,7 +18,7 @@ from modules.assets import MANIFEST, asset_path, fetch, manifest
 from modules.editing.directions import EditRequest
 from services.attributes import AttributeJudge, load_attribute_judge
 from services.balancing import balancing_of
-from services.code_hash import ROOMS, python_sha256
+from services.code_hash import code_sha256
 from services.console import bars
 from services.demo.clips import edit_clip, invert_clip
 from services.demo.compare import compare_served
@@ -110,7 +110,7 @@ class Demo:
         """What every clip depends on."""
         runtime = self.params.runtime
         return {
-            "code": python_sha256([ROOT / room for room in ROOMS], ROOT),
+            "code": code_sha256(ROOT),
             "clip": file_sha256(self.clip),
             "pretrained": file_sha256(MANIFEST),
             "models": {name: row["champion_identity"] or row["shipped"] for name, row in self.standing.items()},
@@ -141,7 +141,7 @@ class Demo:
         if not (self.state / "mlflow.db").is_file():
             self.ledger.forget("registry")
         hashes = {str(file.relative_to(ROOT)): file_sha256(file) for file in files}
-        inputs = {"files": hashes, "gate": gates, "code": python_sha256([ROOT / room for room in ROOMS], ROOT)}
+        inputs = {"files": hashes, "gate": gates, "code": code_sha256(ROOT)}
         self._step("registry", inputs, [], make)
 
     def _clips(self) -> dict[str, Path]:

@@ -192,7 +192,7 @@ def test_other_models_begin_anew(small_models: Models, tmp_path: Path) -> None:
 
 def test_what_other_code_found_is_found_anew(small_models: Models, tmp_path: Path, monkeypatch) -> None:
     first = work_for(tmp_path / "work", small_models, SETTINGS)
-    monkeypatch.setattr("services.engine.python_sha256", lambda *_: "of the next release")
+    monkeypatch.setattr("services.engine.code_sha256", lambda *_: "of the next release")
     assert work_for(tmp_path / "work", small_models, SETTINGS) != first and not first.exists()
 
 
