@@ -87,7 +87,7 @@ def write_crops(clip: Path, source: Path, keep: Path) -> SeamConfig:
     corner = (grown - 1) / 2
     at_4k = np.array([[grown, 0, corner + left], [0, grown, corner], [0, 0, 1]]) @ places
     crops = np.stack([crop_frame(frame, place, SIZE) for frame, place in zip(large, at_4k, strict=True)])
-    regions = models.judges.region(to_tensor(crops, models.device), False)[:, 0].cpu().numpy()
+    regions = models.judges.regions(to_tensor(crops, models.device)).face[:, 0].cpu().numpy()
     config = models.config.composite
     masks = np.stack([feathered_mask(region, config) for region in regions])
     np.savez(keep, crops=crops, masks=masks, places=at_4k)

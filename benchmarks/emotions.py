@@ -23,9 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.spread import spread
 from modules.editing.directions import EditRequest, EditSet, load_directions
-from modules.perception.emotion import EMOTIONS
+from modules.perception.emotion import EMOTIONS, EXPRESSED
 from modules.perception.landmarks import brows_up, eyes_open, mouth_open, smile
-from services.attributes import EXPRESSED
 from services.direction_settings import DirectionSettings
 from services.encoded_codes import encoded_frames
 from services.instruments import Instruments, load_instruments

@@ -68,7 +68,7 @@ def sharpness(frames: Frames, places: NDArray[np.bool_]) -> float:
 def face_of(frames: Frames, models: Models) -> NDArray[np.bool_]:
     """``(T, H, W)``: where the parser sees the face without its hair."""
     with torch.no_grad():
-        region = models.judges.region(to_tensor(frames, models.device), head=False)
+        region = models.judges.regions(to_tensor(frames, models.device)).face
     region = F.interpolate(region, frames.shape[1:3], mode="bilinear", align_corners=False)
     return np.asarray((region[:, 0] > 0.5).cpu().numpy())
 

@@ -1,4 +1,4 @@
-"""Signal operations that the generators share, in plain torch: any device, any float, differentiable twice."""
+"""Signal operations that the networks share, in plain torch: any device, any float, differentiable twice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from torch import Tensor
 
 Padding = int | tuple[int, int, int, int]
 """Pixels on every side, or (left, right, top, bottom); negative ones crop."""
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey (BT.601)."""
+
+
+def luma(images: Tensor) -> Tensor:
+    """``(..., 3, H, W)`` RGB to ``(..., 1, H, W)``: how light each pixel is, in the same range."""
+    if images.ndim < 3 or images.shape[-3] != 3:
+        raise ValueError(f"luma needs (..., 3, H, W), got {tuple(images.shape)}")
+    grey: Tensor = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(-3, keepdim=True)
+    return grey
 
 
 def upfirdn2d(

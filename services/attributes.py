@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modules.ops import luma
 from modules.perception import landmarks
 from modules.perception.age import AgeNet, load_age_net
-from modules.perception.emotion import EmotionNet, load_emotion_net, log_odds
+from modules.perception.emotion import EXPRESSED, EmotionNet, load_emotion_net, log_odds
 from modules.perception.mesh import FaceMesh, load_face_mesh
 from modules.perception.second_judges import SecondJudges
 
 Measures = dict[str, NDArray[np.float32]]
-EXPRESSED = {"surprise": "surprised", "anger": "angry"}
-"""Attributes that the expression net judges, and what it calls them."""
 NAMES = ("age", "yaw", "pitch", "roll", "smile", "mouth_open", "eyes_open", "gender", "glasses", *EXPRESSED)
 """The attributes, in the order of every table."""
 _EYES = (slice(96, 160), slice(64, 192))
@@ -28,8 +27,6 @@ _BRIDGE = (slice(10, 44), slice(54, 74))
 """Where, in that, the bridge of the nose lies."""
 _SIDE, _BLUR, _REACH = 256, 1.2, 5
 """Side of the crop, spread of the blur before edges are looked for, and how far it reaches, in pixels."""
-_LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey."""
 _CERTAIN = 1e-4
 """Probabilities nearer than this to 0 and 1 count as this: their log odds stay finite."""
 
@@ -85,7 +82,7 @@ def bridge_edges(images: Tensor) -> Tensor:
     """
     pixels = F.interpolate(images.float(), (_SIDE, _SIDE), mode="bilinear", antialias=True)
     pixels = pixels.mul(127.5).add(127.5).clamp(0, 255)[:, :, _EYES[0], _EYES[1]]
-    grey = (pixels * pixels.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    grey = luma(pixels)
     near = torch.arange(-_REACH, _REACH + 1, dtype=grey.dtype, device=grey.device)
     bell = torch.exp(-near.square() / (2 * _BLUR**2))
     bell = bell / bell.sum()

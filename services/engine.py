@@ -329,7 +329,7 @@ def _warm(models: Models) -> None:
     judges, side = models.judges, models.config.crop_size
     with torch.no_grad():
         face = models.generator.synthesize(models.mean_codes(1), resolution=side)
-        judges.region(face, head=False)
+        judges.regions(face)
         judges.identity.embed(face)
         judges.perceptual(face, face)
         if models.balancing is not None:

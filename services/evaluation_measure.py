@@ -18,6 +18,7 @@ from modules.metrics.fidelity import lpips_distance, psnr, ssim
 from modules.perception.identity import IdentityNet
 from modules.perception.landmarks import landmarks_68
 from modules.perception.mesh import FaceMesh
+from modules.perception.parsing import Regions
 from services.evaluation_frames import HeldOutFrames
 
 HIGHER_IS_BETTER = {
@@ -67,8 +68,8 @@ class EvaluationJudges(Protocol):
         """LPIPS."""
         ...
 
-    def region(self, images: Tensor, head: bool) -> Tensor:
-        """``(N, 1, S, S)`` in [0, 1]: the face."""
+    def regions(self, images: Tensor) -> Regions:
+        """Where the face is, ``(N, 1, S, S)`` in [0, 1]."""
         ...
 
 
@@ -87,7 +88,7 @@ class FrameMeter:
                 landmarks.append(landmarks_68(judges.mesh(images).points))
                 embeddings.append(judges.identity.embed(images))
                 seconds.append(judges.second_identity(images))
-                masks.append(judges.region(images, head=False))
+                masks.append(judges.regions(images).face)
         self._landmarks, self._embeddings = torch.cat(landmarks), torch.cat(embeddings)
         self._seconds, self._masks = torch.cat(seconds), torch.cat(masks)
         self._people = torch.tensor(frames.people, device=device)

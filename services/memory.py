@@ -6,11 +6,11 @@ import ctypes
 import os
 
 MIB = 1 << 20
-MAPPED_FROM = 64 * MIB
+MAPPED_FROM = 96 * MIB
 """Bytes: blocks from this size on still come and go by themselves, such as frames of 8K and whole weights."""
 MAPPED_FROM_BEFORE_2_35 = 32 * MIB
 """The most that older versions of glibc take; they refuse a larger number."""
-KEPT = 256 * MIB
+KEPT = 512 * MIB
 """Bytes of free memory at the end of the heap that are kept."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """glibc's numbers, of malloc.h."""

@@ -2,7 +2,8 @@
 
 The networks are handed in: ``mouth`` says what is compared of the mouth, ``Eyes`` what the eyes should stay. What
 the paper does not have: the mouth's corners stay as the edit left them, as they are what a smile is known by and
-eq. 3 does not look at them.
+eq. 3 does not look at them; and a face that was edited to express something goes on to express it, as brows and
+cheeks can where the lips no longer may.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ MouthJudge = Callable[[Tensor], Mouth]
 """What is compared of ``(N, 3, r, r)`` in [-1, 1]."""
 
 
+Expressed = Callable[[Tensor], Tensor]
+"""How strongly ``(N, 3, r, r)`` express what the edits ask for, ``(N, E)`` log odds; more is stronger."""
+
+
 @dataclass(frozen=True)
 class DynamicsConfig:
     """How the offsets are found; the paper's numbers belong to HRNet's heatmaps and StyleGAN2's W+."""
@@ -51,6 +56,8 @@ class DynamicsConfig:
     """Of eq. 3."""
     corner_weight: float
     """Of how far the corners of the mouth are from where the edit left them; the paper has none."""
+    expression_weight: float
+    """Of the log odds that an edited expression lost to the lips; the paper has none."""
     eye_weight: float
     """Of eq. 4, a mean over the eyes' box; the paper's, over the crop, is smaller by the box's share of it."""
     reg_weight: float
@@ -119,6 +126,7 @@ def window_offsets(
     before: Tensor | None = None,
     rendered: Callable[[int], None] = lambda frames: None,
     rows: Tensor | None = None,
+    expressed: Expressed | None = None,
 ) -> Found:
     """Minimise eq. 7 over the offsets of T consecutive frames, from ``start`` ``(T, num_ws, w_dim)``.
 
@@ -126,21 +134,25 @@ def window_offsets(
     ``(num_ws, w_dim)`` is the offset of the frame before the first, which stays. ``batch`` frames are rendered
     with gradients at a time, so that the memory does not grow with T; where it does not hold them, fewer are from
     there on. ``rendered`` is told how many were, after each batch, and may raise. ``rows`` ``(num_ws,)`` is 1 for
-    rows that may move and 0 for those that may not.
+    rows that may move and 0 for those that may not. ``expressed`` is asked where an edit is judged by it; a face
+    that expresses more than the edit left it with is as good as one that expresses as much.
 
     A loss or gradient that is no number ends the search with the last offsets that gave numbers.
     """
     if start.ndim != 3 or len(wanted) != len(start):
         raise ValueError(f"{len(wanted)} lips need as many offsets (T, num_ws, w_dim), got {tuple(start.shape)}")
 
-    def plain(part: slice) -> tuple[Features, Tensor]:
+    says: Expressed = expressed or (lambda images: images.new_zeros(len(images), 0))
+
+    def plain(part: slice) -> tuple[Features, Tensor, Tensor]:
         images = render(part, torch.zeros_like(start[part]))
-        return eyes.features(images), mouth(images).corners
+        return eyes.features(images), mouth(images).corners, says(images)
 
     with torch.no_grad():
         parts = list(batch.over(len(start), plain))
-    eyes_before = tuple(torch.cat(layer) for layer in zip(*(features for features, _ in parts), strict=True))
-    corners_before = torch.cat([corners for _, corners in parts])
+    eyes_before = tuple(torch.cat(layer) for layer in zip(*(features for features, *_ in parts), strict=True))
+    corners_before = torch.cat([corners for _, corners, _ in parts])
+    said_before = torch.cat([said for *_, said in parts])
     offsets = start.detach().clone().requires_grad_()
 
     def slope(part: slice) -> tuple[slice, Tensor, Tensor]:
@@ -151,7 +163,9 @@ def window_offsets(
             seen, eye = mouth(shown), eyes(shown, tuple(layer[part] for layer in eyes_before)).sum()
             lip = point_distance(seen.lips, wanted[part]).sum()
             corner = point_distance(seen.corners, corners_before[part]).sum()
+            lost = (said_before[part] - says(shown)).clamp_min(0).sum()
             loss = config.lip_weight * lip + config.eye_weight * eye + config.corner_weight * corner
+            loss = loss + config.expression_weight * lost
             (gradient,) = torch.autograd.grad(loss, moved)
         return part, loss.detach(), gradient
 

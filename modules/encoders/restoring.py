@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from datamodules.types import BadInputError
 from modules.encoders.vit import FrameEncoder, made_for, require_frame_encoder
 from modules.model_folder import load_model, require_generator, save_model
+from modules.ops import luma
 
 KIND = "restoring-encoder"
 Task = Literal["colourise", "enlarge"]
@@ -19,7 +20,6 @@ STAGES: dict[Task, str] = {"colourise": "colouriser", "enlarge": "enlarger"}
 """The training of each, which is what its model is called too."""
 FACTOR = 4
 """By which ``enlarge`` makes frames larger, as in the paper."""
-_LUMA = (0.299, 0.587, 0.114)
 _ENTRY = ("stem.", "project.", "positions", "class_token.", "told_reduce.", "told_expand.")
 """What reads the frame: the part of FrEN that learns the task; what it then thinks stays FrEN's."""
 
@@ -33,8 +33,7 @@ def degrade(frames: Tensor, task: Task, factor: float = FACTOR) -> Tensor:
     if frames.ndim != 4 or frames.shape[1] != 3 or frames.shape[2] != frames.shape[3]:
         raise ValueError(f"frames must be (N, 3, S, S), got {tuple(frames.shape)}")
     if task == "colourise":
-        luma = (frames * frames.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-        return luma.expand_as(frames)
+        return luma(frames).expand_as(frames)
     side = frames.shape[-1]
     small = F.interpolate(
         frames, max(1, round(side / factor)), mode="bicubic", antialias=True, align_corners=False

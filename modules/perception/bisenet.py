@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modules.perception.parsing import Regions
 from modules.perception.state import build_with_state, read_state
 
 CLASSES = (
@@ -159,21 +160,18 @@ class BiSeNet(nn.Module):
         logits = functional.interpolate(logits, size=images.shape[2:], mode="bilinear", antialias=True)
         return logits.softmax(dim=1)
 
-    def face_mask(self, images: Tensor, mesh_points: Tensor | None = None) -> Tensor:
-        """Soft mask ``(N, 1, H, W)`` in [0, 1] of the face with its glasses, as ``FaceParser.face_mask``.
+    def regions(self, images: Tensor, mesh_points: Tensor | None = None) -> Regions:
+        """As ``FaceParser.regions``; glasses belong to the face, ears to the head.
 
         The classes name eyes, brows, lips and nose themselves: the mesh's points have nothing to add.
         """
         del mesh_points
-        return self._sum(images, _FACE)
+        shares = self.probabilities(images)
+        return Regions(*(_sum(shares, classes) for classes in (_FACE, _HEAD, ("background",))))
 
-    def head_mask(self, images: Tensor) -> Tensor:
-        """Soft mask ``(N, 1, H, W)`` in [0, 1] of the head: the face, ears, hair and what is worn there."""
-        return self._sum(images, _HEAD)
 
-    def _sum(self, images: Tensor, classes: tuple[str, ...]) -> Tensor:
-        chosen = [CLASSES.index(name) for name in classes]
-        return self.probabilities(images)[:, chosen].sum(1, keepdim=True).clamp(0, 1)
+def _sum(shares: Tensor, classes: tuple[str, ...]) -> Tensor:
+    return shares[:, [CLASSES.index(name) for name in classes]].sum(1, keepdim=True).clamp(0, 1)
 
 
 def load_bisenet(weights: Path, device: str = "cpu") -> BiSeNet:

@@ -10,6 +10,8 @@ from modules.perception.face_api import FACE_IN_FFHQ, FaceApiNet, face_api_tenso
 
 EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 """In the order of the net's outputs."""
+EXPRESSED = {"surprise": "surprised", "anger": "angry"}
+"""Attributes of edits that this net judges, and what it calls them."""
 _SIDE = 112
 _BLOCKS, _LAYERS = 4, 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,8 +14,21 @@ from torch import Tensor, nn
 from modules.assets import asset_path
 from modules.perception.tflite import TfliteNet, read_tflite
 
+
+class Regions(NamedTuple):
+    """Soft masks of N pictures, each ``(N, 1, H, W)`` in [0, 1]."""
+
+    face: Tensor
+    """Without hair, neck and ears' ornaments."""
+    head: Tensor
+    """The face, hair, and what is worn there."""
+    background: Tensor
+    """What is no part of a person."""
+
+
 CLASSES = ("background", "hair", "body skin", "face skin", "clothes", "other")
 """In the order of the probabilities; glasses and jewellery are 'other', beards mostly 'face skin'."""
+_BACKGROUND = CLASSES.index("background")
 _FACE = CLASSES.index("face skin")
 _HEAD = [CLASSES.index(name) for name in ("hair", "face skin", "other")]
 _FEATURES = (
@@ -52,23 +66,20 @@ class FaceParser(nn.Module):
             logits = F.interpolate(logits, tuple(images.shape[2:]), mode="bilinear", antialias=True)
         return torch.softmax(logits, dim=1)
 
-    def face_mask(self, images: Tensor, mesh_points: Tensor | None = None) -> Tensor:
-        """Soft mask ``(N, 1, H, W)`` in [0, 1] of the face without hair, neck and ears' ornaments.
+    def regions(self, images: Tensor, mesh_points: Tensor | None = None) -> Regions:
+        """Where ``(N, 3, H, W)`` show the face, the head, and what is behind.
 
-        With the mesh's points ``(N, 468, 3)`` in pixels of the images, eyes, brows, lips and nose belong to it
-        even where glasses cover them. The filling carries no gradient.
+        With the mesh's points ``(N, 468, 3)`` in pixels of the images, eyes, brows, lips and nose belong to the
+        face even where glasses cover them; the filling carries no gradient.
         """
-        mask: Tensor = self(images)[:, _FACE : _FACE + 1]
-        if mesh_points is None:
-            return mask
-        if mesh_points.shape != (len(images), 468, 3):
-            raise ValueError(f"mesh points must be ({len(images)}, 468, 3), got {tuple(mesh_points.shape)}")
-        return torch.maximum(mask, _filled(mesh_points, images.shape[2], images.shape[3]).to(mask))
-
-    def head_mask(self, images: Tensor) -> Tensor:
-        """Soft mask ``(N, 1, H, W)`` in [0, 1] of the head: face, hair, and what is worn there."""
-        mask: Tensor = self(images)[:, _HEAD].sum(1, keepdim=True)
-        return mask
+        shares: Tensor = self(images)
+        face, head = shares[:, _FACE : _FACE + 1], shares[:, _HEAD].sum(1, keepdim=True)
+        background = shares[:, _BACKGROUND : _BACKGROUND + 1]
+        if mesh_points is not None:
+            if mesh_points.shape != (len(images), 468, 3):
+                raise ValueError(f"mesh points must be ({len(images)}, 468, 3), got {tuple(mesh_points.shape)}")
+            face = torch.maximum(face, _filled(mesh_points, images.shape[2], images.shape[3]).to(face))
+        return Regions(face, torch.maximum(face, head), background)
 
 
 def load_face_parser(device: str | torch.device = "cpu", path: Path | None = None) -> FaceParser:

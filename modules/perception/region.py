@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.types import BadInputError
 from modules.perception.bisenet import load_bisenet
-from modules.perception.parsing import load_face_parser
+from modules.perception.parsing import Regions, load_face_parser
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,8 @@ class ParsingConfig:
 class RegionParser(Protocol):
     """Soft masks of FFHQ crops ``(N, 3, H, W)`` RGB in [-1, 1]."""
 
-    def face_mask(self, images: Tensor, mesh_points: Tensor | None = None) -> Tensor:
-        """``(N, 1, H, W)`` in [0, 1]: the face without hair, neck and ears' ornaments."""
-        ...
-
-    def head_mask(self, images: Tensor) -> Tensor:
-        """``(N, 1, H, W)`` in [0, 1]: the face and the hair."""
+    def regions(self, images: Tensor, mesh_points: Tensor | None = None) -> Regions:
+        """Where they show the face, the head, and what is behind."""
         ...
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.ops import luma
 from modules.perception.second_judges import onnx_session
 
 REGION = (0.15, 0.25, 0.7)
@@ -16,8 +17,6 @@ REGION = (0.15, 0.25, 0.7)
 Not a detector's or the mesh's box: what those see of a picture would move the square, and with it the points.
 """
 _SIDE = 64
-_LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey."""
 
 
 class SecondLandmarkNet:
@@ -39,7 +38,7 @@ class SecondLandmarkNet:
         left, top, side = (round(part * images.shape[3]) for part in REGION)
         faces = images[:, :, top : top + side, left : left + side].float()
         faces = F.interpolate(faces, (_SIDE, _SIDE), mode="bilinear", antialias=True)
-        grey = (faces * faces.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        grey = luma(faces)
         inputs = ((grey + 1) * (127.5 / 256)).cpu().numpy()
         found = [self.session.run(None, {"input": one[None]})[0] for one in inputs]
         inside = torch.from_numpy(np.reshape(found, (-1, 68, 2))).to(images.device)

@@ -48,11 +48,13 @@ def compare_served(
     with serving(environment, [f"pipeline.encoder={config.encoder}"], log, config.start_seconds) as server:
         picture, by = edited_image(server, image.read_bytes(), request)
         (folder / "served-frame.png").write_bytes(picture)
-        section = edited_video(server, clip, request, config.job_seconds, config.start_seconds)
+        section = edited_video(
+            server, clip, request, config.job_seconds, config.served_steps, config.start_seconds
+        )
         (folder / "served-section.mp4").write_bytes(section)
     chosen = (*models, None)
     edit_file(image, folder / "shell-frame.png", [request], params, EditOptions(), chosen, report)
-    options = EditOptions(end=config.job_seconds)
+    options = EditOptions(end=config.job_seconds, refine=config.served_steps)
     edit_file(clip, folder / "shell-section.mp4", [request], params, options, chosen, report)
     for name, frames in (
         ("frame.png", lambda path: read_image(path, runtime.max_pixels)[None]),

@@ -28,6 +28,9 @@ class DemoConfig:
     """Frames that the metrics are measured on, evenly spread."""
     job_seconds: float
     """Length of the section that is edited as a job over HTTP."""
+    served_steps: int
+    """Optimisation steps per frame of that section, there and in the shell; with any, the first frame takes
+    ``pipeline.follow.first_steps``."""
     start_seconds: float
     """How long the server may take until it is ready."""
     tolerance: float

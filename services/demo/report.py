@@ -55,6 +55,9 @@ def markdown(numbers: Mapping[str, Any]) -> str:
             for name, row in numbers["served"]["answers"].items()
         ),
         "",
+        "The first edit again, of one frame and of a short section as a job. The section's codes are refined by "
+        "`demo.served_steps` a frame.",
+        "",
         "| step | seconds | this run |",
         "|---|--:|---|",
         *(

@@ -75,9 +75,11 @@ def edited_image(server: Server, image: bytes, request: EditRequest) -> tuple[by
     return answer.content, answer.headers.get(HEADER, "")
 
 
-def edited_video(server: Server, video: Path, request: EditRequest, end: float, patience: float) -> bytes:
-    """The clip that a job makes of the first ``end`` seconds; the job is deleted afterwards."""
-    fields = {"edit": f"{request.name}={request.strength:g}", "end": f"{end:g}s"}
+def edited_video(
+    server: Server, video: Path, request: EditRequest, end: float, steps: int, patience: float
+) -> bytes:
+    """The clip that a job makes of the first ``end`` seconds, refined by ``steps``; the job is deleted after."""
+    fields = {"edit": f"{request.name}={request.strength:g}", "end": f"{end:g}s", "refine": str(steps)}
     with video.open("rb") as stream:
         job = _ok(server.client.post("/v1/jobs", data=fields, files={"video": stream})).json()
     late = time.monotonic() + patience

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +15,17 @@ from torch import Tensor
 
 from datamodules.alignment import crop_scale
 from modules.editing.directions import EditRequest
+from modules.generators.protocol import Generator
 from modules.ops import move_image
 from modules.out_of_memory import BatchSize
+from modules.perception.parsing import Regions
+from services.pipeline.behind import Surroundings, frames_background
 from services.pipeline.canvas import kept_of
 from services.pipeline.composite import Floats, Image, Paste, feathered_mask, synthesis_size
 from services.pipeline.light import at_size, complexion, smooth_change
 from services.pipeline.models import Models
 from services.pipeline.moved import MovedConfig, moved_share
-from services.pipeline.options import EditOptions
+from services.pipeline.options import EditOptions, PipelineConfig
 from services.pipeline.seam import SeamCorrector, corrected
 
 
@@ -75,8 +79,9 @@ def edit_crops(
     ``targets`` ``(N, 3, s, s)`` in [-1, 1] are the crops that the codes stand for. An edit may change the face
     that is really there; one that moves the outline, or that a generator draws which learned this face, also where
     the moved one comes to lie. The reconstruction has no say: where it is weak, its hair and ears lie beside the
-    person's. A task's edit is the reconstruction itself, and what its input has of it stands before; ``sides`` are
-    those of the crops in the input, in pixels.
+    person's. Behind a head that is pasted whole stands the frame's background, unless it was stitched. A task's
+    edit is the reconstruction itself, and what its input has of it stands before; ``sides`` are those of the crops
+    in the input, in pixels.
     ``offsets`` ``(N, num_ws, w_dim)`` are how far the lips' keeping moves the edited codes.
     An edit that is pasted whole has the drift of its colours at the seam taken out, by a ``corrector`` that
     remembers the frames before; without one the N are frames of one shot.
@@ -87,57 +92,139 @@ def edit_crops(
     moves = requests if applied is None else applied
     corrector = corrector or SeamCorrector(models.config.seam)
     batch = batch or faces_at_once(models, size)
-    same = all(request.strength == 0 for request in requests)
-    head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
-    # A stitched face has the frame's light along its border already.
-    recoloured = models.stitched is not None or any(models.edits[r.name].recolours for r in requests if r.strength)
+    manner, transform = _manner(requests, models, options), models.edits.transform(moves)
 
-    transform = models.edits.transform(moves)
-
-    def rendered(part: slice) -> tuple[Floats, Floats, Floats, Floats]:
-        """Before, after, what is there, and where the face may change."""
-        seen = targets[part]
+    def rendered(part: slice) -> list[_Rendered]:
+        offset = None if offsets is None else offsets[part]
+        draw = partial(
+            models.edits.synthesize,
+            ws=ws[part], requests=moves, seed=options.seed, resolution=size, offsets=offset,
+        )  # fmt: skip
         with torch.no_grad():
-            before = after = models.generator.synthesize(ws[part], resolution=size).clamp(-1, 1)
-            before = kept_of(models.task, before, sides[part])
-            region = F.interpolate(models.judges.region(seen, head), size, mode="bilinear", align_corners=False)
-            draw = partial(
-                models.edits.synthesize,
-                ws=ws[part], requests=moves, seed=options.seed, resolution=size,
-                offsets=None if offsets is None else offsets[part],
-            )  # fmt: skip
-            if not same:
-                after = draw(models.generator).clamp(-1, 1)
-                if head or paste == "replace" or models.adapted:
-                    region = torch.maximum(region, models.judges.region(after, head))
-            if models.stitched is not None:  # the mask stays the one that the stitching was tuned with
-                after = draw(models.stitched).clamp(-1, 1)
-        return to_arrays(before), to_arrays(after), to_arrays(seen), region[:, 0].float().cpu().numpy()
+            return _rendered(ws[part], targets[part], draw, manner, models, size, sides[part])
 
+    for faces in batch.over(len(ws), rendered):
+        for face in faces:
+            yield _pasted(face, manner, transform, models.config, corrector)
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How what was asked comes into the frame."""
+
+    same: bool
+    """Whether nothing was: the edit is the reconstruction."""
+    head: bool
+    """Whether the whole head may change, or the face alone."""
+    paste: Paste
+    recoloured: bool
+    """Whether colours stay as they are drawn."""
+    stitched: bool
+    """Whether the face that is pasted was tuned to meet the frame at its border."""
+    follows: bool
+    """Whether the face may also change where the edited one comes to lie."""
+
+    @property
+    def whole_head(self) -> bool:
+        return self.head and self.paste == "replace"
+
+
+class _Rendered(NamedTuple):
+    """One face, as arrays ``(S, S, 3)`` in [-1, 1]."""
+
+    before: Floats
+    after: Floats
+    there: Floats
+    """``(s, s, 3)``: the crop that the codes stand for."""
+    region: Floats
+    """``(S, S)`` in [0, 1]: where the face may change."""
+    around: Surroundings | None
+    """What lies around a head that is pasted whole."""
+
+
+def _manner(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> _Manner:
+    asked = [request for request in requests if request.strength]
+    head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
+    stitched = models.stitched is not None
+    return _Manner(
+        same=not asked,
+        head=head,
+        paste=paste,
+        # A stitched face has the frame's light along its border already.
+        recoloured=stitched or any(models.edits[request.name].recolours for request in asked),
+        stitched=stitched,
+        follows=bool(asked) and (head or paste == "replace" or models.adapted),
+    )
+
+
+def _rendered(
+    ws: Tensor,
+    seen: Tensor,
+    draw: Callable[[Generator], Tensor],
+    manner: _Manner,
+    models: Models,
+    size: int,
+    sides: Sequence[float],
+) -> list[_Rendered]:
+    """Codes before and after the edits, which ``draw`` applies, with what the judges see of N faces."""
+    before = after = models.generator.synthesize(ws, resolution=size).clamp(-1, 1)
+    before = kept_of(models.task, before, sides)
+    was = models.judges.regions(seen)
+    region = at_side(was.head if manner.head else was.face, size)
+    around: Sequence[Surroundings | None] = [None] * len(seen)
+    if not manner.same:
+        after = draw(models.generator).clamp(-1, 1)
+    if manner.follows or manner.whole_head:
+        now = models.judges.regions(after)
+        if manner.follows:
+            region = torch.maximum(region, now.head if manner.head else now.face)
+        if manner.whole_head and not manner.stitched:
+            around = surroundings(was, now)
+    if models.stitched is not None:  # the mask stays the one that the stitching was tuned with
+        after = draw(models.stitched).clamp(-1, 1)
+    arrays = (to_arrays(before), to_arrays(after), to_arrays(seen), region[:, 0].float().cpu().numpy(), around)
+    return [_Rendered(*of_one) for of_one in zip(*arrays, strict=True)]
+
+
+def _pasted(
+    face: _Rendered, manner: _Manner, transform: Tensor | None, config: PipelineConfig, corrector: SeamCorrector
+) -> EditedCrop:
+    """A rendered face with its mask, its colours as they belong into the frame."""
+    before, after, there, region, around = face
     # Around a head there is hair to cover; around a face a wider mask would paste the generator's background.
-    grown: Paste = paste if head else "difference"
-    for made in batch.over(len(ws), rendered):
-        for one, other, there, area in zip(*made, strict=True):
-            mask = feathered_mask(area, models.config.composite, grown)
-            if not (same or recoloured):
-                # Older skin is paler in what a generator has seen; that is not what was asked. A head that stands
-                # elsewhere is compared with the one that it was, there.
-                still = one if transform is None else _placed(one, transform)
-                other = other - at_size(complexion(still, other, models.config.complexion, mask), len(other))
-            if paste == "mixed" and same:
-                yield EditedCrop(one, other, mask, moved=np.zeros_like(mask))
-                continue
-            if paste == "mixed":
-                yield _mixed(one, other, there, mask, models.config.moved)
-                continue
-            if paste != "replace":
-                yield EditedCrop(one, other, mask)
-                continue
-            # Hair that is to be another colour, or elsewhere, is no drift: only what the generator misses is. A
-            # face that was stitched meets the frame at its border, hair and all.
-            shown = one if head and models.stitched is None else other
-            taken = corrector.correction(shown, there, mask)
-            yield EditedCrop(one, corrected(other, taken), mask, taken)
+    mask = feathered_mask(region, config.composite, manner.paste if manner.head else "difference")
+    if not (manner.same or manner.recoloured):
+        # Older skin is paler in what a generator has seen; that is not what was asked. A head that stands
+        # elsewhere is compared with the one that it was, there.
+        still = before if transform is None else _placed(before, transform)
+        after = after - at_size(complexion(still, after, config.complexion, mask), len(after))
+    if manner.paste == "mixed" and manner.same:
+        return EditedCrop(before, after, mask, moved=np.zeros_like(mask))
+    if manner.paste == "mixed":
+        return _mixed(before, after, there, mask, config.moved)
+    if manner.paste != "replace":
+        return EditedCrop(before, after, mask)
+    # Hair that is to be another colour, or elsewhere, is no drift: only what the generator misses is. A face that
+    # was stitched meets the frame at its border, hair and all.
+    shown = before if manner.head and not manner.stitched else after
+    taken = corrector.correction(shown, there, mask)
+    after = corrected(after, taken)
+    if around is not None:
+        after, mask = frames_background(after, mask, there, around, config.behind)
+    return EditedCrop(before, after, mask, taken)
+
+
+def at_side(mask: Tensor, side: int) -> Tensor:
+    """``(N, 1, s, s)`` at another side."""
+    return F.interpolate(mask, side, mode="bilinear", align_corners=False)
+
+
+def surroundings(was: Regions, now: Regions) -> list[Surroundings]:
+    """What lies around each of N heads in the frame and in the edited picture, at the size of the frame's crop."""
+    side = was.head.shape[-1]
+    masks = (was.head, was.background, at_side(now.background, side))
+    arrays = (mask[:, 0].float().cpu().numpy() for mask in masks)
+    return [Surroundings(*of_one) for of_one in zip(*arrays, strict=True)]
 
 
 def _placed(picture: Floats, transform: Tensor) -> Floats:

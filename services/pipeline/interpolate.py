@@ -13,7 +13,6 @@ from fractions import Fraction
 from itertools import chain, groupby, repeat
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -216,9 +215,8 @@ def _faces(lane: Lane, frames: NDArray[np.uint8], place: int, check: Callable[[]
         for one, crop, matrix in zip(torch.split(ws, 1), rendered, matrices, strict=True):
             check()
             found.append(Standing(one, crop.reconstruction, crop.mask, matrix))
-            side = (alignment.size, alignment.size)
-            shown.append(cv2.resize(crop.reconstruction, side, interpolation=cv2.INTER_AREA))
-        lane.measure_shown(stretch.start, stretch.seen.crops, np.stack(shown))
+            shown.append(crop.reconstruction)
+        lane.measure(stretch, stretch.seen, [shown[index] for index in lane.measured(stretch)])
     return found
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +15,19 @@ from torch import Tensor
 
 from datamodules.disk import write_whole
 from modules.editing.directions import Direction, Edit, EditRequest, MovesPicture
-from modules.editing.expression_dynamics import Eyes, Found, Mouth, MouthJudge, window_offsets, windows
+from modules.editing.expression_dynamics import (
+    Expressed,
+    Eyes,
+    Found,
+    Mouth,
+    MouthJudge,
+    window_offsets,
+    windows,
+)
 from modules.generators.rows import sampled_at
 from modules.losses.perceptual import load_lpips
 from modules.out_of_memory import BatchSize, memory_for
+from modules.perception.emotion import EXPRESSED, EmotionNet, load_emotion_net, log_odds
 from modules.perception.fan import FaceAlignmentNet, load_fan
 from modules.perception.landmarks import eye_distance, lip_gaps, mouth_corners
 from modules.perception.mesh import FaceMesh
@@ -54,9 +64,23 @@ def before_expression(requests: Sequence[EditRequest], edits: Mapping[str, Edit]
 
 def is_expression(name: str, edits: Mapping[str, Edit]) -> bool:
     """Whether an edit of a set is one of the expression: ours by name, an imported one by what it was set to."""
+    return name in EXPRESSIONS or name.startswith("expression.") or _attribute_of(name, edits) in EXPRESSIONS
+
+
+def _attribute_of(name: str, edits: Mapping[str, Edit]) -> str:
+    """What an imported edit was set to; nothing for ours, whose names say it."""
     edit = edits.get(name)
-    attribute = edit.attribute if isinstance(edit, Direction) else ""
-    return name in EXPRESSIONS or name.startswith("expression.") or attribute in EXPRESSIONS
+    return edit.attribute if isinstance(edit, Direction) else ""
+
+
+def asked_expressions(requests: Sequence[EditRequest], edits: Mapping[str, Edit]) -> dict[str, float]:
+    """Emotions of the expression net that the requests ask for, 1 for more of them and -1 for less."""
+    asked = {}
+    for request in requests:
+        name = request.name if request.name in EXPRESSED else _attribute_of(request.name, edits)
+        if name in EXPRESSED and request.strength:
+            asked[EXPRESSED[name]] = 1.0 if request.strength > 0 else -1.0
+    return asked
 
 
 def keep_lips(
@@ -85,7 +109,7 @@ def keep_lips(
     if earlier:
         standing = balanced_in_clip(source, plan, tracks, earlier, models, options, check)
     config = models.config.keep_lips.dynamics[models.config.keep_lips.judge]
-    mouth_of, eyes = _judges(models)
+    judges = _judges(models, asked_expressions(requests, models.edits))
     jobs = []
     for face, track, edited, before in zip(plan.faces, tracks, applied, standing, strict=True):
         seen = np.flatnonzero(face.alignment.valid)
@@ -114,7 +138,7 @@ def keep_lips(
             track.offsets.cut(first)
             ws = torch.from_numpy(track.codes.read(first, last)).to(models.device)
             previous = None if begins_anew else torch.from_numpy(track.offsets.read(first - 1, first)[0]).to(ws)
-            found = _window(ws, previous, edited, before, models, options, mouth_of, eyes, meter.advance, batch)
+            found = _window(ws, previous, edited, before, models, options, judges, meter.advance, batch)
             if found.steps < config.iterations:
                 stopped.add(numbers[first:kept], found.steps)
             track.offsets.append(found.offsets[: kept - first].cpu().numpy())
@@ -160,8 +184,7 @@ def _window(
     before: Requests,
     models: Models,
     options: EditOptions,
-    mouth_of: Callable[[Tensor], MouthJudge],
-    eyes: Eyes,
+    judges: _Judges,
     rendered: Callable[[int], None],
     batch: BatchSize,
 ) -> Found:
@@ -179,7 +202,7 @@ def _window(
         remedy = f"lower pipeline.keep_lips.dynamics.{config.judge}.window"
         with torch.no_grad(), memory_for(f"{len(ws)} faces of {side} px; {remedy}"):
             unedited = torch.cat([shown(one, before, None) for one in torch.split(ws, 1)])
-            mouth = mouth_of(unedited)
+            mouth = judges.mouth_of(unedited)
             wanted = mouth(unedited).lips
         start = torch.zeros_like(ws) if previous is None else previous.expand_as(ws)
         return window_offsets(
@@ -187,12 +210,13 @@ def _window(
             lambda frames, offsets: shown(ws[frames], edited, offsets),
             wanted,
             mouth,
-            eyes,
+            judges.eyes,
             config.dynamics[config.judge],
             batch,
             previous,
             rendered,
             _rows(models, config.dynamics[config.judge].resolution),
+            judges.expressed,
         )
 
 
@@ -205,19 +229,36 @@ def _rows(models: Models, resolution: int) -> Tensor:
     return rows
 
 
-def _judges(models: Models) -> tuple[Callable[[Tensor], MouthJudge], Eyes]:
-    """What says where lips and corners are, for the faces in given pictures, and what the eyes are."""
+class _Judges(NamedTuple):
+    """What looks at edited faces."""
+
+    mouth_of: Callable[[Tensor], MouthJudge]
+    """What says where lips and corners are, for the faces in given pictures."""
+    eyes: Eyes
+    expressed: Expressed | None
+    """None where no expression was asked for that a net judges."""
+
+
+def _judges(models: Models, asked: Mapping[str, float]) -> _Judges:
+    """Those of ``params.yaml``; ``asked`` are emotions."""
     config = models.config.keep_lips
     eyes = Eyes(load_lpips(config.lpips_net, models.device), config.eye_box)
+    expressed = partial(by_emotion, load_emotion_net(models.device), asked) if asked else None
     if config.judge == "fan":
         fan = load_fan(Path(config.fan_weights) if config.fan_weights else None, models.device)
-        return lambda _: partial(_by_heatmaps, fan), eyes
+        return _Judges(lambda _: partial(_by_heatmaps, fan), eyes, expressed)
     mesh = models.judges.mesh
 
     def of_faces(faces: Tensor) -> MouthJudge:
         return partial(by_mesh, mesh, unit=eye_distance(mesh(faces).points).mean())
 
-    return of_faces, eyes
+    return _Judges(of_faces, eyes, expressed)
+
+
+def by_emotion(net: EmotionNet, asked: Mapping[str, float], images: Tensor) -> Tensor:
+    """``(N, E)`` log odds of the emotions ``asked``, with their signs, of ``(N, 3, r, r)`` in [-1, 1]."""
+    logits = net(images)
+    return torch.stack([sign * log_odds(logits, emotion) for emotion, sign in asked.items()], 1)
 
 
 def by_mesh(mesh: FaceMesh, images: Tensor, unit: Tensor) -> Mouth:

@@ -35,6 +35,7 @@ from modules.perception.detection import (
     load_face_finder,
 )
 from modules.perception.mesh import FaceMesh
+from modules.perception.parsing import Regions
 from modules.perception.region import ParsingConfig, RegionParser, load_region_parser
 from services.attributes import AttributeJudge, load_attribute_judge
 from services.balancing import Balancing, balancing_of
@@ -138,17 +139,20 @@ class Judges:
             found[index] = faces
         return found
 
-    def region(self, images: Tensor, head: bool) -> Tensor:
-        """``(N, 1, S, S)`` in [0, 1]: the face in crops ``(N, 3, S, S)``, with the hair where ``head`` says so."""
+    def regions(self, images: Tensor) -> Regions:
+        """Where crops ``(N, 3, S, S)`` show the face, the head, and what is behind, ``(N, 1, S, S)`` each."""
         if images.shape[2] != images.shape[3]:
             raise ValueError(f"crops must be square, got {tuple(images.shape)}")
-        # The parser looks at 256 px whatever comes in; the mask is soft, so the rest is saved.
+        # The parser looks at 256 px whatever comes in; masks are soft, so the rest is saved.
         side = min(PARSED_SIDE, images.shape[-1])
         small = F.interpolate(images.float(), side, mode="bilinear", antialias=True)
-        mask = self.parser.face_mask(small, self.mesh(small).points)
-        if head:
-            mask = torch.maximum(mask, self.parser.head_mask(small))
-        return F.interpolate(mask, images.shape[-1], mode="bilinear", align_corners=False).clamp(0, 1)
+        found = self.parser.regions(small, self.mesh(small).points)
+        return Regions(
+            *(
+                F.interpolate(mask, images.shape[-1], mode="bilinear", align_corners=False).clamp(0, 1)
+                for mask in found
+            )
+        )
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from modules.ops import LUMA
 from services.pipeline.light import LightConfig, same_sized, smoothed
 from services.pipeline.seam import Floats
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array(LUMA, np.float32)
 
 
 @dataclass(frozen=True)

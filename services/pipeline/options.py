@@ -8,6 +8,7 @@ from typing import Literal
 from datamodules.types import BadInputError
 from modules.editing.expression_dynamics import DynamicsConfig
 from modules.editing.stitching import StitchingTraining
+from services.pipeline.behind import BehindConfig
 from services.pipeline.composite import CompositeConfig
 from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
@@ -81,6 +82,8 @@ class PipelineConfig:
     """What counts as moved by an edit, so that the edited face stands in for the frame's there."""
     complexion: ComplexionConfig
     """What of an edit's change is light and complexion, and is left out where no edit is for colours."""
+    behind: BehindConfig
+    """What stands behind a head that is pasted whole."""
     seam: SeamConfig
     """How the drift of colours is removed where the face itself is pasted."""
     video: VideoConfig

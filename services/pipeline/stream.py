@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,26 +22,27 @@ from datamodules.video_write import kept_depth, loses_fields
 from modules.editing.directions import EditRequest
 from services.pipeline.balance import balanced_in_clip, balancing_for
 from services.pipeline.canvas import canvas_info, canvas_of, on_canvas
-from services.pipeline.composite import Image, composite, resized_transform
+from services.pipeline.composite import Floats, Image, composite, resized_transform
 from services.pipeline.crops import (
     EditedCrop,
     changes_nothing,
     crop_synthesis_size,
     edit_crops,
     faces_at_once,
+    to_arrays,
     to_pixels,
     way_to_paste,
 )
 from services.pipeline.edit import strengths
 from services.pipeline.faces import FaceState
-from services.pipeline.follow import Follower
+from services.pipeline.follow import Follower, Seen, Stretch
 from services.pipeline.invert import advice_of, measure, poor_reconstruction
 from services.pipeline.lips import keep_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
-from services.pipeline.seam import SeamCorrector, SeamMeter, SeamReport
+from services.pipeline.seam import SeamCorrector, SeamMeter, SeamReport, averaged
 from services.pipeline.stitch import EditedFace, Stitching, is_stitched, stitched
 from services.pipeline.track import Track, begun_tracks, encoded_tracks
 
@@ -208,12 +208,13 @@ def invert_video(
         raise BadInputError("an inversion is of one face; choose 'largest' or a number from the left, from 0")
     started = time.monotonic()
     plan = plan_clip(source, models, options, report, cancelled)
-    lane = Lane(plan.faces[0], plan, (), models, options, keep_codes=True)
+    lane = Lane(plan.faces[0], plan, (), models, options)
     meter = Meter("invert", len(plan.numbers), report, cancelled)
+    codes: list[Tensor] = []
     for place, batch in taken_frames(source, models, options):
-        lane.paint(batch.frames, batch.frames.copy(), place, meter.check)
+        codes += lane.codes(batch.frames, place, meter.check)
         meter.advance(len(batch.frames))
-    return torch.cat(lane.codes), _report(plan, [lane], started)
+    return torch.cat(codes), _report(plan, [lane], started)
 
 
 def _report(plan: ClipPlan, lanes: Sequence[Lane], started: float) -> VideoReport:
@@ -262,15 +263,10 @@ class Lane:
         requests: Sequence[EditRequest],
         models: Models,
         options: EditOptions,
-        keep_codes: bool = False,
         applied: Sequence[EditRequest] | None = None,
         track: Track | None = None,
     ) -> None:
-        """``keep_codes`` collects the codes of every frame in ``codes``, on the CPU.
-
-        For ``applied`` see ``edit_crops``; ``track`` has the codes and offsets found before, and is given more.
-        """
-        self.keep_codes, self.codes = keep_codes, list[Tensor]()
+        """For ``applied`` see ``edit_crops``; ``track`` has codes and offsets found before, and is given more."""
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
         self.track = track
         steps = options.steps(models.config.follow, models.adapted)
@@ -305,8 +301,6 @@ class Lane:
                     if self._last is not None:
                         self._paste(into, index, place, self._last)
                 continue
-            if self.keep_codes:
-                self.codes.append(seen.ws.cpu())
             shown = []
             targets = to_tensor(seen.crops, self.models.device)
             sides = (crop_scale(self.face.alignment.crop_to_frame[start : stretch.stop]) * size).tolist()
@@ -315,12 +309,35 @@ class Lane:
                 seen.ws, targets, self.requests, self.models, self.options, self.size, self.applied, sides,
                 offsets, self._corrector, self.batch,
             )  # fmt: skip
-            for index, crop in enumerate(edited, start):
+            measured = self.measured(stretch)
+            for index, crop in enumerate(edited):
                 check()
-                shown.append(cv2.resize(crop.reconstruction, (size, size), interpolation=cv2.INTER_AREA))
+                if index in measured:
+                    shown.append(crop.reconstruction)
                 self._last = crop
-                self._paste(into, index, place, crop)
-            self.measure_shown(start, seen.crops, np.stack(shown))
+                self._paste(into, start + index, place, crop)
+            self.measure(stretch, seen, shown)
+
+    def codes(self, frames: NDArray[np.uint8], place: int, check: Callable[[], None]) -> Iterator[Tensor]:
+        """Codes ``(n, num_ws, w_dim)`` on the CPU, of the stretches of ``frames`` that show the face.
+
+        For ``place`` see ``paint``. Only what is measured is rendered.
+        """
+        for stretch in self.follower.stretches(frames, place, check):
+            seen = stretch.seen
+            if seen is None:
+                continue
+            ws, shown = seen.ws[self.measured(stretch)], list[Floats]()
+
+            def rendered(part: slice, ws: Tensor = ws) -> Floats:
+                check()
+                with torch.no_grad():
+                    return to_arrays(self.models.generator.synthesize(ws[part], resolution=self.size).clamp(-1, 1))
+
+            for some in self.batch.over(len(ws), rendered):
+                shown += list(some)
+            self.measure(stretch, seen, shown)
+            yield seen.ws.cpu()
 
     def _offsets(self, row: int, count: int) -> Tensor | None:
         return None if self.track is None else self.track.offsets_of(row, count, self.models.device)
@@ -370,17 +387,21 @@ class Lane:
             self._seam.add(below, above, crop.taken, crop.mask, matrix)
         into[index - place] = above
 
-    def measure_shown(self, start: int, crops: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
-        """Note how near the renderings ``shown`` ``(n, s, s, 3)`` in [-1, 1] come to the crops of n frames.
+    def measured(self, stretch: Stretch) -> list[int]:
+        """Which frames of a stretch are measured."""
+        every = self.models.config.measure_every
+        return [index - stretch.start for index in range(stretch.start, stretch.stop) if index % every == 0]
 
-        ``start`` is the plan's index of the first frame.
-        """
-        chosen = [i for i in range(len(crops)) if (start + i) % self.models.config.measure_every == 0]
+    def measure(self, stretch: Stretch, seen: Seen, shown: Sequence[Floats]) -> None:
+        """Note how near renderings ``(S, S, 3)`` in [-1, 1] come to the crops of the frames that are measured."""
+        chosen = self.measured(stretch)
         if not chosen:
             return
-        images = to_tensor(to_pixels(shown[chosen]), self.models.device)
-        values = measure(to_tensor(crops[chosen], self.models.device), images, self.models)
-        at = [start + i for i in chosen]
+        size = self.face.alignment.size
+        small = [to_pixels(averaged(one, size)) for one in shown]
+        images = to_tensor(np.stack(small), self.models.device)
+        values = measure(to_tensor(seen.crops[chosen], self.models.device), images, self.models)
+        at = [stretch.start + index for index in chosen]
         self.identity[at], self.landmark_error[at] = values["identity"], values["landmark_error"]
 
 

@@ -11,7 +11,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from datamodules.types import BadInputError
 from modules.model_folder import CONFIG
 from services.registry.errors import RegistryUnavailableError
-from services.registry.store import EVALUATED_ON, ModelStore, RegisteredVersion
+from services.registry.store import EVALUATED_ON, ModelStore, RegisteredVersion, registering
 
 _FORGOTTEN = "forgotten"
 """What the run of a forgotten version is called."""
@@ -30,26 +30,30 @@ def clips_behind(store: ModelStore, name: str) -> frozenset[str]:
 def forget_model(store: ModelStore, name: str) -> int:
     """Delete a registered model: versions, files of its runs, downloads; returns how many versions there were.
 
+    So are runs and models of registrations that were stopped before there was a version.
+
     MLflow itself keeps a deleted version's files, and the rows of its run and model: the files are deleted here,
     and the rows no longer say whose they were. Deleting what is not there is no error. Raises
     ``RegistryUnavailableError``, and ``BadInputError`` for a name that nothing can be registered under.
     """
-    versions = store.versions(name)
+    versions, experiments = store.versions(name), [store.connection.experiment_id()]
     with store.connection.reach() as client:
         for version in versions:
             found = client.get_model_version(name, version.version)
-            places = [str(found.source)]
-            if found.run_id:
-                places.append(str(client.get_run(found.run_id).info.artifact_uri))
-            for place in places:
-                uri = store.connection.uri  # else the process-wide one, which is another or none
-                get_artifact_repository(place, uri, uri).delete_artifacts()  # type: ignore[no-untyped-call]
+            _delete_files(store, str(found.source))
             if found.model_id:
                 _unname_model(client, found.model_id)
                 client.delete_logged_model(found.model_id)
             if found.run_id:
-                _unname_run(client, found.run_id)
-                client.delete_run(found.run_id)
+                _forget_run(store, client, found.run_id)
+        # A registration that was stopped half-way left a run, and perhaps a model, without a version.
+        for run in client.search_runs(experiments, f"attributes.run_name = '{registering(name)}'"):
+            run_id = run.info.run_id
+            for model in client.search_logged_models(experiments, f"source_run_id = '{run_id}'"):
+                _delete_files(store, str(model.artifact_location))
+                _unname_model(client, model.model_id)
+                client.delete_logged_model(model.model_id)
+            _forget_run(store, client, run_id)
         if client.search_registered_models(f"name = '{name}'", max_results=1):
             client.delete_registered_model(name)
     shutil.rmtree(store.cache / name, ignore_errors=True)
@@ -65,6 +69,17 @@ def _clip_behind(store: ModelStore, version: RegisteredVersion) -> str | None:
     except (BadInputError, RegistryUnavailableError, OSError, ValueError, KeyError, TypeError):
         # Its files are damaged or gone, or the disk is full; 'adapt' measures on the clip that it learned from.
         return version.tags.get(EVALUATED_ON)
+
+
+def _delete_files(store: ModelStore, place: str) -> None:
+    uri = store.connection.uri  # else the process-wide one, which is another or none
+    get_artifact_repository(place, uri, uri).delete_artifacts()  # type: ignore[no-untyped-call]
+
+
+def _forget_run(store: ModelStore, client: MlflowClient, run_id: str) -> None:
+    _delete_files(store, str(client.get_run(run_id).info.artifact_uri))
+    _unname_run(client, run_id)
+    client.delete_run(run_id)
 
 
 def _unname_run(client: MlflowClient, run_id: str) -> None:

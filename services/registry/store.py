@@ -257,7 +257,7 @@ class ModelStore:
             if run_id is not None:
                 return log_model_folder(client, experiment, run_id, folder), run_id
             run_id = client.create_run(
-                experiment, run_name=f"register {name}", tags={"stage": "register"}
+                experiment, run_name=registering(name), tags={"stage": "register"}
             ).info.run_id
             state = "FAILED"
             try:
@@ -302,6 +302,11 @@ class ModelStore:
         if evaluation is not None:
             return self.evaluate(version, evaluation)
         return self.version(version.name, version.version)
+
+
+def registering(name: str) -> str:
+    """What the runs are called that only carry a model into the registry."""
+    return f"register {name}"
 
 
 def log_model_folder(client: MlflowClient, experiment_id: str, run_id: str, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import scipy.signal
@@ -16,6 +17,7 @@ from modules.ops import (
     filtered_lrelu,
     haar_order,
     inverse_haar,
+    luma,
     modulated_conv2d,
     move_image,
     shrink,
@@ -223,3 +225,11 @@ def test_shrink_means_boxes_and_keeps_flat_images_flat() -> None:
 def test_shrink_refuses_sides_that_do_not_fit(side: int) -> None:
     with pytest.raises(ValueError, match=r"1\.\.4"):
         shrink(torch.zeros(1, 1, 4, 4), side)
+
+
+def test_luma_is_opencvs_grey() -> None:
+    images = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    expected = [cv2.cvtColor(one.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2GRAY) for one in images]
+    np.testing.assert_allclose(luma(images)[:, 0], expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="needs"):
+        luma(images[:, :2])

@@ -32,7 +32,7 @@ SETTINGS = AdaptationSettings(
     seed=1,
 )
 STITCHING = StitchingConfig(12, 2, 6, StitchingTraining(0.01, 0.1, 1.0, 3.0, 1.0, 3.0), "alex", 5, 1)
-DYNAMICS = DynamicsConfig(2, 0.05, 4, 1, 1.0, 1.0, 1.0, 0.01, 0.1, 64)
+DYNAMICS = DynamicsConfig(2, 0.05, 4, 1, 1.0, 1.0, 0.1, 1.0, 0.01, 0.1, 64)
 
 
 class WholePictures:

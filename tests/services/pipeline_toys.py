@@ -17,6 +17,7 @@ from datamodules.video import ShotConfig
 from modules.assets import asset_path
 from modules.editing.directions import Direction, EditSet
 from modules.perception.detection import DetectionConfig, FaceObservation, load_face_finder
+from modules.perception.parsing import Regions
 from services.pipeline.models import Judges, Models
 from services.pipeline.options import PipelineConfig
 from services.settings import load_params
@@ -64,7 +65,7 @@ FOUND: dict[int, list[FaceObservation]] = {}
 
 
 class ToyJudges(Judges):
-    """Finds real faces, in the first ``visible`` frames; the region is a disc, larger for the head."""
+    """Finds real faces, in the first ``visible`` frames; the face is a disc, the head a larger one."""
 
     identity = ToyIdentity()
     perceptual = ToyPerceptual()
@@ -80,10 +81,11 @@ class ToyJudges(Judges):
         hidden = self.looked - self.visible
         return [FOUND[key] if len(keys) - index > hidden else [] for index, key in enumerate(keys)]
 
-    def region(self, images: Tensor, head: bool) -> Tensor:
+    def regions(self, images: Tensor) -> Regions:
         at = torch.linspace(-1, 1, images.shape[-1])
-        disc = (at[:, None] ** 2 + at[None] ** 2 < (0.8 if head else 0.6) ** 2).float()
-        return disc.expand(len(images), 1, -1, -1)
+        discs = ((at[:, None] ** 2 + at[None] ** 2 < radius**2).float() for radius in (0.6, 0.8))
+        face, head = (disc.expand(len(images), 1, -1, -1) for disc in discs)
+        return Regions(face, head, 1 - head)
 
 
 @pytest.fixture(scope="session")

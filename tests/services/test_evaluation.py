@@ -22,6 +22,7 @@ from torch import Tensor
 from datamodules.clips import Prepared, PreparedClip
 from datamodules.shards import encode_jpeg, save_shard
 from datamodules.types import BadInputError
+from modules.perception.parsing import Regions
 from services.evaluate import encoder_folder, re_evaluation
 from services.evaluation import EvaluationConfig, Row, Rows, make_row
 from services.evaluation_frames import HeldOutFrames, held_out_frames
@@ -96,10 +97,10 @@ class ToyJudges:
     def second_identity(images: Tensor) -> Tensor:
         return images.mean((2, 3))
 
-    def region(self, images: Tensor, head: bool) -> Tensor:
+    def regions(self, images: Tensor) -> Regions:
         mask = torch.zeros(len(images), 1, *images.shape[2:])
         mask[..., :128] = 1
-        return mask
+        return Regions(mask, mask, 1 - mask)
 
 
 def test_measures_by_hand() -> None:

@@ -12,6 +12,7 @@ from pipeline_toys import NUM_WS, W_DIM, ToyJudges
 from torch import Tensor
 
 from modules.editing.directions import EditRequest, EditSet
+from modules.perception.parsing import Regions
 from services.pasting_evaluation import RENDERED, SLACK, WAYS, Pasted, beyond_both, markdown, measure_pasting
 from services.pipeline.models import Models
 
@@ -72,9 +73,9 @@ def test_rendered_is_what_the_generator_draws_and_nothing_else(models: Models) -
 
 def test_a_frame_no_part_of_which_is_surely_a_face_says_nothing_of_its_face(models: Models) -> None:
     class Unsure(type(models.judges)):  # type: ignore[misc]
-        def region(self, images: Tensor, head: bool) -> Tensor:
-            sure = images.mean((1, 2, 3), keepdim=True) > 0
-            return super().region(images, head) * torch.where(sure, 1.0, 0.5)
+        def regions(self, images: Tensor) -> Regions:
+            sure = torch.where(images.mean((1, 2, 3), keepdim=True) > 0, 1.0, 0.5)
+            return Regions(*(mask * sure for mask in super().regions(images)))
 
     judges = Unsure(models.judges.detection, "alex", "cpu")
     frames = np.stack([np.full((256, 256, 3), level, np.uint8) for level in (100, 180)])

@@ -19,6 +19,7 @@ from datamodules.types import BadInputError
 from modules.encoders.restoring import TASKS, RestoringEncoder, Task, copy_of, degrade, save_restoring_encoder
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig, load_frame_encoder, save_frame_encoder
 from modules.model_folder import load_model, weights_sha256
+from modules.perception.parsing import Regions
 from services.cli import run
 from services.evaluate import re_evaluation
 from services.evaluation import EvaluationConfig, data_hash_of
@@ -66,8 +67,9 @@ class Judges:
         return images.mean((2, 3))
 
     @staticmethod
-    def region(images: Tensor, head: bool) -> Tensor:
-        return torch.ones(len(images), 1, *images.shape[2:])
+    def regions(images: Tensor) -> Regions:
+        whole = torch.ones(len(images), 1, *images.shape[2:])
+        return Regions(whole, whole, 1 - whole)
 
 
 class Knows:

@@ -27,11 +27,12 @@ from modules.losses.perceptual import PerceptualLoss, load_lpips
 from modules.out_of_memory import BatchSize
 
 ROWS, WIDTH, SIDE = 3, 4, 96
-CONFIG = DynamicsConfig(150, 0.05, 6, 2, 1.0, 0.0, 0.0, 0.0, 0.0, 1024)
+CONFIG = DynamicsConfig(150, 0.05, 6, 2, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1024)
 random = torch.Generator().manual_seed(3)
 BASIS = torch.randn(ROWS * WIDTH, 3 * SIDE * SIDE, generator=random) * 0.05
 LIPS = torch.randn(3 * SIDE * SIDE, 6, generator=random) * 0.02
 CORNERS = torch.randn(3 * SIDE * SIDE, 4, generator=random) * 0.02
+ODDS = torch.randn(3 * SIDE * SIDE, 1, generator=random) * 0.02
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,30 @@ def test_each_term_holds_what_it_is_for(eyes: Eyes) -> None:
     assert held < 0.3 * moved
     plain = eyes.features(show(ws))
     assert eyes(show(ws + seen), plain).mean() < 0.7 * eyes(show(ws + free), plain).mean()
+
+
+def says(images: Tensor) -> Tensor:
+    return images.flatten(1) @ ODDS
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_was_expressed_is_not_lost_to_the_lips_and_more_of_it_costs_nothing(eyes: Eyes, sign: float) -> None:
+    """In this world moving the lips back costs some frames of it and gives others more of it."""
+    ws, wanted = edited(9), lips(show(edited(9) * 0.5))
+    plain = sign * says(show(ws))
+
+    def lost(weight: float) -> tuple[Tensor, float]:
+        moved = offsets(
+            replace(CONFIG, expression_weight=weight), eyes, wanted, ws,
+            expressed=lambda images: sign * says(images),
+        )  # fmt: skip
+        error = float(point_distance(lips(show(ws + moved)), wanted).mean())
+        return plain - sign * says(show(ws + moved)), error
+
+    (free, _), (held, error) = lost(0.0), lost(3.0)
+    assert held.max() < 0.02 < 0.05 < free.max()
+    assert held.min() < -0.2, "what it gained is not taken back"
+    assert error < 0.1 * point_distance(lips(show(ws)), wanted).mean()
 
 
 def test_rows_that_may_not_move_stay_and_the_frame_before_holds_the_first(eyes: Eyes) -> None:

@@ -89,7 +89,7 @@ def test_face_mask_covers_eyes_and_mouth(frame, mesh):
     image = cut(frame, box, 256)
     points = mesh(image).points
     with torch.no_grad():
-        mask = load_face_parser().face_mask(image, points)
+        mask = load_face_parser().regions(image, points).face
     assert mask.shape == (1, 1, 256, 256) and mask.min() >= 0 and mask.max() <= 1
     for index in (159, 386, 13, 4):
         x, y = points[0, index, :2].round().long()

@@ -35,7 +35,8 @@ def test_each_class_of_bisenet_is_in_or_out(monkeypatch: pytest.MonkeyPatch) -> 
         net = BiSeNet()
     pictures = torch.eye(len(CLASSES))[:, :, None, None].expand(-1, -1, 2, 2)
     monkeypatch.setattr(net, "probabilities", lambda images: pictures)
-    for mask, outside in ((net.face_mask(pictures), OUTSIDE_FACE), (net.head_mask(pictures), OUTSIDE_HEAD)):
+    all_but_background = set(CLASSES) - {"background"}
+    for mask, outside in zip(net.regions(pictures), (OUTSIDE_FACE, OUTSIDE_HEAD, all_but_background), strict=True):
         assert mask.shape == (len(CLASSES), 1, 2, 2)
         assert {name for name, inside in zip(CLASSES, mask[:, 0, 0, 0], strict=True) if not inside} == outside
 
@@ -44,9 +45,11 @@ def test_the_head_of_the_registrys_parser_is_three_of_its_classes(monkeypatch: p
     parser = load_region_parser(ParsingConfig("selfie", ""))
     pictures = torch.eye(len(SELFIE))[:, :, None, None].expand(-1, -1, 2, 2)
     monkeypatch.setattr(FaceParser, "forward", lambda self, images: pictures)
-    mask = parser.head_mask(pictures)[:, 0, 0, 0]
-    head = {name for name, inside in zip(SELFIE, mask, strict=True) if inside}
-    assert head == {"hair", "face skin", "other"}
+    face, head, background = (
+        {name for name, inside in zip(SELFIE, mask[:, 0, 0, 0], strict=True) if inside}
+        for mask in parser.regions(pictures)
+    )
+    assert face == {"face skin"} and head == {"hair", "face skin", "other"} and background == {"background"}
 
 
 def test_bisenet_is_read_from_a_file(tmp_path: Path) -> None:
@@ -54,7 +57,7 @@ def test_bisenet_is_read_from_a_file(tmp_path: Path) -> None:
     torch.save(BiSeNet().state_dict(), tmp_path / "79999_iter.pth")
     parser = load_region_parser(ParsingConfig("bisenet", str(tmp_path / "79999_iter.pth")))
     images = torch.rand(1, 3, 64, 64) * 2 - 1
-    face, head = parser.face_mask(images), parser.head_mask(images)
+    face, head, _ = parser.regions(images)
     assert face.shape == head.shape == (1, 1, 64, 64)
     assert (face > 0).all() and (face <= head + 1e-6).all() and (head <= 1).all()
 

@@ -91,7 +91,7 @@ def test_the_server_is_asked_and_stopped(checkout, tmp_path: Path) -> None:
     with serving(environment(tmp_path), ["pipeline.encoder=video"], log, 60) as server:
         assert server.models[0]["state"] == str(tmp_path) and server.ready_seconds > 0
         assert edited_image(server, b"png", AGE) == (b"pngage=20", "toy/1")
-        assert edited_video(server, clip, AGE, 0.5, 30) == b"clip"
+        assert edited_video(server, clip, AGE, 0.5, 0, 30) == b"clip"
         with pytest.raises(ServerFailedError, match=r"/v1/edit answered 422.*no face"):
             edited_image(server, b"no face", AGE)
         pid = server.models[0]["pid"]
@@ -109,7 +109,7 @@ def test_a_job_that_fails_is_told(checkout, tmp_path: Path) -> None:
         serving(environment(tmp_path), ["pipeline.encoder=video"], log, 60) as server,
         pytest.raises(ServerFailedError, match="the job is failed: why"),
     ):
-        edited_video(server, clip, AGE, 0.5, 30)
+        edited_video(server, clip, AGE, 0.5, 0, 30)
 
 
 def test_a_server_that_ends_or_never_answers_is_told(checkout, tmp_path: Path) -> None:

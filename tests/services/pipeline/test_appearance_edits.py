@@ -12,7 +12,8 @@ from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest, EditSet
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
-from services.pipeline.crops import edit_crops, way_to_paste
+from modules.perception.parsing import Regions
+from services.pipeline.crops import EditedCrop, edit_crops, way_to_paste
 from services.pipeline.edit import edit_image
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -46,29 +47,33 @@ def models(toy_models: Models) -> Models:
     return replace(toy_models, generator=made, edits=edits)
 
 
-class Regions:
-    """Judges whose region is everything; they keep whether the head was asked for."""
+class HalfFaces:
+    """Judges whose head is everything and whose face is the left half."""
 
-    def __init__(self) -> None:
-        self.asked: list[bool] = []
+    def regions(self, images: torch.Tensor) -> Regions:
+        head = torch.ones(len(images), 1, *images.shape[2:])
+        face = head.clone()
+        face[..., images.shape[3] // 2 :] = 0
+        return Regions(face, head, 1 - head)
 
-    def region(self, images: torch.Tensor, head: bool) -> torch.Tensor:
-        self.asked.append(head)
-        return torch.ones(len(images), 1, *images.shape[2:])
 
-
-def crop(models: Models, request: EditRequest, options: EditOptions) -> np.ndarray:
+def crop(models: Models, request: EditRequest, options: EditOptions) -> EditedCrop:
     ws = 0.1 * torch.randn(1, NUM_WS, W_DIM, generator=torch.Generator().manual_seed(0))
     (made,) = edit_crops(ws, torch.zeros(1, 3, 64, 64), [request], models, options, 64)
+    return made
+
+
+def change(models: Models, request: EditRequest, options: EditOptions) -> np.ndarray:
+    made = crop(models, request, options)
     return made.edit - made.reconstruction
 
 
 def test_a_channel_draws_what_that_channel_of_the_code_draws(models) -> None:
-    change = crop(replace(models, judges=Regions()), LIPS, EditOptions(paste="difference"))
+    found = change(replace(models, judges=HalfFaces()), LIPS, EditOptions(paste="difference"))
     wanted = torch.nn.functional.interpolate(
         2 * 0.7 * models.generator.basis[NUM_WS // 2 * W_DIM + 3].view(1, 3, 16, 16), 64, mode="bilinear"
     )
-    np.testing.assert_allclose(change, wanted[0].permute(1, 2, 0).numpy(), atol=1e-5)
+    np.testing.assert_allclose(found, wanted[0].permute(1, 2, 0).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -76,19 +81,18 @@ def test_a_channel_draws_what_that_channel_of_the_code_draws(models) -> None:
     [(LIPS, False, "mixed"), (HAIR, True, "mixed"), (OTHER, False, "replace")],
 )
 def test_hair_reaches_the_head_and_another_person_replaces(models, request_, head, paste) -> None:
-    regions = Regions()
-    crop(replace(models, judges=regions), request_, EditOptions())
-    assert set(regions.asked) == {head}
+    made = crop(replace(models, judges=HalfFaces()), request_, EditOptions())
+    assert made.mask[32, 16] == 1 and made.mask[32, 48] == float(head)
     assert way_to_paste([request_], models, EditOptions()) == paste
     assert way_to_paste([replace(request_, strength=0.0)], models, EditOptions()) == "mixed"
 
 
 def test_the_seed_chooses_the_person_and_nothing_else(models) -> None:
-    models = replace(models, judges=Regions())
-    one, again, other = (crop(models, OTHER, EditOptions(seed=seed)) for seed in (3, 3, 4))
+    models = replace(models, judges=HalfFaces())
+    one, again, other = (change(models, OTHER, EditOptions(seed=seed)) for seed in (3, 3, 4))
     assert np.array_equal(one, again)
     assert np.abs(one - other).max() > 1e-3
-    assert np.array_equal(*(crop(models, LIPS, EditOptions(seed=seed)) for seed in (3, 4)))
+    assert np.array_equal(*(change(models, LIPS, EditOptions(seed=seed)) for seed in (3, 4)))
 
 
 def test_strength_zero_gives_the_input_bit_for_bit(models, picture) -> None:

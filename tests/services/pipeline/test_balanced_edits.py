@@ -22,6 +22,7 @@ from datamodules.video import VideoWriter, probe, read_frames
 from modules.editing.directions import EditRequest, EditSet
 from modules.generators.codes_file import save_codes
 from modules.perception.detection import FaceObservation
+from modules.perception.parsing import Regions
 from services.balancing import balancing_of
 from services.cli import run
 from services.pipeline.balance import Requests, balanced
@@ -102,8 +103,8 @@ def test_what_is_lost_on_the_way_into_the_frame_is_asked_for_too(models: Models,
     """Half of the change is pasted; codes without a frame lose nothing."""
 
     class Half(SeeingJudges):
-        def region(self, images: Tensor, head: bool) -> Tensor:
-            return 0.5 * super().region(images, head)
+        def regions(self, images: Tensor) -> Regions:
+            return Regions(*(0.5 * mask for mask in super().regions(images)))
 
     half = Half(models.judges.detection, "alex", "cpu")
     half.finder, half.basis = models.judges.finder, models.judges.basis  # type: ignore[attr-defined]

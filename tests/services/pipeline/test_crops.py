@@ -11,6 +11,7 @@ from modules.editing.directions import Direction, EditRequest, EditSet
 from modules.editing.placement import RIGHT, ROLL, Placement
 from modules.ops import move_image
 from modules.out_of_memory import BatchSize
+from modules.perception.parsing import Regions
 from services.pipeline.crops import changes_nothing, edit_crops, way_to_paste
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -60,15 +61,35 @@ def test_no_strength_changes_nothing_unless_the_face_is_to_be_replaced() -> None
     assert not changes_nothing([OLDER], EditOptions())
 
 
-class Regions:
-    """Judges whose region is where the picture is bright; they keep what they were asked."""
+class Disc:
+    """Judges whose head, all of it face, is a disc; nothing is background."""
+
+    def regions(self, images: torch.Tensor) -> Regions:
+        at = torch.linspace(-1, 1, images.shape[-1])
+        disc = (at[:, None] ** 2 + at[None] ** 2 < 0.4).float().expand(len(images), 1, -1, -1)
+        return Regions(disc, disc, torch.zeros_like(disc))
+
+
+class BeforeWall(Disc):
+    """The same before a background."""
+
+    def regions(self, images: torch.Tensor) -> Regions:
+        found = super().regions(images)
+        return found._replace(background=1 - found.head)
+
+
+class HalfFaces:
+    """Judges whose head is everything and whose face is the left half; they keep how bright what they saw was."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[float, bool]] = []
+        self.asked: list[float] = []
 
-    def region(self, images: torch.Tensor, head: bool) -> torch.Tensor:
-        self.asked.append((float(images.mean()), head))
-        return torch.ones(len(images), 1, *images.shape[2:])
+    def regions(self, images: torch.Tensor) -> Regions:
+        self.asked.append(float(images.mean()))
+        head = torch.ones(len(images), 1, *images.shape[2:])
+        face = head.clone()
+        face[..., images.shape[3] // 2 :] = 0
+        return Regions(face, head, 1 - head)
 
 
 @pytest.mark.parametrize(
@@ -77,15 +98,16 @@ class Regions:
 )
 def test_the_mask_follows_the_face_that_is_there(models, request_, adapted, looks, head) -> None:
     """The input is always asked, the edited picture where its outline counts, the reconstruction never."""
-    regions = Regions()
-    models = replace(models, judges=regions, adapted=adapted)
+    judges = HalfFaces()
+    models = replace(models, judges=judges, adapted=adapted)
     target = torch.full((1, 3, 64, 64), 0.75)
     (crop,) = edit_crops(models.mean_codes(1), target, [request_], models, EditOptions(), 64)
     assert crop.mask.shape == (64, 64)
-    assert len(regions.asked) == looks
-    assert regions.asked[0] == (pytest.approx(0.75), head)
+    assert len(judges.asked) == looks
+    assert judges.asked[0] == pytest.approx(0.75)
+    assert crop.mask[32, 16] == 1 and crop.mask[32, 48] == float(head)
     if looks == 2:
-        assert regions.asked[1][0] == pytest.approx(float(crop.edit.mean()), abs=1e-3)
+        assert judges.asked[1] == pytest.approx(float(crop.edit.mean()), abs=1e-3)
 
 
 def test_only_what_is_pasted_whole_has_its_colours_corrected(models) -> None:
@@ -104,6 +126,25 @@ def test_only_what_is_pasted_whole_has_its_colours_corrected(models) -> None:
     # The mean code's picture is grey all over, 0.1 below the target.
     assert turned.taken is not None
     np.testing.assert_allclose(turned.taken, -12.75, atol=0.05)
+
+
+def test_around_a_head_that_is_pasted_whole_the_frame_shows_its_own_background(models) -> None:
+    """A face before the same background, and a head that was stitched to it, are pasted as before."""
+    target = torch.full((1, 3, 64, 64), 0.1)
+
+    def mask(judges: Disc, request: EditRequest, **more) -> np.ndarray:
+        seeing = replace(models, judges=judges, **more)
+        return next(edit_crops(models.mean_codes(1), target, [request], seeing, EditOptions(), 64)).mask
+
+    without, before = mask(Disc(), TURN), mask(BeforeWall(), TURN)
+    at = np.linspace(-1, 1, 64)
+    apart = np.hypot(at[:, None], at[None])
+    ring = (apart > 0.76) & (apart < 0.8)
+    assert without[ring].mean() > 0.05 > 0.005 > before[ring].max()
+    assert before[apart < 0.55].min() > 0.95
+    stitched = [mask(judges, TURN, stitched=models.generator) for judges in (Disc(), BeforeWall())]
+    np.testing.assert_array_equal(*stitched)
+    np.testing.assert_array_equal(mask(Disc(), OLDER), mask(BeforeWall(), OLDER))
 
 
 class Shading:
@@ -232,11 +273,3 @@ def test_one_face_that_the_memory_does_not_hold_is_refused_with_what_to_lower(mo
     ) as refused:
         list(edit_crops(models.mean_codes(1), target, [OLDER], models, EditOptions(), 64))
     assert refused.value.status == 507
-
-
-class Disc:
-    """Judges whose region is a disc."""
-
-    def region(self, images: torch.Tensor, head: bool) -> torch.Tensor:
-        at = torch.linspace(-1, 1, images.shape[-1])
-        return (at[:, None] ** 2 + at[None] ** 2 < 0.4).float().expand(len(images), 1, -1, -1)

@@ -22,7 +22,7 @@ from modules.generators.stylegan3_layout import StyleGAN3Config, plan_layers
 from modules.out_of_memory import BatchSize
 from modules.perception.mesh import FaceMesh
 from services.pipeline import lips
-from services.pipeline.lips import before_expression, keep_lips
+from services.pipeline.lips import asked_expressions, before_expression, keep_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, PipelineConfig
 from services.pipeline.plan import plan_clip
@@ -75,6 +75,36 @@ def test_an_imported_edit_is_of_the_expression_where_it_was_set_to_one() -> None
     assert before_expression([elder, other, grin], edits) == (elder, other)
     assert before_expression([AGE, gape, elder], edits) == (AGE,)
     assert before_expression([AGE, elder, other], edits) == ()
+
+
+def test_expressions_that_a_net_judges_are_known_by_name_and_by_what_an_import_was_set_to() -> None:
+    fury = Direction("fury", "steps", torch.zeros(2, 3), -1, 1, "toy", attribute="anger")
+    edits = EditSet([fury, replace(fury, name="grin", attribute="smile")])
+    assert asked_expressions([AGE, SMILE, EditRequest("grin", 1.0)], edits) == {}
+    assert asked_expressions([EditRequest("surprise", 0.5), EditRequest("anger", 0.0)], edits) == {
+        "surprised": 1.0
+    }
+    assert asked_expressions([EditRequest("fury", -0.5), EditRequest("surprise", 1.0)], edits) == {
+        "angry": -1.0, "surprised": 1.0
+    }  # fmt: skip
+
+
+def test_an_expression_that_was_asked_for_is_held_while_lips_are_led_back(
+    clip: Path, small_models: Models, tmp_path: Path
+) -> None:
+    """By face-api's net itself, on pictures of a small generator; an edit that it does not judge is left alone."""
+    pushes = small_models.edits["smile"]
+    edits = joined(small_models.edits, EditSet([replace(pushes, name="anger"), replace(pushes, name="pout")]))
+
+    def found(name: str, weight: float) -> np.ndarray:
+        dynamics = {"mesh": replace(DYNAMICS, iterations=4, expression_weight=weight)}
+        config = replace(small_models.config.keep_lips, dynamics=dynamics)
+        models = replace(small_models, edits=edits, config=replace(small_models.config, keep_lips=config))
+        (track,) = tracks(clip, models, tmp_path / f"{name}-{weight}", [EditRequest(name, 1.0)])
+        return track.offsets.read(0, 12)
+
+    np.testing.assert_array_equal(found("pout", 0.0), found("pout", 30.0))
+    assert np.abs(found("anger", 0.0) - found("anger", 30.0)).max() > 1e-3
 
 
 @pytest.mark.parametrize(("resolution", "moving"), [(64, {16, 32, 64}), (1024, {16, 32, 64, 128, 256, 512, 1024})])
@@ -253,7 +283,7 @@ def test_fans_heatmaps_of_the_inner_lips_stand_in_eq_3_where_they_are_chosen(
     monkeypatch.setattr(lips, "load_fan", lambda weights, device: fan)
     config = replace(small_models.config.keep_lips, judge="fan")
     models = replace(small_models, config=replace(small_models.config, keep_lips=config))
-    of_faces, _ = lips._judges(models)
+    of_faces = lips._judges(models, {}).mouth_of
     images = torch.rand(2, 3, 64, 64)
     found = of_faces(images)(images)
     assert found.lips.shape == (2, 8, 64) and found.corners.shape == (2, 0, 2)

@@ -238,3 +238,27 @@ def test_files_are_forgotten_where_the_registry_keeps_them(
     registry.register(toy_model(1), NAME)
     assert forget_model(registry, NAME) == 1
     assert asked and set(asked) == {(registry.connection.uri, registry.connection.uri)}
+
+
+def test_what_a_stopped_registration_left_is_forgotten_too(
+    registry: ModelRegistry, toy_model: Toy, evaluation: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stopped after the files were logged, before there was a version; runs of other models stay."""
+    folder = toy_model(1)
+    kept = registry.register(toy_model(2), "stylereel-video-encoder")
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(registry, "_create_version", lambda *all: (_ for _ in ()).throw(KeyboardInterrupt))
+        registry.register(folder, NAME, evaluation(folder, 12.5))
+    whole = (folder / "weights.safetensors").read_bytes()
+
+    def copies() -> list[Path]:
+        found = tmp_path.rglob("weights.safetensors")
+        return [path for path in found if folder not in path.parents and path.read_bytes() == whole]
+
+    assert copies() and not registry.versions(NAME)
+    assert forget_model(registry, NAME) == 0
+    assert not copies()
+    with registry.connection.reach() as client:
+        runs = client.search_runs([registry.connection.experiment_id()], "")
+    assert [run.info.run_name for run in runs] == ["register stylereel-video-encoder"]
+    assert registry.download(kept).is_dir()

@@ -1,0 +1,104 @@
+"""What comes into view behind a head that moved: the frame's own background, not the one that a generator draws.
+
+Where a head turns away, the frame has nothing to show, and the generator's background is another place in another
+light: a haze around the head. What the frame shows beside the head is carried in there, by push and pull over a
+pyramid (Gortler et al. 1996, section 3.3.2): the nearest that is known, ever smoother further in. Where the frame
+itself shows its background, nothing is pasted over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from services.pipeline.light import at_size, smoothed
+from services.pipeline.seam import Floats, averaged
+
+_LEAST = 1e-3
+"""Weight below which a place of the pyramid knows nothing."""
+_COARSEST = 2
+"""Side of its last picture, in pixels."""
+
+
+@dataclass(frozen=True)
+class BehindConfig:
+    """What counts as background."""
+
+    side: int
+    """Pixels of a side to which crops are averaged down: what is carried in is smooth."""
+    clear: float
+    """How far the head is widened before what is around it counts as seen, as a fraction of the crop's side."""
+    soften: float
+    """Standard deviation of the blur of its edges, as a fraction of the crop's side."""
+    least: float
+    """Share of the crop that must be background in the frame; with less, all stays as the generator drew it."""
+
+    def __post_init__(self) -> None:
+        if self.side < 2 or min(self.clear, self.soften) <= 0 or not 0 < self.least < 1:
+            raise ValueError("side must be 2 or more; clear and soften above 0, least in (0, 1)")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What lies around a head in two pictures of one crop, each ``(s, s)`` in [0, 1]."""
+
+    head: Floats
+    """The frame's head."""
+    before: Floats
+    """The frame's background."""
+    after: Floats
+    """The edited picture's background."""
+
+
+def frames_background(
+    edit: Floats, mask: Floats, frame: Floats, around: Surroundings, config: BehindConfig
+) -> tuple[Floats, Floats]:
+    """The edit ``(S, S, 3)`` before the frame's background, and the mask without what the frame shows by itself.
+
+    ``mask`` is ``(S, S)`` in [0, 1]; ``frame`` ``(T, T, 3)`` is the crop of the frame, in the edit's range. Both
+    are returned as they are where the frame shows hardly any background. Raises ``ValueError`` for shapes that do
+    not fit.
+    """
+    size = len(edit)
+    if edit.shape != (size, size, 3) or mask.shape != (size, size):
+        raise ValueError(f"an edit (S, S, 3) needs a mask (S, S), got {edit.shape} and {mask.shape}")
+    side = min(config.side, size, len(frame), len(around.head))
+    head, before, after = (averaged(region, side) for region in (around.head, around.before, around.after))
+    across = 2 * max(1, round(config.clear * side)) + 1
+    wide = cv2.dilate(head, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across)))
+    known = surely(before * (1.0 - np.asarray(wide, np.float32)))
+    if known.mean() < config.least:
+        return edit, mask
+    behind = at_size(carried_in(averaged(frame, side), known), size)
+    sigma = config.soften * side
+    share = at_size(smoothed(surely(after), sigma), size)
+    shown = at_size(smoothed(surely(after) * known, sigma), size)
+    return edit + share[..., None] * (behind - edit), mask * (1.0 - shown)
+
+
+def surely(share: Floats) -> Floats:
+    """0 up to a half, then rising to 1: a parser is half sure of what is soft, hair and shadows."""
+    return np.asarray(np.clip(2.0 * share - 1.0, 0.0, 1.0), np.float32)
+
+
+def carried_in(colours: Floats, known: Floats) -> Floats:
+    """``(s, s, 3)``: colours where they are known, ``(s, s)`` in [0, 1], and from around where they are not.
+
+    A constant stays itself. Somewhere, something must be known.
+    """
+    weighted, weights = [colours * known[..., None]], [known]
+    while min(weights[-1].shape) > _COARSEST:
+        below, weight = cv2.pyrDown(weighted[-1]), cv2.pyrDown(weights[-1])
+        # A place that is known in part is enough to go by.
+        gain = np.minimum(1.0 / np.maximum(weight, _LEAST), 4.0)
+        weighted.append(np.asarray(below * gain[..., None], np.float32))
+        weights.append(np.asarray(weight * gain, np.float32))
+    total = max(float(weights[-1].sum()), 1e-12)
+    found = np.broadcast_to(weighted[-1].sum((0, 1)) / total, weighted[-1].shape).astype(np.float32)
+    for colour, weight in zip(weighted[::-1], weights[::-1], strict=True):
+        if found.shape != colour.shape:
+            found = np.asarray(cv2.pyrUp(found, dstsize=colour.shape[1::-1]), np.float32)
+        found = colour + (1.0 - weight[..., None]) * found
+    return found

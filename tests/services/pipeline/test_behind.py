@@ -1,0 +1,106 @@
+"""The frame's background behind a head that moved, on drawn pictures whose every place is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.pipeline.behind import BehindConfig, Surroundings, carried_in, frames_background, surely
+from services.pipeline.options import PipelineConfig
+from services.settings import load_params
+
+SIDE = 128
+CONFIG = load_params(environment={}).section("pipeline", PipelineConfig).behind
+HEAD, WALL, HAZE = 0.8, -0.3, 0.4
+
+
+def disc(x: float, radius: float = 0.3) -> np.ndarray:
+    """A head of that radius, ``x`` from the middle, in halves of the side."""
+    at = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    return (np.square(at[:, None]) + np.square(at[None] - x) < radius**2).astype(np.float32)
+
+
+def drawn(region: np.ndarray, background: float) -> np.ndarray:
+    grey = np.where(region > 0.5, HEAD, background).astype(np.float32)
+    return np.dstack([grey, 0.5 * grey, -grey])
+
+
+def pasted(frame: np.ndarray, edit: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return frame + mask[..., None] * (edit - frame)
+
+
+def test_a_head_that_moved_stands_before_the_frames_own_wall() -> None:
+    """The generator's wall is another; all of it is pasted, as if the mask had been grown far too wide."""
+    was, now = disc(0.0), disc(0.25)
+    frame, edit = drawn(was, WALL), drawn(now, HAZE)
+    around = Surroundings(was, 1 - was, 1 - now)
+    found, mask = frames_background(edit, np.ones((SIDE, SIDE), np.float32), frame, around, CONFIG)
+    wanted = drawn(now, WALL)
+    inside, edge = disc(0.25, 0.26), disc(0.25, 0.34) - disc(0.25, 0.26)
+    result = pasted(frame, found, mask)
+    assert np.abs(result - wanted)[edge == 0].max() < 0.02
+    assert np.abs(pasted(frame, edit, np.ones_like(mask)) - wanted)[edge == 0].max() > 0.6
+    # Where the frame shows its wall nothing is pasted over it, and the head itself is the edit's.
+    far = 1 - np.maximum(disc(0.0, 0.5), disc(0.25, 0.5))
+    assert mask[far > 0].max() < 1e-6 and np.array_equal(result[far > 0], frame[far > 0])
+    np.testing.assert_allclose(found[inside > 0], edit[inside > 0], atol=2e-3)
+    assert mask[inside > 0].min() > 0.999
+
+
+def test_where_the_frame_is_all_head_nothing_is_carried_in() -> None:
+    whole = np.ones((SIDE, SIDE), np.float32)
+    edit, mask = drawn(disc(0.2), HAZE), disc(0.0, 0.9)
+    around = Surroundings(whole, 1 - whole, 1 - disc(0.2))
+    found = frames_background(edit, mask, drawn(whole, WALL), around, CONFIG)
+    assert found[0] is edit and found[1] is mask
+
+
+def test_neck_and_clothes_stay_the_generators() -> None:
+    """What is neither head nor background in the edited picture is not taken for background."""
+    was, now, neck = disc(0.0), disc(0.25), disc(-0.6, 0.2)
+    edit = drawn(now, HAZE)
+    around = Surroundings(was, 1 - was, (1 - now) * (1 - neck))
+    found, mask = frames_background(edit, disc(0, 0.9), drawn(was, WALL), around, CONFIG)
+    inside = disc(-0.6, 0.16) > 0
+    np.testing.assert_allclose(found[inside], edit[inside], atol=2e-3)
+    np.testing.assert_allclose(mask[inside], disc(0, 0.9)[inside], atol=2e-3)
+
+
+@given(st.integers(3, 70), st.floats(-1, 1, width=32), st.integers(0, 2**31))
+def test_a_constant_is_carried_in_as_it_is(side: int, value: float, seed: int) -> None:
+    known = np.random.default_rng(seed).random((side, side)).astype(np.float32)
+    known[known < 0.7] = 0
+    known[side // 2, side // 2] = 1
+    colours = np.full((side, side, 3), value, np.float32)
+    colours[known == 0] = 5.0
+    np.testing.assert_allclose(carried_in(colours, known), value, atol=2e-5)
+
+
+def test_what_is_known_stays_and_what_is_near_says_more_than_what_is_far() -> None:
+    known = np.zeros((SIDE, SIDE), np.float32)
+    known[:, :20], known[:, -20:] = 1, 1
+    colours = np.zeros((SIDE, SIDE, 3), np.float32)
+    colours[:, SIDE // 2 :] = 1
+    found = carried_in(colours, known)
+    assert np.array_equal(found[known == 1], colours[known == 1])
+    middle = found[SIDE // 2, :, 0]
+    assert middle[30] < 0.2 and middle[-31] > 0.8 and abs(middle[SIDE // 2] - 0.5) < 0.2
+    assert (np.diff(middle) > -0.05).all()
+
+
+def test_half_sure_is_not_sure() -> None:
+    np.testing.assert_allclose(surely(np.float32([0, 0.5, 0.75, 1])), [0, 0, 0.5, 1])
+
+
+def test_shapes_and_numbers_that_do_not_fit_are_refused() -> None:
+    flat = np.zeros((8, 8), np.float32)
+    with pytest.raises(ValueError, match="needs a mask"):
+        frames_background(np.zeros((8, 8, 3), np.float32), flat[:4], flat, Surroundings(flat, flat, flat), CONFIG)
+    for wrong in ({"side": 1}, {"clear": 0.0}, {"soften": 0.0}, {"least": 1.0}):
+        with pytest.raises(ValueError, match="side must be"):
+            replace(CONFIG, **wrong)
+    assert isinstance(CONFIG, BehindConfig)
