@@ -7,7 +7,7 @@ import os
 
 MIB = 1 << 20
 MAPPED_FROM = 96 * MIB
-"""Bytes: blocks from this size on still come and go by themselves, such as frames of 8K and whole weights."""
+"""Bytes: blocks from this size on still come and go by themselves. 64 channels of 512 px are 64 MiB in float32."""
 MAPPED_FROM_BEFORE_2_35 = 32 * MIB
 """The most that older versions of glibc take; they refuse a larger number."""
 KEPT = 512 * MIB

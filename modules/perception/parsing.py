@@ -79,6 +79,7 @@ class FaceParser(nn.Module):
             if mesh_points.shape != (len(images), 468, 3):
                 raise ValueError(f"mesh points must be ({len(images)}, 468, 3), got {tuple(mesh_points.shape)}")
             face = torch.maximum(face, _filled(mesh_points, images.shape[2], images.shape[3]).to(face))
+            background = torch.minimum(background, 1 - face)
         return Regions(face, torch.maximum(face, head), background)
 
 

@@ -1,4 +1,4 @@
-"""What comes into view behind a head that moved: the frame's own background, not the one that a generator draws.
+"""What stands behind a head that is pasted whole: the frame's own background, not the one that a generator draws.
 
 Where a head turns away, the frame has nothing to show, and the generator's background is another place in another
 light: a haze around the head. What the frame shows beside the head is carried in there, by push and pull over a
@@ -9,6 +9,7 @@ itself shows its background, nothing is pasted over it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,7 +34,8 @@ class BehindConfig:
     soften: float
     """Standard deviation of the blur of its edges, as a fraction of the crop's side."""
     least: float
-    """Share of the crop that must be background in the frame; with less, all stays as the generator drew it."""
+    """Share of the crop that must be background in the frame; with less, all stays as the generator drew it, and
+    from twice as much on nothing does, so that a head that comes near does not flicker."""
 
     def __post_init__(self) -> None:
         if self.side < 2 or min(self.clear, self.soften) <= 0 or not 0 < self.least < 1:
@@ -52,14 +54,25 @@ class Surroundings:
     """The edited picture's background."""
 
 
+class Before(NamedTuple):
+    """A head before the frame's background."""
+
+    edit: Floats
+    """``(S, S, 3)``."""
+    mask: Floats
+    """``(S, S)`` in [0, 1]: without what the frame shows by itself."""
+    share: Floats
+    """``(S, S)`` in [0, 1]: how much of the picture is the background."""
+
+
 def frames_background(
     edit: Floats, mask: Floats, frame: Floats, around: Surroundings, config: BehindConfig
-) -> tuple[Floats, Floats]:
-    """The edit ``(S, S, 3)`` before the frame's background, and the mask without what the frame shows by itself.
+) -> Before:
+    """Put the edit ``(S, S, 3)`` before the frame's background.
 
-    ``mask`` is ``(S, S)`` in [0, 1]; ``frame`` ``(T, T, 3)`` is the crop of the frame, in the edit's range. Both
-    are returned as they are where the frame shows hardly any background. Raises ``ValueError`` for shapes that do
-    not fit.
+    ``mask`` is ``(S, S)`` in [0, 1]; ``frame`` ``(T, T, 3)`` is the crop of the frame, in the edit's range. Edit
+    and mask are returned as they are where the frame shows hardly any background. Raises ``ValueError`` for shapes
+    that do not fit.
     """
     size = len(edit)
     if edit.shape != (size, size, 3) or mask.shape != (size, size):
@@ -69,13 +82,14 @@ def frames_background(
     across = 2 * max(1, round(config.clear * side)) + 1
     wide = cv2.dilate(head, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across)))
     known = surely(before * (1.0 - np.asarray(wide, np.float32)))
-    if known.mean() < config.least:
-        return edit, mask
+    trust = np.float32(np.clip(known.mean() / config.least - 1.0, 0.0, 1.0))
+    if trust == 0:
+        return Before(edit, mask, np.zeros_like(mask))
     behind = at_size(carried_in(averaged(frame, side), known), size)
     sigma = config.soften * side
-    share = at_size(smoothed(surely(after), sigma), size)
-    shown = at_size(smoothed(surely(after) * known, sigma), size)
-    return edit + share[..., None] * (behind - edit), mask * (1.0 - shown)
+    share = trust * at_size(smoothed(surely(after), sigma), size)
+    shown = trust * at_size(smoothed(surely(after) * known, sigma), size)
+    return Before(edit + share[..., None] * (behind - edit), mask * (1.0 - shown), share)
 
 
 def surely(share: Floats) -> Floats:

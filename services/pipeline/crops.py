@@ -26,7 +26,7 @@ from services.pipeline.light import at_size, complexion, smooth_change
 from services.pipeline.models import Models
 from services.pipeline.moved import MovedConfig, moved_share
 from services.pipeline.options import EditOptions, PipelineConfig
-from services.pipeline.seam import SeamCorrector, corrected
+from services.pipeline.seam import SeamCorrector, averaged, corrected
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,8 @@ class _Manner:
     follows: bool
     """Whether the face may also change where the edited one comes to lie."""
 
-    @property
-    def whole_head(self) -> bool:
-        return self.head and self.paste == "replace"
+    frames_background: bool
+    """Whether the frame's background stands behind a head. One that is stitched keeps what the tuning saw."""
 
 
 class _Rendered(NamedTuple):
@@ -154,6 +153,7 @@ def _manner(requests: Sequence[EditRequest], models: Models, options: EditOption
         recoloured=stitched or any(models.edits[request.name].recolours for request in asked),
         stitched=stitched,
         follows=bool(asked) and (head or paste == "replace" or models.adapted),
+        frames_background=head and paste == "replace" and not (stitched or options.stitch),
     )
 
 
@@ -174,11 +174,11 @@ def _rendered(
     around: Sequence[Surroundings | None] = [None] * len(seen)
     if not manner.same:
         after = draw(models.generator).clamp(-1, 1)
-    if manner.follows or manner.whole_head:
+    if manner.follows or manner.frames_background:
         now = models.judges.regions(after)
         if manner.follows:
             region = torch.maximum(region, now.head if manner.head else now.face)
-        if manner.whole_head and not manner.stitched:
+        if manner.frames_background:
             around = surroundings(was, now)
     if models.stitched is not None:  # the mask stays the one that the stitching was tuned with
         after = draw(models.stitched).clamp(-1, 1)
@@ -210,7 +210,8 @@ def _pasted(
     taken = corrector.correction(shown, there, mask)
     after = corrected(after, taken)
     if around is not None:
-        after, mask = frames_background(after, mask, there, around, config.behind)
+        after, mask, share = frames_background(after, mask, there, around, config.behind)
+        taken = taken * (1.0 - averaged(share, len(taken))[..., None])
     return EditedCrop(before, after, mask, taken)
 
 

@@ -29,6 +29,7 @@ from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
 from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.pipeline.seam import averaged
 from services.pipeline.stream import FaceReport, Lane, clip_writer, lost
 from services.pipeline.track import begun_tracks
 
@@ -215,7 +216,7 @@ def _faces(lane: Lane, frames: NDArray[np.uint8], place: int, check: Callable[[]
         for one, crop, matrix in zip(torch.split(ws, 1), rendered, matrices, strict=True):
             check()
             found.append(Standing(one, crop.reconstruction, crop.mask, matrix))
-            shown.append(crop.reconstruction)
+            shown.append(averaged(crop.reconstruction, alignment.size))
         lane.measure(stretch, stretch.seen, [shown[index] for index in lane.measured(stretch)])
     return found
 

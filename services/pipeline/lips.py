@@ -74,13 +74,16 @@ def _attribute_of(name: str, edits: Mapping[str, Edit]) -> str:
 
 
 def asked_expressions(requests: Sequence[EditRequest], edits: Mapping[str, Edit]) -> dict[str, float]:
-    """Emotions of the expression net that the requests ask for, 1 for more of them and -1 for less."""
-    asked = {}
+    """Emotions of the expression net that the requests ask for, 1 for more of them and -1 for less.
+
+    One that is asked for in both directions is not among them: imported units say nothing of which prevails.
+    """
+    asked: dict[str, set[float]] = {}
     for request in requests:
         name = request.name if request.name in EXPRESSED else _attribute_of(request.name, edits)
         if name in EXPRESSED and request.strength:
-            asked[EXPRESSED[name]] = 1.0 if request.strength > 0 else -1.0
-    return asked
+            asked.setdefault(EXPRESSED[name], set()).add(1.0 if request.strength > 0 else -1.0)
+    return {emotion: signs.pop() for emotion, signs in asked.items() if len(signs) == 1}
 
 
 def keep_lips(
@@ -243,7 +246,8 @@ def _judges(models: Models, asked: Mapping[str, float]) -> _Judges:
     """Those of ``params.yaml``; ``asked`` are emotions."""
     config = models.config.keep_lips
     eyes = Eyes(load_lpips(config.lpips_net, models.device), config.eye_box)
-    expressed = partial(by_emotion, load_emotion_net(models.device), asked) if asked else None
+    held = asked if config.dynamics[config.judge].expression_weight else {}
+    expressed = partial(by_emotion, load_emotion_net(models.device), held) if held else None
     if config.judge == "fan":
         fan = load_fan(Path(config.fan_weights) if config.fan_weights else None, models.device)
         return _Judges(lambda _: partial(_by_heatmaps, fan), eyes, expressed)

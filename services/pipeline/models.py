@@ -72,7 +72,7 @@ class Judges:
         device: str,
         parsing: ParsingConfig | None = None,
     ) -> None:
-        """``parsing`` is needed for ``region`` alone."""
+        """``parsing`` is needed for ``regions`` alone."""
         self.detection, self._lpips_net, self.device = detection, lpips_net, device
         self.parsing = parsing or ParsingConfig("selfie", "")
 

@@ -313,7 +313,7 @@ class Lane:
             for index, crop in enumerate(edited):
                 check()
                 if index in measured:
-                    shown.append(crop.reconstruction)
+                    shown.append(averaged(crop.reconstruction, size))
                 self._last = crop
                 self._paste(into, start + index, place, crop)
             self.measure(stretch, seen, shown)
@@ -335,7 +335,7 @@ class Lane:
                     return to_arrays(self.models.generator.synthesize(ws[part], resolution=self.size).clamp(-1, 1))
 
             for some in self.batch.over(len(ws), rendered):
-                shown += list(some)
+                shown += [averaged(one, self.face.alignment.size) for one in some]
             self.measure(stretch, seen, shown)
             yield seen.ws.cpu()
 
@@ -393,13 +393,14 @@ class Lane:
         return [index - stretch.start for index in range(stretch.start, stretch.stop) if index % every == 0]
 
     def measure(self, stretch: Stretch, seen: Seen, shown: Sequence[Floats]) -> None:
-        """Note how near renderings ``(S, S, 3)`` in [-1, 1] come to the crops of the frames that are measured."""
+        """Note how near renderings come to the crops of the frames that are measured, both of the crops' side.
+
+        ``shown`` are ``(s, s, 3)`` in [-1, 1].
+        """
         chosen = self.measured(stretch)
         if not chosen:
             return
-        size = self.face.alignment.size
-        small = [to_pixels(averaged(one, size)) for one in shown]
-        images = to_tensor(np.stack(small), self.models.device)
+        images = to_tensor(to_pixels(np.stack(shown)), self.models.device)
         values = measure(to_tensor(seen.crops[chosen], self.models.device), images, self.models)
         at = [stretch.start + index for index in chosen]
         self.identity[at], self.landmark_error[at] = values["identity"], values["landmark_error"]

@@ -6,6 +6,7 @@ import json
 import shutil
 
 from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from datamodules.types import BadInputError
@@ -13,6 +14,8 @@ from modules.model_folder import CONFIG
 from services.registry.errors import RegistryUnavailableError
 from services.registry.store import EVALUATED_ON, ModelStore, RegisteredVersion, registering
 
+_PAGE = 50_000
+"""The most runs that MLflow lists at once."""
 _FORGOTTEN = "forgotten"
 """What the run of a forgotten version is called."""
 _OF_MLFLOW = "mlflow."
@@ -30,7 +33,8 @@ def clips_behind(store: ModelStore, name: str) -> frozenset[str]:
 def forget_model(store: ModelStore, name: str) -> int:
     """Delete a registered model: versions, files of its runs, downloads; returns how many versions there were.
 
-    So are runs and models of registrations that were stopped before there was a version.
+    So are runs and models of registrations that were stopped before there was a version; one that is under way
+    must have ended before.
 
     MLflow itself keeps a deleted version's files, and the rows of its run and model: the files are deleted here,
     and the rows no longer say whose they were. Deleting what is not there is no error. Raises
@@ -47,7 +51,8 @@ def forget_model(store: ModelStore, name: str) -> int:
             if found.run_id:
                 _forget_run(store, client, found.run_id)
         # A registration that was stopped half-way left a run, and perhaps a model, without a version.
-        for run in client.search_runs(experiments, f"attributes.run_name = '{registering(name)}'"):
+        left = f"attributes.run_name = '{registering(name)}'"
+        for run in client.search_runs(experiments, left, ViewType.ALL, max_results=_PAGE):
             run_id = run.info.run_id
             for model in client.search_logged_models(experiments, f"source_run_id = '{run_id}'"):
                 _delete_files(store, str(model.artifact_location))
@@ -77,7 +82,10 @@ def _delete_files(store: ModelStore, place: str) -> None:
 
 
 def _forget_run(store: ModelStore, client: MlflowClient, run_id: str) -> None:
-    _delete_files(store, str(client.get_run(run_id).info.artifact_uri))
+    info = client.get_run(run_id).info
+    if info.lifecycle_stage == LifecycleStage.DELETED:  # by hand: its files and its name stayed
+        client.restore_run(run_id)
+    _delete_files(store, str(info.artifact_uri))
     _unname_run(client, run_id)
     client.delete_run(run_id)
 

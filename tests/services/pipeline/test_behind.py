@@ -38,7 +38,7 @@ def test_a_head_that_moved_stands_before_the_frames_own_wall() -> None:
     was, now = disc(0.0), disc(0.25)
     frame, edit = drawn(was, WALL), drawn(now, HAZE)
     around = Surroundings(was, 1 - was, 1 - now)
-    found, mask = frames_background(edit, np.ones((SIDE, SIDE), np.float32), frame, around, CONFIG)
+    found, mask, share = frames_background(edit, np.ones((SIDE, SIDE), np.float32), frame, around, CONFIG)
     wanted = drawn(now, WALL)
     inside, edge = disc(0.25, 0.26), disc(0.25, 0.34) - disc(0.25, 0.26)
     result = pasted(frame, found, mask)
@@ -48,7 +48,7 @@ def test_a_head_that_moved_stands_before_the_frames_own_wall() -> None:
     far = 1 - np.maximum(disc(0.0, 0.5), disc(0.25, 0.5))
     assert mask[far > 0].max() < 1e-6 and np.array_equal(result[far > 0], frame[far > 0])
     np.testing.assert_allclose(found[inside > 0], edit[inside > 0], atol=2e-3)
-    assert mask[inside > 0].min() > 0.999
+    assert mask[inside > 0].min() > 0.999 and share[inside > 0].max() < 1e-3 and share[far > 0].min() > 0.999
 
 
 def test_where_the_frame_is_all_head_nothing_is_carried_in() -> None:
@@ -56,7 +56,20 @@ def test_where_the_frame_is_all_head_nothing_is_carried_in() -> None:
     edit, mask = drawn(disc(0.2), HAZE), disc(0.0, 0.9)
     around = Surroundings(whole, 1 - whole, 1 - disc(0.2))
     found = frames_background(edit, mask, drawn(whole, WALL), around, CONFIG)
-    assert found[0] is edit and found[1] is mask
+    assert found.edit is edit and found.mask is mask and not found.share.any()
+
+
+def test_with_more_background_in_the_frame_it_comes_in_by_and_by() -> None:
+    """No step as a head comes near: what is seen of the wall goes through ``least`` in small steps."""
+    now, edit = disc(0.25), drawn(disc(0.25), HAZE)
+    shares = []
+    for columns in range(24):
+        was = np.ones((SIDE, SIDE), np.float32)
+        was[:, :columns] = 0
+        around = Surroundings(was, 1 - was, 1 - now)
+        shares.append(frames_background(edit, disc(0, 0.9), drawn(was, WALL), around, CONFIG).share.max())
+    assert shares[0] == 0 and shares[-1] > 0.99
+    assert (np.diff(shares) >= 0).all() and np.diff(shares).max() < 0.5
 
 
 def test_neck_and_clothes_stay_the_generators() -> None:
@@ -64,7 +77,7 @@ def test_neck_and_clothes_stay_the_generators() -> None:
     was, now, neck = disc(0.0), disc(0.25), disc(-0.6, 0.2)
     edit = drawn(now, HAZE)
     around = Surroundings(was, 1 - was, (1 - now) * (1 - neck))
-    found, mask = frames_background(edit, disc(0, 0.9), drawn(was, WALL), around, CONFIG)
+    found, mask, _ = frames_background(edit, disc(0, 0.9), drawn(was, WALL), around, CONFIG)
     inside = disc(-0.6, 0.16) > 0
     np.testing.assert_allclose(found[inside], edit[inside], atol=2e-3)
     np.testing.assert_allclose(mask[inside], disc(0, 0.9)[inside], atol=2e-3)

@@ -87,6 +87,7 @@ def test_expressions_that_a_net_judges_are_known_by_name_and_by_what_an_import_w
     assert asked_expressions([EditRequest("fury", -0.5), EditRequest("surprise", 1.0)], edits) == {
         "angry": -1.0, "surprised": 1.0
     }  # fmt: skip
+    assert asked_expressions([EditRequest("fury", -0.5), EditRequest("anger", 1.0)], edits) == {}
 
 
 def test_an_expression_that_was_asked_for_is_held_while_lips_are_led_back(
@@ -281,7 +282,7 @@ def test_fans_heatmaps_of_the_inner_lips_stand_in_eq_3_where_they_are_chosen(
 ) -> None:
     fan = _Heatmaps()
     monkeypatch.setattr(lips, "load_fan", lambda weights, device: fan)
-    config = replace(small_models.config.keep_lips, judge="fan")
+    config = replace(small_models.config.keep_lips, judge="fan", dynamics={"fan": DYNAMICS})
     models = replace(small_models, config=replace(small_models.config, keep_lips=config))
     of_faces = lips._judges(models, {}).mouth_of
     images = torch.rand(2, 3, 64, 64)

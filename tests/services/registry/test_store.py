@@ -240,9 +240,11 @@ def test_files_are_forgotten_where_the_registry_keeps_them(
     assert asked and set(asked) == {(registry.connection.uri, registry.connection.uri)}
 
 
+@pytest.mark.parametrize("deleted", [False, True])
 def test_what_a_stopped_registration_left_is_forgotten_too(
-    registry: ModelRegistry, toy_model: Toy, evaluation: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    registry: ModelRegistry, toy_model: Toy, evaluation: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    deleted: bool,
+) -> None:  # fmt: skip
     """Stopped after the files were logged, before there was a version; runs of other models stay."""
     folder = toy_model(1)
     kept = registry.register(toy_model(2), "stylereel-video-encoder")
@@ -256,6 +258,10 @@ def test_what_a_stopped_registration_left_is_forgotten_too(
         return [path for path in found if folder not in path.parents and path.read_bytes() == whole]
 
     assert copies() and not registry.versions(NAME)
+    if deleted:  # by hand, which keeps the files
+        with registry.connection.reach() as client:
+            (left,) = client.search_runs([registry.connection.experiment_id()], f"run_name = 'register {NAME}'")
+            client.delete_run(left.info.run_id)
     assert forget_model(registry, NAME) == 0
     assert not copies()
     with registry.connection.reach() as client:
