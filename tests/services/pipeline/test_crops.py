@@ -148,6 +148,16 @@ def test_around_a_head_that_is_pasted_whole_the_frame_shows_its_own_background(m
     np.testing.assert_array_equal(mask(Disc(), OLDER), mask(BeforeWall(), OLDER))
 
 
+def test_colours_that_the_frames_background_covers_are_not_reported_as_taken(models) -> None:
+    """The mean code's picture is 0.1 below the target all over; the background that is drawn is the frame's."""
+    seeing, target = replace(models, judges=BeforeWall()), torch.full((1, 3, 64, 64), 0.1)
+    (crop,) = edit_crops(models.mean_codes(1), target, [TURN], seeing, EditOptions(), 64)
+    assert crop.taken is not None
+    middle = len(crop.taken) // 2
+    np.testing.assert_allclose(crop.taken[middle, middle], -12.75, atol=0.05)
+    np.testing.assert_allclose(crop.taken[:3, :3], 0, atol=0.05)
+
+
 class Shading:
     """A generator of waves in the light that the codes' first number says."""
 

@@ -285,6 +285,11 @@ def test_fans_heatmaps_of_the_inner_lips_stand_in_eq_3_where_they_are_chosen(
     config = replace(small_models.config.keep_lips, judge="fan", dynamics={"fan": DYNAMICS})
     models = replace(small_models, config=replace(small_models.config, keep_lips=config))
     of_faces = lips._judges(models, {}).mouth_of
+    # What weighs nothing is not asked.
+    for weight, asked in ((0.0, False), (0.1, True)):
+        dynamics = {"fan": replace(DYNAMICS, expression_weight=weight)}
+        chosen = replace(models, config=replace(models.config, keep_lips=replace(config, dynamics=dynamics)))
+        assert (lips._judges(chosen, {"angry": 1.0}).expressed is not None) is asked
     images = torch.rand(2, 3, 64, 64)
     found = of_faces(images)(images)
     assert found.lips.shape == (2, 8, 64) and found.corners.shape == (2, 0, 2)
