@@ -202,6 +202,9 @@ def test_codes_of_a_clip(toy_models, clip) -> None:
     ws, report = invert_video(clip, toy_models, EditOptions(start=0.5, end=0.9))
     assert ws.shape == (12, 4, 8)
     assert [frame.frame for frame in report.faces[0].frames] == list(range(15, 27))
+    # Of the section, every second frame from its first on is measured.
+    measured = [frame.frame for frame in report.faces[0].frames if frame.identity is not None]
+    assert measured == list(range(15, 27, 2))
 
 
 def test_directions_of_another_generator_are_refused(toy_models) -> None:
