@@ -18,10 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
-from services.adaptation import AdaptationSettings
-from services.adaptation_evaluation import TableSettings, as_markdown, kept_table, table_of_clip
+from services.adaptation.evaluation import TableSettings, as_markdown, kept_table, table_of_clip
+from services.adaptation.learn import AdaptationSettings
 from services.direction_settings import DirectionSettings
-from services.evaluation_frames import consecutive_frames
+from services.evaluation.frames import consecutive_frames
 from services.pipeline.models import load_models
 from services.places import CLIPS
 from services.settings import load_params

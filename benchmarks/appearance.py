@@ -16,16 +16,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
+from datamodules.images import write_image
 from datamodules.shards import to_tensor
 from modules.editing.stylespace import load_stylespace
 from modules.encoders.vit import load_frame_encoder
-from services.evaluation_frames import held_out_frames
-from services.instruments import draw_single
-from services.media import write_image
+from services.edits.instruments import draw_single
+from services.edits.sheets import appearance_sheet
+from services.edits.stylespace import FOLDER, StylespaceSettings, as_markdown, load_tools, measure_appearance
+from services.evaluation.frames import held_out_frames
 from services.places import CLIPS, FRAME_ENCODER
 from services.settings import load_params
-from services.sheets import appearance_sheet
-from services.stylespace import FOLDER, StylespaceSettings, as_markdown, load_tools, measure_appearance
 
 SHEET_SEED, SHEET_PSI = 7, 0.7
 """Of the made faces on the sheet."""

@@ -16,9 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
-from services.adaptation import AdaptationSettings
-from services.adaptation_evaluation import continual, table_lines
-from services.evaluation_frames import HeldOutFrames, consecutive_frames
+from services.adaptation.evaluation import continual, table_lines
+from services.adaptation.learn import AdaptationSettings
+from services.evaluation.frames import HeldOutFrames, consecutive_frames
 from services.pipeline.models import load_models
 from services.places import CLIPS
 from services.settings import load_params

@@ -76,7 +76,7 @@ def write_clip(source: Path, path: Path, count: int, height: int) -> None:
 def peak_of_edit(clip: Path, refine: int | None) -> float:
     """Peak resident memory of the edit of one clip, in MiB; ``refine`` steps per frame, or the usual ones."""
     target = clip.with_suffix(".edited.mp4")
-    command = [sys.executable, "-m", "services.cli", "edit", str(clip), str(target)]
+    command = [sys.executable, "-m", "services.shell.cli", "edit", str(clip), str(target)]
     command += ["--edit", "age=+20", "--edit", "smile=1"]
     command += [] if refine is None else ["--refine", str(refine)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -16,21 +16,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datamodules.images import write_image
 from modules.editing.directions import load_directions
 from modules.perception.second_judges import SecondJudges
 from services.attributes import SecondAttributeJudge
 from services.balancing import balancing_of
 from services.direction_settings import DirectionSettings
-from services.directions import measure_again
-from services.directions_evaluation import evaluate_directions, standard_strengths, summary_of
-from services.encoded_codes import frames_of_test_persons
-from services.evaluation_edits import as_markdown, measure_edits
-from services.expression_drift import ExpressionJudge, age_drift, drift_markdown
-from services.instruments import draw_single, load_instruments
-from services.media import write_image
+from services.edits.directions import measure_again
+from services.edits.directions_evaluation import evaluate_directions, standard_strengths, summary_of
+from services.edits.encoded_codes import frames_of_test_persons
+from services.edits.evaluation import as_markdown, measure_edits
+from services.edits.expression_drift import ExpressionJudge, age_drift, drift_markdown
+from services.edits.instruments import draw_single, load_instruments
+from services.edits.sheets import edits_sheet
 from services.places import DIRECTIONS
 from services.settings import load_params
-from services.sheets import edits_sheet
 
 FACES = 3
 """Made ones, on the sheet."""
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=DIRECTIONS)
     parser.add_argument("--samples", action="store_true", help="On generator samples, by the first judge alone.")
     parser.add_argument(
-        "--as-they-are", action="store_true", help="Not set right on each clip's first frames, and on all frames."
+        "--as-they-are", action="store_true", help="Not balanced on each clip's first frames, and on all frames."
     )
     parser.add_argument(
         "--age-drift", action="store_true", help="What age moves of the expression, and the judge's noise, alone."

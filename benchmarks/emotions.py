@@ -21,17 +21,17 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datamodules.images import write_image
 from datamodules.spread import spread
 from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.perception.emotion import EMOTIONS, EXPRESSED
 from modules.perception.landmarks import brows_up, eyes_open, mouth_open, smile
 from services.direction_settings import DirectionSettings
-from services.encoded_codes import encoded_frames
-from services.instruments import Instruments, load_instruments
-from services.media import write_image
+from services.edits.encoded_codes import encoded_frames
+from services.edits.instruments import Instruments, load_instruments
+from services.edits.sheets import Row, draw_sheet, to_picture
 from services.places import CLIPS, DIRECTIONS, FRAME_ENCODER
 from services.settings import load_params
-from services.sheets import Row, draw_sheet, to_picture
 
 SHARES = (0.0, 0.5, 1.0)
 """Of the usual strength; the bound is added."""

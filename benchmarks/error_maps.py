@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
+from datamodules.images import write_image
 from datamodules.spread import spread
 from modules.metrics.temporal import REACH
 from modules.sheet import Row, draw_sheet, to_picture
-from services.evaluate_table import encoder_folders, encoder_rows, load_table_parts, shortened
-from services.media import write_image
 from services.places import CLIPS
 from services.settings import ROOT, load_params
+from services.stages.evaluate_table import encoder_folders, encoder_rows, load_table_parts, shortened
 
 
 def coloured(errors: NDArray[np.float32], most: float) -> NDArray[np.uint8]:

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from modules.editing.directions import parse_edit
 from modules.perception.emotion import EMOTIONS
-from services.adapted_models import adapted_models
+from services.adaptation.models import adapted_models
 from services.console import seconds
-from services.lips_evaluation import KeptLips, kept_lips
+from services.evaluation.lips import KeptLips, kept_lips
 from services.pipeline.models import load_models
 from services.pipeline.options import EditOptions
 from services.settings import load_params

@@ -30,9 +30,9 @@ from datamodules.spread import spread
 from datamodules.types import Frames
 from modules.generators.protocol import Generator
 from modules.perception.flow import DenseFlow, FlowConfig, warp
-from services.adaptation import AdaptationSettings
-from services.adaptation_evaluation import codes_of, learned, rendered
-from services.evaluation_frames import consecutive_frames
+from services.adaptation.evaluation import codes_of, learned, rendered
+from services.adaptation.learn import AdaptationSettings
+from services.evaluation.frames import consecutive_frames
 from services.pipeline.crops import to_pixels
 from services.pipeline.models import Models, load_models
 from services.places import CLIPS

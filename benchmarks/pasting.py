@@ -3,7 +3,7 @@
 python benchmarks/pasting.py [--per-clip 3] [--split test] [--set KEY=VALUE]
 
 Codes are the shipped encoder's answers to prepared crops ('stylereel train prepare'), not refined; each edit is at
-its usual strength and set right on each clip. "rendered" is the generator's picture of the edit against its own of
+its usual strength and balanced on each clip. "rendered" is the generator's picture of the edit against its own of
 the frame; the other rows are the frame with the edit pasted in against the frame.
 """
 
@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datamodules.clips import read_prepared
 from modules.editing.directions import EditRequest
 from services.direction_settings import DirectionSettings
-from services.encoded_codes import encoded_frames
-from services.evaluation_frames import held_out_frames
-from services.pasting_evaluation import markdown, measure_pasting
+from services.edits.encoded_codes import encoded_frames
+from services.evaluation.frames import held_out_frames
+from services.evaluation.pasting import markdown, measure_pasting
 from services.pipeline.models import load_models
 from services.places import CLIPS, FRAME_ENCODER
 from services.settings import load_params

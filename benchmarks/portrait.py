@@ -26,16 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from video_memory import plain_info
 
+from datamodules.images import write_image
 from datamodules.spread import spread
 from datamodules.types import FrameBatch
 from datamodules.video import VideoWriter, read_frames
 from modules.editing.directions import EditRequest, parse_edit
 from modules.editing.pose import load_pose_editor
 from modules.sheet import Row, draw_sheet, to_picture
-from services.adapted_models import adapted_models
+from services.adaptation.models import adapted_models
 from services.console import bars
-from services.instruments import draw_single
-from services.media import write_image
+from services.edits.instruments import draw_single
+from services.edits.pose_editor import FOLDER
 from services.pipeline.composite import composite, resized_transform
 from services.pipeline.crops import crop_synthesis_size, to_arrays
 from services.pipeline.models import Models, load_models
@@ -43,7 +44,6 @@ from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip
 from services.pipeline.stream import edit_video
 from services.pipeline.track import encoded_tracks
-from services.pose_editor import FOLDER
 from services.settings import load_params
 
 Image = NDArray[np.uint8]

@@ -24,12 +24,12 @@ from edit_memory import write_clip
 
 from modules.assets import asset_path
 from modules.editing.directions import EditRequest
-from services.adaptation import AdaptationSettings
-from services.adapted_models import adapted_in
+from services.adaptation.learn import AdaptationSettings
+from services.adaptation.models import adapted_in
 from services.pipeline.models import load_models
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import Progress
 from services.pipeline.stream import edit_video
+from services.progress import Progress
 from services.settings import load_params
 
 STEPS = ("find faces", "encode", "adapt", "measure", "keep lips", "edit")

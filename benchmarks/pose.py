@@ -21,21 +21,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
 from datamodules.disk import write_whole
+from datamodules.images import write_image
 from modules.editing.directions import EditRequest
 from modules.editing.placement import PlacementConfig
 from modules.editing.pose import load_pose_editor
 from modules.sheet import Row, draw_sheet, to_picture
-from services.encoded_codes import encoded_frames, frames_of_test_persons
-from services.evaluation_frames import held_out_frames
-from services.expression_drift import ExpressionJudge, drift_markdown, expression_drift
-from services.instruments import draw_single, load_instruments
-from services.media import write_image
+from services.edits.encoded_codes import encoded_frames, frames_of_test_persons
+from services.edits.expression_drift import ExpressionJudge, drift_markdown, expression_drift
+from services.edits.instruments import draw_single, load_instruments
+from services.edits.pose_editor import FOLDER
+from services.edits.pose_evaluation import evaluate_pose_editor
+from services.edits.pose_settings import PoseEditorSettings
+from services.evaluation.frames import held_out_frames
+from services.evaluation.placement import markdown, measure_placements
 from services.pipeline.models import load_models
-from services.placement_evaluation import markdown, measure_placements
 from services.places import CLIPS, FRAME_ENCODER
-from services.pose_editor import FOLDER
-from services.pose_evaluation import evaluate_pose_editor
-from services.pose_settings import PoseEditorSettings
 from services.precise_generator import generator_for
 from services.settings import Params, load_params
 

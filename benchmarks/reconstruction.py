@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from services.cli import main
+from services.shell.cli import main
 
 if __name__ == "__main__":
     main(["evaluate", "--optimise", *sys.argv[1:]])

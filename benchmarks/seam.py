@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datamodules.alignment import crop_frame
 from datamodules.spread import spread
 from modules.editing.directions import EditRequest, parse_edit
-from services.adapted_models import adapted_models
+from services.adaptation.models import adapted_models
 from services.console import seconds
 from services.pipeline.composite import Floats, Image
 from services.pipeline.models import Models, load_models, with_adaptation

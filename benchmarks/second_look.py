@@ -35,10 +35,10 @@ from modules.encoders.vit import FrameEncoder, load_frame_encoder
 from modules.generators.mobile import MobileStyleGAN
 from modules.metrics.fidelity import psnr
 from services.console import bars
-from services.pipeline.progress import Meter, Report, never
 from services.places import CLIPS, FRAME_ENCODER, SAMPLES
+from services.progress import Meter, Report, never
 from services.settings import load_params
-from services.training_parts import training_generator
+from services.training.parts import training_generator
 
 SIDE, SIZE = 32, 256
 """Of the thumbnails that the look is solved on, and of the pictures that it is measured on."""

@@ -26,23 +26,23 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datamodules.images import write_image
 from datamodules.stitched_frames import StitchedFrames
 from datamodules.types import Alignment
 from modules.editing.directions import EditRequest, parse_edit
 from modules.editing.stitching import border_of, inside_of
 from modules.losses.pixels import rms_distance
-from services.adapted_models import adapted_models
+from services.adaptation.models import adapted_models
 from services.console import bars, seconds
-from services.media import write_image
 from services.pipeline.balance import balanced_in_clip
 from services.pipeline.composite import composite, resized_transform
 from services.pipeline.crops import to_arrays
 from services.pipeline.models import Models, load_models
 from services.pipeline.options import EditOptions, PipelineConfig, StitchingConfig
 from services.pipeline.plan import plan_clip, taken_frames
-from services.pipeline.progress import Report
 from services.pipeline.stitch import EditedFace, collected, stitched
 from services.pipeline.track import encoded_tracks
+from services.progress import Report
 from services.settings import Params, load_params
 
 COLUMNS = (

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datamodules.images import write_image
 from datamodules.types import BadInputError
 from datamodules.video import read_frames
 from modules.generators.codes_file import read_codes
 from modules.sheet import FAINT, GAP, INK, PAPER
-from services.analyses import clusters, profile
-from services.media import write_image
+from services.evaluation.analyses import clusters, profile
 from services.precise_generator import exact_generator
 from services.settings import load_params
 

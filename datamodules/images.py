@@ -1,10 +1,13 @@
-"""Still images in: what the bytes are, and their pixels."""
+"""Still images in and out: what the bytes are, their pixels, and files of them."""
 
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -20,6 +23,8 @@ FORMATS = {
     "image/tiff": "TIFF",
     "image/avif": "AVIF",
 }
+STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""Endings of the names that ``write_image`` takes."""
 HEAD = 512
 """Bytes that are enough to tell."""
 ANIMATED = ("image/gif", "image/webp", "image/avif", "image/png")
@@ -186,3 +191,18 @@ def _is_text(head: bytes) -> bool:
         # The cut may split the last letter.
         text = head[: error.start].decode("utf-8") if error.start > len(head) - 4 else "\0"
     return all(letter.isprintable() or letter.isspace() for letter in text)
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write ``(H, W, 3)`` uint8 RGB in the format of the name's ending, whole or not at all."""
+    done, data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image[..., ::-1]))
+    if not done:
+        raise BadInputError(f"cannot write {path.name}: the name must end in {', '.join(STILLS)}")
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as part:
+        scratch = Path(part.name)
+    try:
+        scratch.write_bytes(data.tobytes())
+        scratch.chmod(0o644)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -66,45 +66,49 @@ def picture(width: int, height: int, title: str, parts: list[str]) -> str:
 
 
 def house() -> str:
-    """Three packages and who may import whom."""
-    data = Box(24, 470, 900, 84, "datamodules: video in, batches out", (
+    """Three packages, their rooms, and who may import whom."""
+    services = Box(24, 76, 900, 284, "services: what users and machines call", fill=AMBER)
+    below = [
+        Box(44, 108, 390, 56, "shell", ("the stylereel command",), "white"),
+        Box(450, 108, 454, 56, "demo", ("one real clip through everything",), "white"),
+        Box(44, 170, 390, 56, "serving", ("BentoML, routes, jobs (dbos), engine, slots",), "white"),
+        Box(450, 170, 454, 56, "stages", ("of dvc.yaml: prepare, encoders, evaluate",), "white"),
+        Box(44, 232, 280, 56, "adaptation", ("a generator learns a face",), "white"),
+        Box(340, 232, 270, 56, "edits", ("learned, set to units, measured",), "white"),
+        Box(626, 232, 278, 56, "evaluation", ("reconstruction, Table 1, video",), "white"),
+        Box(44, 294, 400, 56, "pipeline", ("align, invert, edit, composite, stream",), "white"),
+        Box(460, 294, 200, 56, "training", ("Trainer, runs, resume",), "white"),
+        Box(676, 294, 228, 56, "registry", ("MLflow: gate, promote",), "white"),
+    ]
+    modules = Box(24, 384, 900, 236, "modules: networks; of datamodules they use only the types", fill=GREEN)
+    rooms = [
+        Box(44, 424, 130, 64, "lit", ("what is trained",), "white"),
+        Box(210, 424, 150, 64, "losses", ("perceptual, face",), "white"),
+        Box(376, 424, 170, 64, "metrics", ("fidelity, face",), "white"),
+        Box(562, 424, 180, 74, "editing", ("directions, balance,", "boundaries"), "white"),
+        Box(210, 524, 150, 76, "generators", ("MobileStyleGAN,", "StyleGAN2, -3"), "white"),
+        Box(376, 524, 170, 76, "encoders", ("FrEN, ViEN, restoring;", "pSp, e4e, ReStyle"), "white"),
+        Box(562, 524, 180, 76, "perception", ("mesh, identity, age,", "parsing, detection"), "white"),
+        Box(776, 524, 130, 76, "ops", ("modulated conv,", "upfirdn, wavelets"), "white"),
+        Box(776, 424, 130, 64, "assets", ("fetch and verify",), "white"),
+    ]
+    data = Box(24, 658, 900, 84, "datamodules: video in, batches out", (
         "types · video_read, video_write (exact rates, audio copied) · shots · alignment (crop and inverse)",
         "clips, shards, people (split by person), face_video (DataModule) · samples, mixture, latents · images",
     ), BLUE)  # fmt: skip
-    modules = Box(24, 196, 900, 236, "modules: networks; of datamodules they use only the types", fill=GREEN)
-    rooms = [
-        Box(44, 236, 130, 64, "lit", ("what is trained",), "white"),
-        Box(210, 236, 150, 64, "losses", ("perceptual, face",), "white"),
-        Box(376, 236, 170, 64, "metrics", ("fidelity, face",), "white"),
-        Box(562, 236, 180, 64, "editing", ("directions, balance,", "boundaries"), "white"),
-        Box(210, 336, 150, 76, "generators", ("MobileStyleGAN,", "StyleGAN2, -3"), "white"),
-        Box(376, 336, 170, 76, "encoders", ("FrEN, ViEN, restoring;", "pSp, e4e, ReStyle"), "white"),
-        Box(562, 336, 180, 76, "perception", ("mesh, identity, age,", "parsing, detection"), "white"),
-        Box(776, 336, 130, 76, "ops", ("modulated conv,", "upfirdn, wavelets"), "white"),
-        Box(776, 236, 130, 64, "assets", ("fetch and verify",), "white"),
-    ]
-    services = Box(24, 76, 900, 84, "services: what users and machines call", (
-        "cli · demo · pipeline (faces, invert, refine, balance, edit, restore, composite, stream)"
-        " · training, evaluation",
-        "registry (MLflow: gate, promote) · slots · engine · routes, jobs (dbos) · api (BentoML) · settings",
-    ), AMBER)  # fmt: skip
-    parts = [line for box in (services, modules, data, *rooms) for line in box.svg()]
-    parts += arrow([(480, 160), (480, 196)]) + arrow([(480, 432), (480, 470)], dashed=True)
-    parts += arrow([(900, 160), (940, 180), (940, 512), (924, 512)])
-    parts += arrow([(174, 268), (210, 268)])
-    for x in (285, 461, 652):
-        parts += arrow([(x, 300), (x, 336)])
-    parts += arrow([(742, 374), (776, 374)])
-    parts.append(
-        text(
-            24,
-            590,
-            "An arrow is an import that is allowed; import-linter holds it. Dashed: datamodules.types only.",
-            12.5,
-            FAINT,
-        )
+    parts = [line for box in (services, modules, data, *below, *rooms) for line in box.svg()]
+    parts += arrow([(480, 360), (480, 384)]) + arrow([(480, 620), (480, 658)], dashed=True)
+    parts += arrow([(924, 330), (940, 350), (940, 700), (924, 700)])
+    parts += arrow([(174, 456), (210, 456)])
+    for x, y in ((285, 488), (461, 488), (652, 498)):
+        parts += arrow([(x, y), (x, 524)])
+    parts += arrow([(742, 562), (776, 562)])
+    notes = (
+        "An arrow is an import that is allowed; import-linter holds it. Dashed: datamodules.types only.",
+        "Inside services a room imports from rows below its own, and from the right; serving not from stages.",
     )
-    return picture(964, 620, "The house", parts)
+    parts += [text(24, 778 + 20 * line, note, 12.5, FAINT) for line, note in enumerate(notes)]
+    return picture(964, 830, "The house", parts)
 
 
 def pipeline() -> str:
@@ -115,7 +119,7 @@ def pipeline() -> str:
         ("find, follow", ("YuNet, mesh,", "68 points, cuts")),
         ("align", ("FFHQ crop,", "steadied, 256 px")),
         ("invert", ("FrEN → 16 codes,", "3 W+ steps per frame")),
-        ("edit", ("tried and set right,", "codes + direction")),
+        ("edit", ("tried and balanced,", "codes + direction")),
         ("paste back", ("its change added, or", "itself where it moved")),
         ("encode", ("H.264, audio", "packets copied")),
     )

@@ -1,4 +1,4 @@
-"""By which attributes edits are set right: those of balanced edits, in the same units."""
+"""By which attributes edits are balanced, in the units of those edits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Balancing:
-    """How edits are set right on a face."""
+    """How edits are balanced on a face."""
 
     config: BalanceConfig
     """How often and how far."""

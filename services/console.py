@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from datamodules.types import BadInputError
-from services.pipeline.progress import Progress
+from services.progress import Progress
 
 INTERRUPTED = 130
 _CLOCK = re.compile(r"(?:(?:(\d{1,9}):)?(\d{1,9}):)?(\d{1,9}(?:\.\d{1,99})?)s?", re.ASCII)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from datamodules.types import BadInputError
-from services.refinement import AloneSettings, RefineSettings
+from modules.lit.directions import DirectionTraining
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class EditSettings:
     keeps: tuple[str, ...]
     """Attributes that it must leave where they are; what is not named may move along."""
     balanced: bool
-    """Whether it is set right on the face at hand, and held where others are: not what is made of others."""
+    """Whether it is balanced on the face at hand, and held where others are: not what is made of others."""
     recolours: bool
     """Whether it is for colours of whole regions; where not, a pasted edit leaves light and complexion alone."""
     lower: float
@@ -37,6 +37,44 @@ class EditSettings:
     """It is set to its unit between minus and plus this strength."""
     measured: tuple[float, ...]
     """Strengths at which the finished edit is measured."""
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Part ``refine`` of the section ``directions``."""
+
+    training: DirectionTraining
+    """How directions are learned; 0 steps leave them as they were fitted."""
+    singles: int
+    """Codes of one z each."""
+    mixed: int
+    """Codes of the samples, mixed between layers."""
+    per_clip: int
+    """Frames of each training person's clip whose codes the shipped encoder gives; 0 is none."""
+    tolerance: float
+    """Share of an attribute's usual strength from which its error counts as a distance, not as a square."""
+    identity: float
+    """Likeness to the unedited face that is enough."""
+    kept: dict[str, float]
+    """What no edit may move beside the edits' own attributes, and how much of it counts as one usual strength."""
+    checkpoint_every: int
+    """Steps between checkpoints."""
+    seed: int
+    """Of the batches."""
+
+
+@dataclass(frozen=True)
+class AloneSettings:
+    """How one edit goes on learning by itself, after all have; what is not named here is as in ``refine``."""
+
+    training: DirectionTraining
+    """0 steps leave it as it is."""
+    rows: tuple[int, int]
+    """Rows ``[first, last)`` of the codes that it may move then."""
+    reach: tuple[float, float]
+    """Smallest and largest strength that it learns at."""
+    identity: float
+    """Likeness to the unedited face that is enough."""
 
 
 @dataclass(frozen=True)

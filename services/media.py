@@ -8,13 +8,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.disk import not_written
-from datamodules.images import HEAD, count_frames, read_image, sniff
+from datamodules.images import HEAD, STILLS, count_frames, read_image, sniff, write_image
 from datamodules.types import BadInputError
 from datamodules.video import probe
 from datamodules.video_write import CONTAINERS
@@ -24,7 +23,7 @@ from modules.editing.stylespace import joined
 from modules.encoders.restoring import Task
 from modules.generators.codes_file import read_codes, save_codes
 from modules.perception.flow import DenseFlow, FlowConfig
-from services.adapted_options import check_edit_asked, check_learned_once
+from services.adaptation.options import check_edit_asked, check_learned_once
 from services.pipeline.balance import balanced
 from services.pipeline.canvas import canvas_size, check_canvas
 from services.pipeline.composite import Image
@@ -44,15 +43,14 @@ from services.pipeline.models import (
     with_adaptation,
 )
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import Meter, Report, never
 from services.pipeline.restore import restore_image, restore_video
 from services.pipeline.restorers import load_restoring_models
 from services.pipeline.sidecar import plain, write_sidecar
 from services.pipeline.stitch import is_stitched
 from services.pipeline.stream import check_output, edit_video, invert_video
+from services.progress import Meter, Report, never
 from services.settings import Params
 
-STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 WIDEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".bmp": 65_535}
 """Pixels that a format's pictures can be wide; the others hold more than memory does."""
 SIDE = "the result has a side of {} px"
@@ -109,7 +107,7 @@ def edit_file(
         result = {"faces": faces, "warnings": warnings}
     else:
         if options.adapt:
-            from services.adapted_models import adapted_models  # brings Lightning, which takes seconds
+            from services.adaptation.models import adapted_models  # brings Lightning, which takes seconds
 
             check_output(source, target, models, options)
             models = adapted_models(source, models, options, params, report)
@@ -221,7 +219,7 @@ def interpolate_file(
     if adaptation is not None:
         models = with_adaptation(models, adaptation)
     elif options.adapt:
-        from services.adapted_models import adapted_models  # brings Lightning, which takes seconds
+        from services.adaptation.models import adapted_models  # brings Lightning, which takes seconds
 
         models = adapted_models(source, models, options, params, report)
     flow = DenseFlow(params.section("flow", FlowConfig))
@@ -250,21 +248,6 @@ def known_edits(directions: Sequence[Path], generator: str | None, params: Param
     # As models are loaded: of two of one name the later is taken.
     places = placements(params.section("placement", PlacementConfig), made_for)
     return joined(places, *(load_edits(folder, made_for) for folder in [*base, *directions])).describe()
-
-
-def write_image(path: Path, image: Image) -> None:
-    """Write ``(H, W, 3)`` uint8 RGB in the format of the name's ending, whole or not at all."""
-    done, data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image[..., ::-1]))
-    if not done:
-        raise BadInputError(f"cannot write {path.name}: the name must end in {', '.join(STILLS)}")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as part:
-        scratch = Path(part.name)
-    try:
-        scratch.write_bytes(data.tobytes())
-        scratch.chmod(0o644)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _edit_codes(

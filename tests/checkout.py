@@ -77,7 +77,7 @@ SMALL = {
 
 _COMMANDS = """
 import shlex, sys
-from services.cli import run
+from services.shell.cli import run
 for command in sys.argv[1:]:
     if code := run(shlex.split(command)):
         sys.exit(f"stylereel {command}: {code}")
@@ -98,7 +98,7 @@ class Checkout:
         self._git("init", "--quiet")
         command = folder / "bin" / "stylereel"
         command.parent.mkdir()
-        command.write_text(f"#!{sys.executable}\nfrom services.cli import main\nmain()\n")
+        command.write_text(f"#!{sys.executable}\nfrom services.shell.cli import main\nmain()\n")
         command.chmod(0o755)
         raw = yaml.safe_load((folder / "params.yaml").read_text())
         for key, value in (SMALL | others).items():

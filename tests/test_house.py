@@ -16,9 +16,9 @@ import datamodules
 import modules
 import services
 from datamodules.types import BadInputError
-from services.cli import app, run
-from services.params_command import dataclass_of
 from services.settings import load_params
+from services.shell.cli import app, run
+from services.shell.params_command import dataclass_of
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent

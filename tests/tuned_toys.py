@@ -12,7 +12,7 @@ from datamodules.rows import Rows
 from modules.generators.adaptation import adaptable, adapted
 from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation, LocalityConfig, VideoAdaptationTraining
-from services.training import fit_steps
+from services.training.trainer import fit_steps
 
 PLAN = VideoAdaptationTraining(0.003, 0.1, 1.0, 1.0, LocalityConfig(0.0, 30.0))
 

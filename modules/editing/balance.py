@@ -1,4 +1,4 @@
-"""Edits set right on the face at hand: what they do to it is measured, and what was not asked is taken back."""
+"""Edits balanced on the face at hand: what they do to it is measured, and what was not asked is taken back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Measure = Callable[[Sequence[EditRequest]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class BalanceConfig:
-    """How edits are set right on a face."""
+    """How edits are balanced on a face."""
 
     frames: int
     """Frames of a clip that are looked at; an image is one."""
@@ -81,5 +81,5 @@ def balance(
 
 def _left_out(seen: int, count: int) -> str:
     if not seen:
-        return f"edits were not set right: no face is seen in the {count} frames that they were tried on"
-    return f"edits were set right on {seen} of {count} frames: no face is seen in the others, before or after"
+        return f"edits were not balanced: no face is seen in the {count} frames that they were tried on"
+    return f"edits were balanced on {seen} of {count} frames: no face is seen in the others, before or after"

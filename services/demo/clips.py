@@ -15,9 +15,9 @@ from modules.editing.directions import EditRequest
 from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import Report
 from services.pipeline.sidecar import write_sidecar
 from services.pipeline.stream import VideoReport, edit_video, invert_video
+from services.progress import Report
 
 
 class Recorded:

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.images import read_image
+from datamodules.images import read_image, write_image
 from datamodules.types import Frames
 from datamodules.video import read_frames
 from modules.editing.directions import EditRequest
 from services.demo.measure import frames_at
 from services.demo.options import DemoConfig
 from services.demo.served import edited_image, edited_video, serving
-from services.media import edit_file, write_image
+from services.media import edit_file
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import Report
+from services.progress import Report
 from services.settings import Params
 
 

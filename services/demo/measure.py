@@ -111,7 +111,7 @@ def measure_edit(
 
 
 def _applied(edited: Path) -> list[EditRequest]:
-    """By what the clip's face was edited: what was asked, set right on it."""
+    """By what the clip's face was edited: what was asked, balanced on it."""
     (face,) = json.loads(sidecar_path(edited).read_text())["report"]["faces"]
     return [EditRequest(name, strength) for name, strength in face["strengths"].items()]
 

@@ -38,7 +38,7 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         ),
         "",
         "*Got, face* is measured on the generator's pictures before and after; *got, clip* on the finished clip "
-        "against the input, where edits are set right on three frames; *identity kept* is the likeness of the two "
+        "against the input, where edits are balanced on three frames; *identity kept* is the likeness of the two "
         "pictures of the generator.",
         "",
         "| model | champion | gate |",

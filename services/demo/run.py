@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from datamodules.images import write_image
 from datamodules.types import ClipInfo
 from datamodules.video import probe
 from modules.assets import MANIFEST, asset_path, fetch, manifest
@@ -29,14 +30,13 @@ from services.demo.options import DemoConfig
 from services.demo.report import finite, markdown
 from services.demo.sheet import draw_demo
 from services.direction_settings import DirectionSettings
-from services.media import write_image
 from services.model_names import DIRECTIONS
 from services.pipeline.encoders import NAMES
 from services.pipeline.encoders import SHIPPED as ENCODERS
 from services.pipeline.models import SECTIONS, SHIPPED_DIRECTIONS, Models, load_models
-from services.pipeline.progress import Meter, Report, never
 from services.pipeline.sidecar import file_sha256, plain
 from services.places import METRICS_FOLDER
+from services.progress import Meter, Report, never
 from services.registry.connection import RegistryConfig
 from services.registry.gate import Gates
 from services.registry.promote import ModelRegistry

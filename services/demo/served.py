@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from modules.editing.directions import EditRequest
-from services.serve import free_port
+from services.serving.serve import free_port
 from services.settings import ROOT
 
 HOST = "127.0.0.1"
@@ -50,7 +50,7 @@ def serving(
     ``ServerFailedError`` where it is not ready after ``patience`` seconds.
     """
     port = free_port(HOST, 0)
-    command = [sys.executable, "-m", "services.cli", "serve", "--host", HOST, "--port", str(port)]
+    command = [sys.executable, "-m", "services.shell.cli", "serve", "--host", HOST, "--port", str(port)]
     command += [word for override in overrides for word in ("--set", override)]
     started = time.monotonic()
     with log.open("wb") as sink:

@@ -1,4 +1,4 @@
-"""Edits of a served face, set right on it by the served judges; see ``modules.editing.balance``."""
+"""Edits of a served face, balanced on it by the served judges; see ``modules.editing.balance``."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def balanced_in_clip(
     check: Callable[[], None],
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Requests]:
-    """For each face of the plan the requests, set right on frames that are spread over all that show it.
+    """For each face of the plan the requests, balanced on frames that are spread over all that show it.
 
-    ``tracks`` have the faces' codes, all of them where the edits are to be set right. Once for all frames: what
+    ``tracks`` have the faces' codes, all of them where the edits are to be balanced. Once for all frames: what
     changed from frame to frame would be seen as jitter. Costs a further pass through the file, up to the last
     frame that is looked at. ``check`` is called now and then and may raise; for ``say`` see ``balanced``.
     """
@@ -124,7 +124,7 @@ def balanced_in_clip(
 
 
 def balancing_for(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> Balancing | None:
-    """How these edits are set right; None where they stay as they are."""
+    """How these edits are balanced; None where they stay as they are."""
     balancing = models.balancing
     if balancing is None or not options.balance or options.preview:
         return None

@@ -17,7 +17,7 @@ from services.pipeline.crops import changes_nothing, crop_synthesis_size, edit_c
 from services.pipeline.invert import Inversion, invert_faces
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.progress import Cancelled, Meter, Report, never, silent
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class EditedImage:
     inversions: tuple[Inversion, ...]
     """Of each face that was edited or restored."""
     strengths: tuple[dict[str, float], ...]
-    """What each face was edited by, by edit: what was asked, set right on it; none where it was restored."""
+    """What each face was edited by, by edit: what was asked, balanced on it; none where it was restored."""
     warnings: tuple[str, ...]
     """One line each, where a reconstruction is poor."""
 

@@ -28,10 +28,10 @@ from services.pipeline.crops import edit_crops, to_arrays
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
-from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.seam import averaged
 from services.pipeline.stream import FaceReport, Lane, clip_writer, lost
 from services.pipeline.track import begun_tracks
+from services.progress import Cancelled, Meter, Report, never, silent
 
 FEWEST, MOST = 2, 8
 """How many times as many frames can be asked for."""

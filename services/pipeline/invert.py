@@ -25,8 +25,8 @@ from services.pipeline.composite import Image
 from services.pipeline.faces import Tracker
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, WarningsConfig
-from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.refine import Moments, refine
+from services.progress import Cancelled, Meter, Report, never, silent
 
 _SAME = 100.0
 """dB that stand for equal pictures: JSON has no infinity."""

@@ -35,8 +35,8 @@ from services.pipeline.balance import Requests, balanced_in_clip
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan
-from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.track import Track, encoded_tracks
+from services.progress import Cancelled, Meter, Report, never, silent
 
 log = logging.getLogger("stylereel.lips")
 
@@ -107,7 +107,7 @@ def keep_lips(
     tracks = encoded_tracks(source, plan, models, options, work, report, cancelled)
     earlier = before_expression(requests, models.edits)
     check = Meter("keep lips", 0, report, cancelled).check
-    # What stands before the expression is set right on the face by itself.
+    # What stands before the expression is balanced on the face by itself.
     standing: list[Requests] = [()] * len(tracks)
     if earlier:
         standing = balanced_in_clip(source, plan, tracks, earlier, models, options, check)

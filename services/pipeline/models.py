@@ -173,7 +173,7 @@ class Models:
     versions: dict[str, str] = field(default_factory=dict)
     """Name of each model to its version or the hash of its weights."""
     balancing: Balancing | None = None
-    """How edits are set right on the face at hand; None leaves them as they are."""
+    """How edits are balanced on the face at hand; None leaves them as they are."""
     adapted: bool = False
     """Whether the generator has learned the face at hand: the encoder's codes are then taken as they are."""
     learned_with: tuple[str, ...] = ()
@@ -205,7 +205,7 @@ class Models:
         return str(dtype).removeprefix("torch.")
 
     def numbers(self) -> dict[str, object]:
-        """``SECTIONS`` of ``params.yaml``, ``runtime`` as it was resolved, how edits are set right; as JSON.
+        """``SECTIONS`` of ``params.yaml``, ``runtime`` as it was resolved, how edits are balanced; as JSON.
 
         Where the generator learned the face, ``adaptation`` and ``learned_from`` too.
         """

@@ -24,7 +24,7 @@ from services.pipeline.faces import Embedding, FacesConfig, Presence, presence, 
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.persons import PersonSampler
-from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.progress import Cancelled, Meter, Report, never, silent
 from services.settings import Runtime
 
 

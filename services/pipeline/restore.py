@@ -18,8 +18,8 @@ from services.pipeline.edit import EditedImage, with_face
 from services.pipeline.invert import invert_faces
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.stream import VideoReport, edit_video
+from services.progress import Cancelled, Meter, Report, never, silent
 
 _WITHOUT_FACE: dict[Task, str] = {
     "colourise": "no face was found: it is grey all over",

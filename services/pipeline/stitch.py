@@ -24,8 +24,8 @@ from services.pipeline.follow import Follower
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, taken_frames
-from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.track import Track
+from services.progress import Cancelled, Meter, Report, never, silent
 
 COLLECTED = "collected.json"
 """Says that the files of a work folder are whole, and what they are."""
@@ -40,7 +40,7 @@ class EditedFace:
     requests: Sequence[EditRequest]
     """What was asked."""
     applied: Sequence[EditRequest]
-    """The same, set right on the face."""
+    """The same, balanced on the face."""
     track: Track
     """Its codes and offsets."""
     models: Models
@@ -82,7 +82,7 @@ def stitched(
     """
     # They bring Lightning, which takes seconds.
     from modules.lit.stitching import LitStitching
-    from services.tuning import tune
+    from services.training.tuning import tune
 
     models, config = edited.models, edited.models.config.stitching
     rows, size = collected(edited, work, report, cancelled)

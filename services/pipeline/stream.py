@@ -41,10 +41,10 @@ from services.pipeline.lips import keep_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
-from services.pipeline.progress import Cancelled, Meter, Report, never, silent
 from services.pipeline.seam import SeamCorrector, SeamMeter, SeamReport, averaged
 from services.pipeline.stitch import EditedFace, Stitching, is_stitched, stitched
 from services.pipeline.track import Track, begun_tracks, encoded_tracks
+from services.progress import Cancelled, Meter, Report, never, silent
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class FaceReport:
     synthesis_size: int
     """Side at which the face was synthesised, in pixels."""
     strengths: dict[str, float]
-    """What the face was edited by, by edit: what was asked, set right on the face."""
+    """What the face was edited by, by edit: what was asked, balanced on the face."""
     seam: SeamReport | None
     """Drift of colours where the face itself is pasted; None where a change is added."""
     frames: tuple[FrameReport, ...]

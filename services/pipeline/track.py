@@ -15,7 +15,7 @@ from services.pipeline.kept_codes import KeptCodes
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, taken_frames
-from services.pipeline.progress import Cancelled, Meter, Report, never, silent
+from services.progress import Cancelled, Meter, Report, never, silent
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from modules.editing.expression_dynamics import DynamicsConfig
 from modules.editing.stitching import StitchingTraining
 from modules.generators.load import load_generator
 from modules.lit.video_adaptation import LocalityConfig, VideoAdaptationTraining
-from services.adaptation import AdaptationSettings
+from services.adaptation.learn import AdaptationSettings
 from services.pipeline.models import Models
 from services.pipeline.options import StitchingConfig
 

@@ -15,10 +15,10 @@ from dbos._dbos import _get_dbos_instance
 from sqlalchemy import event
 
 from datamodules.types import BadInputError
-from services.job import Job
-from services.jobs import Jobs
-from services.pipeline.progress import CancelledError
-from services.turns import Turns
+from services.progress import CancelledError
+from services.serving.job import Job
+from services.serving.jobs import Jobs
+from services.serving.turns import Turns
 
 
 class Copier:

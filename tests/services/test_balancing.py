@@ -1,4 +1,4 @@
-"""What edits are set right by: what is made of other edits is not among it."""
+"""What edits are balanced by: what is made of other edits is not among it."""
 
 from __future__ import annotations
 

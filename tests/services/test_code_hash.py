@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from services import runs
 from services.code_hash import python_sha256
+from services.training import runs
 
 
 def test_code_that_changes_is_another_code(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import services.media
 from datamodules.video import probe, read_frames
 from modules.assets import asset_path
 from modules.generators.codes_file import read_codes
-from services.cli import run
 from services.pipeline.models import Models
 from services.pipeline.restorers import restoring
+from services.shell.cli import run
 
 Shell = Callable[..., int]
 

@@ -1,4 +1,4 @@
-"""Edits set right on a face whose answer to them is known in closed form."""
+"""Edits balanced on a face whose answer to them is known in closed form."""
 
 from __future__ import annotations
 
@@ -164,4 +164,4 @@ def test_where_no_face_is_left_it_is_said_that_edits_are_as_asked() -> None:
         return np.where([[bool(requests)], [not requests]], np.nan, np.zeros((2, 3)))
 
     assert balance([EditRequest("age", 20.0)], edit_set(), TYPICAL, in_turns, CONFIG, said.append) == ()
-    assert len(said) == 1 and "not set right" in said[0]
+    assert len(said) == 1 and "not balanced" in said[0]

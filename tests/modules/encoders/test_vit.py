@@ -21,7 +21,7 @@ from modules.encoders.vit import (
 )
 from modules.perception.identity import FaceSight
 from services.settings import load_params
-from services.training import FrameEncoderSettings
+from services.training.trainer import FrameEncoderSettings
 
 SMALL = FrameEncoderConfig(
     image_size=32, stem_channels=(16, 32), width=32, depth=2, heads=2, thumbnail=4, told_width=0

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 from datamodules.types import BadInputError
 from modules.lit import finite_steps
 from modules.lit.finite_steps import FiniteSteps
-from services.training import LAST, fit_steps
+from services.training.trainer import LAST, fit_steps
 
 
 class Batches(IterableDataset[dict[str, Tensor]]):

@@ -18,7 +18,7 @@ from modules.generators.protocol import Generator
 from modules.lit.frame_encoder import FrozenParts, ImageLoss, Seen
 from modules.lit.pose_editor import LitPoseEditor, PoseEditorTraining
 from modules.losses.edits import Edited, Judged
-from services.training import fit_steps
+from services.training.trainer import fit_steps
 
 ROWS, WIDTH, ASKED, STEPS = 2, 4, 3, 120
 PLAN = PoseEditorTraining(STEPS, 2, 4, 0.1, 1, 1.0, {"l2": 1.0}, {"asked": 1.0, "pull": 0.01})

@@ -18,7 +18,7 @@ from modules.generators.protocol import Generator
 from modules.lit.stitching import LitStitching
 from modules.losses.perceptual import load_lpips
 from modules.losses.pixels import rms_distance
-from services.training import fit_steps
+from services.training.trainer import fit_steps
 
 PLAN = StitchingTraining(0.01, 0.1, 1.0, 3.0, 1.0, 3.0)
 

@@ -17,7 +17,7 @@ from modules.generators.adaptation import adaptable, adapted
 from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation
 from modules.losses.perceptual import PerceptualLoss
-from services.training import fit_steps
+from services.training.trainer import fit_steps
 
 
 def test_a_stopped_training_ends_as_an_undisturbed_one(

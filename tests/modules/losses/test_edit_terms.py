@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from modules.losses.edits import AttributeTerm, Edited, FaceKept, IdentityFloor, Judged, judged_means
 from modules.losses.face import FaceLoss, FaceTerm
 from modules.perception.mesh import load_face_mesh
-from services.training_parts import seen_by
+from services.training.parts import seen_by
 
 
 def measure(images: torch.Tensor) -> torch.Tensor:

@@ -13,12 +13,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from modules.assets import asset_path
-from services.engine import Engine
-from services.jobs import Jobs
-from services.latents import LatentStore
-from services.routes import State
+from services.serving.engine import Engine
+from services.serving.jobs import Jobs
+from services.serving.latents import LatentStore
+from services.serving.routes import State
+from services.serving.turns import Turns
 from services.settings import Params, load_params
-from services.turns import Turns
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def client(params: Params, state: State) -> Iterator[TestClient]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in params.environment.items():
             patch.setenv(name, value)
-        from services import api
+        from services.serving import api
 
         @contextmanager
         def opened(_: Params) -> Iterator[State]:

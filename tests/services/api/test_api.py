@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.testclient import TestClient
 
-from services.handling import MODEL_HEADER, WARNING_HEADER, State
+from services.serving.handling import MODEL_HEADER, WARNING_HEADER, State
 from services.settings import ROOT, Params, load_params
 
 
@@ -198,7 +198,7 @@ def test_what_openapi_and_the_manual_know_of_statuses(client: TestClient) -> Non
 
 
 def test_an_upload_has_the_time_that_the_largest_one_takes(client: TestClient, params: Params) -> None:
-    from services import api
+    from services.serving import api
 
     service: Any = api.StyleReelService
     runtime = load_params(environment={}).runtime
@@ -310,7 +310,7 @@ def test_a_computation_that_takes_too_long_is_stopped(client: TestClient, state:
 
 
 def test_the_api_keeps_to_its_own_openapi(client: TestClient) -> None:
-    from services import api
+    from services.serving import api
 
     async def running(scope: Any, receive: Any, send: Any) -> None:
         """The app that ``client`` has started; it is not started again for each request."""

@@ -9,13 +9,13 @@ from api_toys import directions, load_toys, until
 from starlette.testclient import TestClient
 
 from modules.editing.directions import save_directions
-from services.engine import Engine
 from services.model_names import DIRECTIONS
 from services.registry.connection import RegistryConfig
 from services.registry.promote import ModelRegistry
-from services.routes import MODEL_HEADER
+from services.serving.engine import Engine
+from services.serving.routes import MODEL_HEADER
+from services.serving.turns import Turns
 from services.settings import Params
-from services.turns import Turns
 
 
 def test_an_alias_that_moves_is_followed_without_a_failed_request(

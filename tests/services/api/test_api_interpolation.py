@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 
 import services.media
 from datamodules.video import probe, read_frames
-from services.cli import run
-from services.handling import MODEL_HEADER, State
+from services.serving.handling import MODEL_HEADER, State
 from services.settings import Params, load_params
+from services.shell.cli import run
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from api_toys import ToyGenerator, black_clip, refused, until, wait
 from starlette.testclient import TestClient
 
-from services.routes import MODEL_HEADER, State
+from services.serving.routes import MODEL_HEADER, State
 
 
 def test_a_video_job(client: TestClient, clip: bytes) -> None:

@@ -112,7 +112,7 @@ def test_everything_is_left_and_a_second_run_redoes_only_what_changed(demo, shor
 
 
 def test_how_far_an_edit_went_is_measured_at_the_strengths_that_were_used(demo, tmp_path, toy_models) -> None:
-    """They stand in the clip's sidecar: what was asked, set right on the face."""
+    """They stand in the clip's sidecar: what was asked, balanced on the face."""
     done = demo()
     done.run()
     clip, sidecar = tmp_path / "demo" / "age+20.mp4", tmp_path / "demo" / "age+20.mp4.json"

@@ -17,7 +17,7 @@ from services.pipeline.crops import EditedCrop, edit_crops, way_to_paste
 from services.pipeline.edit import edit_image
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.request_options import edit_options
+from services.serving.request_options import edit_options
 
 
 class StyledToy(ToyGenerator):

@@ -1,4 +1,4 @@
-"""Edits as they are served: set right on the face, once per face, by what the pictures show."""
+"""Edits as they are served: balanced on the face, once per face, by what the pictures show."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from modules.generators.codes_file import save_codes
 from modules.perception.detection import FaceObservation
 from modules.perception.parsing import Regions
 from services.balancing import balancing_of
-from services.cli import run
 from services.pipeline.balance import Requests, balanced
 from services.pipeline.edit import edit_image
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.stream import VideoReport, edit_video
 from services.settings import load_params
+from services.shell.cli import run
 
 OLDER = [EditRequest("age", 5.0)]
 SECTION = EditOptions(start=0.5, end=0.9)
@@ -171,7 +171,7 @@ def test_of_a_clip_whose_first_face_is_not_seen_the_others_are_set_right_and_it_
     options = replace(SECTION, paste="difference", region="face")
     report, _ = edited(clip, tmp_path, OLDER, replace(models, judges=blind), options)
     assert report.faces[0].strengths["age"] == pytest.approx(5.0 / FACTOR, abs=0.25)
-    (line,) = [warning for warning in report.warnings if "set right" in warning]
+    (line,) = [warning for warning in report.warnings if "balanced" in warning]
     assert "on 2 of 3 frames" in line
 
 

@@ -20,13 +20,13 @@ from datamodules.types import BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe, read_frames
 from modules.assets import asset_path
 from modules.perception.flow import DenseFlow, FlowConfig
-from services.cli import run
 from services.pipeline.between import Motion, laid_between
 from services.pipeline.interpolate import InterpolationReport, interpolate_video, stamps
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import CancelledError, Progress
+from services.progress import CancelledError, Progress
 from services.settings import load_params
+from services.shell.cli import run
 
 __all__ = ["small_models"]
 SHORT = EditOptions(start=0.5, end=0.7)
@@ -260,7 +260,7 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
 def test_the_adapted_generator_makes_the_faces(
     clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learned: list[str]
 ) -> None:
-    from services import adapted_models
+    from services.adaptation import models as adapted_models
 
     asked = []
     monkeypatch.setattr(services.media, "load_models", lambda *_: small_models)

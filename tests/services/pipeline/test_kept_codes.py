@@ -19,9 +19,9 @@ from services.pipeline.invert import CodesState
 from services.pipeline.kept_codes import KeptCodes
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import CancelledError, Progress
 from services.pipeline.refine import Moments
 from services.pipeline.stream import edit_video
+from services.progress import CancelledError, Progress
 from services.settings import load_params
 
 __all__ = ["small_models"]

@@ -26,10 +26,10 @@ from services.pipeline.lips import asked_expressions, before_expression, keep_li
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, PipelineConfig
 from services.pipeline.plan import plan_clip
-from services.pipeline.progress import CancelledError, Progress
 from services.pipeline.sidecar import plain
 from services.pipeline.stream import edit_video
 from services.pipeline.track import Track
+from services.progress import CancelledError, Progress
 from services.settings import load_params
 
 __all__ = ["small_models"]

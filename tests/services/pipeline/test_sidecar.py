@@ -11,8 +11,8 @@ import pytest
 
 from modules.editing.directions import EditRequest
 from services.pipeline.options import EditOptions
-from services.pipeline.progress import CancelledError, Meter, Progress
 from services.pipeline.sidecar import plain, sidecar_path, write_sidecar
+from services.progress import CancelledError, Meter, Progress
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from modules.editing.directions import EditRequest
 from modules.editing.stitching import border_of, inside_of
 from modules.lit.stitching import LitStitching
 from modules.losses.pixels import rms_distance
-from services.cli import run
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip
-from services.pipeline.progress import CancelledError, Progress
 from services.pipeline.sidecar import plain
 from services.pipeline.stitch import EditedFace, Stitching, collected, is_stitched, stitched
 from services.pipeline.stream import edit_video
 from services.pipeline.track import encoded_tracks
+from services.progress import CancelledError, Progress
+from services.shell.cli import run
 
 __all__ = ["small_models"]
 SHORT = EditOptions(start=0.5, end=0.9, paste="replace", stitch=True)

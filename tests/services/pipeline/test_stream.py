@@ -22,8 +22,8 @@ from services.pipeline import stream
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import check_clip, plan_clip
-from services.pipeline.progress import CancelledError, Progress
 from services.pipeline.stream import VideoReport, edit_video
+from services.progress import CancelledError, Progress
 from services.settings import ROOT, load_params
 
 AGE = [EditRequest("age", 20)]

@@ -1,0 +1,131 @@
+"""What is kept of one person, found and deleted everywhere: the registry, its cache, adaptations, jobs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Set
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.generators.adaptation import KIND
+from modules.model_folder import CONFIG
+from services.adaptation.alone import alone_at_once
+from services.model_names import adaptation_of
+from services.pipeline.sidecar import file_sha256
+from services.registry.forgetting import clips_behind, forget_model
+from services.registry.store import ModelStore
+
+ADAPTATIONS = "adaptations"
+"""Folder of ``runtime.state`` for what ``edit --adapt`` and ``adapt`` learn."""
+WHOSE = "subject.json"
+"""In a folder in which an adaptation is under way: the person whose frames lie there, and the clip they are of."""
+INPUT_SHA256 = "input_sha256"
+"""Of a job's request: the sha256 of its clip, which outlives the clip, so that a person is forgotten by it."""
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What was deleted."""
+
+    versions: int
+    """Registered versions."""
+    adaptations: int
+    """Folders in ``runtime.state``."""
+    jobs: int
+    """Jobs that asked for the person's adaptation, or whose clip one was learned from."""
+
+
+def forget_adaptations(subject: str, store: ModelStore, state: Path) -> tuple[int, int, frozenset[str]]:
+    """Delete a person's registered versions, with their files and downloads, and the adaptations in ``state``.
+
+    What ``edit --adapt`` learned names nobody: it is the person's where it was learned from one of ``clips_of``.
+    Returns how many of each there were, and these clips, for ``jobs_of``. Raises ``BadInputError`` for a name that
+    no subject can have and (409) where a call is learning the face right now, and ``RegistryUnavailableError``:
+    nothing is deleted then.
+    """
+    clips = clips_of(subject, store, state)
+    folders = [
+        folder
+        for folder, said in _kept(state).items()
+        if _name(said) == subject or (_name(said) is None and _clip(said) in clips)
+    ]
+    with ExitStack() as alone:
+        for folder in folders:
+            if (folder / WHOSE).is_file():
+                alone.enter_context(alone_at_once(folder))
+        versions = forget_model(store, adaptation_of(subject))
+        for folder in folders:
+            shutil.rmtree(folder)
+    return versions, len(folders), clips
+
+
+def clips_of(subject: str, store: ModelStore, state: Path) -> frozenset[str]:
+    """Sha256 of the clips that a person's adaptations were learned from: registered ones, and those in ``state``.
+
+    Raises ``BadInputError`` for a name that no subject can have, and ``RegistryUnavailableError``.
+    """
+    here = [_clip(said) for said in _kept(state).values() if _name(said) == subject]
+    return clips_behind(store, adaptation_of(subject)) | {clip for clip in here if clip is not None}
+
+
+def subject_of(folder: Path) -> str | None:
+    """Whose adaptation a folder holds, finished or under way; None where it is none, or does not say."""
+    said = _said_in(folder)
+    return None if said is None else _name(said)
+
+
+def jobs_of(subject: str, jobs: Path, clips: Set[str] = frozenset()) -> list[str]:
+    """Ids of the jobs in a folder of jobs that asked for a person's adaptation, or were given one of ``clips``.
+
+    ``clips`` are sha256 of files.
+    """
+    found = []
+    for request in jobs.glob("*/request.json"):
+        try:
+            said = json.loads(request.read_text())
+            if said.get("subject") == subject or (clips and _given(said, request.parent) in clips):
+                found.append(request.parent.name)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _given(request: dict[str, Any], folder: Path) -> str | None:
+    """Sha256 of a job's clip; None where a server of before did not note it, and the job is over."""
+    noted = request.get(INPUT_SHA256)
+    clip = folder / "input"
+    return str(noted) if noted else file_sha256(clip) if clip.is_file() else None
+
+
+def _kept(state: Path) -> dict[Path, dict[str, Any]]:
+    """All adaptations, finished and under way, with what they say."""
+    said = {folder: _said_in(folder) for folder in (state / ADAPTATIONS).glob("*")}
+    return {folder: one for folder, one in said.items() if one is not None}
+
+
+def _said_in(folder: Path) -> dict[str, Any] | None:
+    """What the folder of an adaptation, finished or under way, says of person and clip; None where it is none."""
+    under_way = folder / WHOSE
+    try:
+        said = json.loads((under_way if under_way.is_file() else folder / CONFIG).read_text())
+        if not isinstance(said, dict) or (not under_way.is_file() and said["kind"] != KIND):
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
+    return said
+
+
+def _name(said: dict[str, Any]) -> str | None:
+    return _word(said, "subject", "name")
+
+
+def _clip(said: dict[str, Any]) -> str | None:
+    return _word(said, "source", "sha256")
+
+
+def _word(said: dict[str, Any], section: str, key: str) -> str | None:
+    known = said.get(section)
+    return str(known.get(key) or "") or None if isinstance(known, dict) else None

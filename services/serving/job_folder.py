@@ -1,0 +1,56 @@
+"""Small files of a job's folder: what was asked, how far it is, and how often a step was begun."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from datamodules.disk import beside
+from datamodules.types import BadInputError
+from services.adaptation.subjects import INPUT_SHA256
+from services.pipeline.sidecar import file_sha256
+
+STARTS = "starts.json"
+"""How often the step that is under way was begun; gone when it ended or the server stopped in good order."""
+MOST_STARTS = 5
+"""A step during which the server was killed so often is not begun again: it may be what kills the server.
+
+No setting: whatever kills a server five times kills it the sixth time too, and orderly stops do not count.
+"""
+
+
+def count_start(folder: Path) -> None:
+    """Note that a step begins; raises ``BadInputError`` where the server was killed in it too often."""
+    starts = (read_json(folder / STARTS) or {"starts": 0})["starts"]
+    if starts >= MOST_STARTS:
+        message = f"the server was killed {starts} times while it worked on this"
+        raise BadInputError(f"{message}; send smaller frames or a shorter section", 500)
+    write_json(folder / STARTS, {"starts": starts + 1})
+
+
+def forget_starts(folder: Path) -> None:
+    """What comes next is not held against the step that was under way."""
+    (folder / STARTS).unlink(missing_ok=True)
+
+
+def write_request(folder: Path, request: dict[str, Any]) -> None:
+    """Keep what was asked of the clip in ``folder/input``, and when; raises ``OSError``."""
+    noted = {"created": time.time(), INPUT_SHA256: file_sha256(folder / "input")}
+    write_json(folder / "request.json", request | noted)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a file whole or not at all; raises ``OSError`` where that cannot be."""
+    with beside(path) as part:
+        part.write_text(json.dumps(value, allow_nan=False))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None where the file is not there, or was cut short when the power went."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value

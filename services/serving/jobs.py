@@ -1,0 +1,416 @@
+"""Video jobs as durable workflows: a killed server takes its jobs up again at its next start.
+
+Each job is a folder (``request.json``, ``input``, ``work``, ``starts.json``, ``progress.json``, ``output.mp4``,
+``report.json``) and a DBOS workflow of the same id, whose steps are analyse, render and finish. A step may run
+twice: it writes beside its target and renames.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID, WorkflowStatus
+from filelock import BaseFileLock, FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
+
+from datamodules.disk import is_disk_full
+from datamodules.types import BadInputError
+from services.progress import CancelledError
+from services.serving.job import Editor, Job, Kind, State, kind_of
+from services.serving.job_folder import count_start, forget_starts, read_json, write_json, write_request
+from services.serving.job_measures import JobMeasures
+from services.serving.job_outcomes import BROKEN, CANCELLED, SUCCEEDED, failed
+from services.serving.limits import public_message
+from services.serving.turns import BusyError, Turns
+
+log = logging.getLogger("stylereel.jobs")
+
+QUEUE = "stylereel-videos"
+WORKFLOW = "edit-clip"
+WORK = "work"
+"""Folder of a job in which its editor leaves what it goes on from; gone when the job is over."""
+LOST_AFTER = 60.0
+"""Seconds after which a job that stands as running and has no thread is queued again; threads start at once."""
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+PROGRESS_EVERY = 0.25
+"""Seconds between two writes of ``progress.json``."""
+FULL_RETRY_SECONDS = 60
+"""After how long it is worth asking again where no more jobs are taken."""
+_UNFINISHED: dict[str, Literal["queued", "running"]] = {
+    "ENQUEUED": "queued",
+    "DELAYED": "queued",
+    "PENDING": "running",
+}
+_STATES: dict[str, State] = {**_UNFINISHED, "CANCELLED": "cancelled"}
+
+
+class _Interrupted(BaseException):
+    """The server stops; the job is to be taken up again."""
+
+
+_active: list[Jobs] = []
+# DBOS is one per process, so are the workflows and the jobs that they work on.
+
+
+# DBOS would count orderly stops of the server among the recoveries; ``run`` counts the others.
+@DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
+def _edit_clip(job: str) -> dict[str, Any]:
+    with _active[0].at_work(job) as ends:
+        for step in (_analyse, _render, _finish):
+            outcome = step(job)
+            if outcome is not None:
+                break
+        else:
+            outcome = SUCCEEDED
+        ends(outcome["state"])
+        return outcome
+
+
+@DBOS.step(name="analyse")
+def _analyse(job: str) -> dict[str, Any] | None:
+    return _active[0].run(job, _active[0].analyse)
+
+
+@DBOS.step(name="render")
+def _render(job: str) -> dict[str, Any] | None:
+    return _active[0].run(job, _active[0].render)
+
+
+@DBOS.step(name="finish")
+def _finish(job: str) -> dict[str, Any] | None:
+    return _active[0].run(job, _active[0].finish)
+
+
+class Jobs:
+    """The jobs of one server."""
+
+    def __init__(
+        self,
+        folder: Path,
+        editor: Editor,
+        turns: Turns,
+        keep_hours: float,
+        poll_seconds: float,
+        max_jobs: int | None = None,
+    ) -> None:
+        """Start DBOS on ``folder/jobs.db``; jobs that a killed server left go on by themselves.
+
+        ``poll_seconds`` is how often the queue is looked at; ``max_jobs`` may be queued or running, any number
+        without one. Raises ``BadInputError`` where the disk is full, and where another server works on the folder:
+        two would run the same jobs.
+        """
+        if _active:
+            raise RuntimeError("the jobs of this process are already running")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_jobs(folder)
+        self.folder = folder
+        self._editor = editor
+        self._turns = turns
+        self._keep_seconds = keep_hours * 3600
+        self._closing = threading.Event()
+        self._at_work: set[str] = set()
+        self._max_jobs = max_jobs
+        self._queueing = threading.Lock()
+        self.measures = JobMeasures()
+        _active.append(self)
+        try:
+            DBOS(
+                config={
+                    "name": "stylereel",
+                    "system_database_url": f"sqlite:///{folder.resolve() / 'jobs.db'}",
+                    "serializer": DBOSPortableJSONSerializer(),
+                    # Fixed: by default it hashes the workflows' source, and jobs of another hash are not taken up.
+                    "application_version": "1",
+                    "executor_id": "stylereel",
+                    "log_level": "WARNING",
+                    "notification_listener_polling_interval_sec": 1.0,
+                }
+            )
+            DBOS.launch()
+            DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=poll_seconds)
+        except BaseException as error:
+            DBOS.destroy(workflow_completion_timeout_sec=0)
+            _active.clear()
+            self._lock.release()
+            if is_disk_full(error):
+                raise BadInputError(
+                    f"no space is left for the jobs in {folder}; free some, the server tries to start again", 507
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """Stop; a running job stops at its next look at ``cancelled`` and goes on at the next start."""
+        self._closing.set()
+        for job in tuple(self._at_work):  # the process may end before their threads do
+            forget_starts(self.folder / job)
+        DBOS.destroy(workflow_completion_timeout_sec=0)
+        _active.clear()
+        self._lock.release()
+
+    def place_for_upload(self) -> Path:
+        """A new file name inside the folder of the jobs, for the bytes that come in; ``submit`` takes it over."""
+        return self.folder / f".upload-{secrets.token_hex(16)}"
+
+    def submit(self, upload: Path, request: dict[str, Any]) -> Job:
+        """Queue a job for a file from ``place_for_upload``; ``request`` is what ``Editor.render`` gets (JSON).
+
+        Raises ``BadInputError`` for a clip that is not taken, and ``BusyError``; the upload is gone either way.
+        """
+        job = secrets.token_hex(16)
+        folder = self.folder / job
+        try:
+            self._editor.check(request)
+            try:
+                self._editor.analyse(upload, request)
+            except BadInputError as error:
+                raise BadInputError(public_message(error, [upload]), error.status) from error
+            with self._queueing:  # of two that come together only one may take the last place
+                self.check_room()
+                folder.mkdir()
+                os.replace(upload, folder / "input")
+                write_request(folder, request)
+                with SetWorkflowID(job):
+                    DBOS.enqueue_workflow(QUEUE, _edit_clip, job)
+        except BaseException:
+            upload.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return self.get(job)
+
+    def unfinished(self) -> dict[Literal["queued", "running"], int]:
+        """How many jobs are not over."""
+        counts: dict[Literal["queued", "running"], int] = dict.fromkeys(("queued", "running"), 0)
+        for workflow in _listed(list(_UNFINISHED)):
+            counts[_UNFINISHED[workflow.status]] += 1
+        return counts
+
+    def check_room(self) -> None:
+        """Raise ``BusyError`` where as many jobs as are taken are not over."""
+        if self._max_jobs is not None and sum(self.unfinished().values()) >= self._max_jobs:
+            raise BusyError(
+                f"{self._max_jobs} jobs are queued or running, and no more are taken; try again later",
+                FULL_RETRY_SECONDS,
+            )
+
+    def get(self, job: str) -> Job:
+        """Raises ``KeyError`` for an id that is not known, or no longer."""
+        if not JOB_ID.fullmatch(job):
+            raise KeyError(job)
+        folder = self.folder / job
+        workflow = DBOS.get_workflow_status(job)
+        request = read_json(folder / "request.json")
+        if workflow is None or request is None:
+            raise KeyError(job)
+        outcome: dict[str, Any] = workflow.output or {}
+        state = _STATES.get(workflow.status, "failed")
+        if workflow.status == "SUCCESS":
+            state = outcome["state"]
+        elif state == "failed":
+            outcome = BROKEN
+        progress = read_json(folder / "progress.json") or {"stage": "queued", "progress": 0.0}
+        done = state == "succeeded"
+        return Job(
+            id=job,
+            state=state,
+            stage=progress["stage"],
+            progress=progress["progress"],
+            error=outcome.get("error") if state == "failed" else None,
+            status=outcome.get("status") if state == "failed" else None,
+            created=request["created"],
+            output=folder / "output.mp4" if done else None,
+            report=read_json(folder / "report.json") if done else None,
+        )
+
+    def cancel(self, job: str) -> Job:
+        """Stop a job that is queued or running; one that is over stays as it is. Raises ``KeyError``."""
+        if self.get(job).state in ("queued", "running"):
+            try:
+                (self.folder / job / "cancelled").touch()
+            except FileNotFoundError as gone:  # deleted since
+                raise KeyError(job) from gone
+            DBOS.cancel_workflow(job)
+            if job not in self._at_work:  # else its thread removes it, and says that it ended
+                shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
+                self.measures.ends(job, self._kind(job), "cancelled")
+        return self.get(job)
+
+    def delete(self, job: str) -> None:
+        """Cancel the job and remove its input, output and report. Raises ``KeyError``."""
+        self.cancel(job)
+        # Moved away in one go, so that a step that is still stopping finds no folder to write into.
+        grave = self.folder / f".deleted-{job}"
+        try:
+            os.replace(self.folder / job, grave)
+        except FileNotFoundError as gone:  # by whoever else deleted it
+            raise KeyError(job) from gone
+        shutil.rmtree(grave, ignore_errors=True)
+        DBOS.delete_workflow(job)
+
+    def sweep(self) -> list[str]:
+        """Delete jobs that ended before the retention time, and leftovers of crashes; returns the jobs' ids.
+
+        Jobs that stand as running and do not run are queued again.
+        """
+        before = time.time() - self._keep_seconds
+        swept = []
+        for path in sorted(self.folder.iterdir()):
+            try:
+                if path.stat().st_mtime < before and self._swept(path):
+                    swept.append(path.name)
+                elif (path / WORK).is_dir():
+                    self._remove_work(path)
+            except (OSError, SQLAlchemyError):
+                log.exception("cannot remove what %s no longer needs", path.name)  # the others still can
+        self._queue_lost()
+        return swept
+
+    def _swept(self, path: Path) -> bool:
+        """Remove one old entry of the folder; True where it was a job's."""
+        if path.name.startswith((".upload-", ".deleted-")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return False
+        if not JOB_ID.fullmatch(path.name):
+            return False
+        try:
+            if self.get(path.name).state in ("queued", "running"):
+                return False
+            self.delete(path.name)
+        except KeyError:
+            # The server died between making the folder and queueing the job, or while it wrote.
+            shutil.rmtree(path)
+        return True
+
+    def _remove_work(self, path: Path) -> None:
+        """Of a job that is over, which the thread could not do: the server was killed then."""
+        with suppress(KeyError):
+            if self.get(path.name).state not in ("queued", "running") and path.name not in self._at_work:
+                shutil.rmtree(path / WORK)
+
+    def _queue_lost(self) -> None:
+        """DBOS cannot write to a full disk how a step ended: the thread ends, and the job stands as running."""
+        before = (time.time() - LOST_AFTER) * 1000
+        for workflow in _listed(["PENDING"]):
+            job = workflow.workflow_id
+            if job not in self._at_work and (workflow.updated_at or 0) < before:
+                log.warning("job %s stands as running and does not run; it is queued again", job)
+                DBOS.resume_workflow(job, queue_name=QUEUE)
+
+    @contextmanager
+    def at_work(self, job: str) -> Iterator[Callable[[State], None]]:
+        """Inside the ``with`` block a thread of this server works on the job; it calls what it gets at the end."""
+        kind, state = self._kind(job), list[State](["running"])
+        self._at_work.add(job)
+        self.measures.begins(job, kind)
+        try:
+            yield state.append
+        finally:
+            self._at_work.discard(job)
+            folder = self.folder / job
+            if (folder / "cancelled").exists() or not folder.exists():  # DBOS may have ended it between two steps
+                state.append("cancelled")
+                shutil.rmtree(folder / WORK, ignore_errors=True)
+            self.measures.ends(job, kind, state[-1])
+
+    def _kind(self, job: str) -> Kind:
+        return kind_of(read_json(self.folder / job / "request.json") or {})
+
+    def run(self, job: str, step: Callable[[Path], None]) -> dict[str, Any] | None:
+        """Run one step; None where the job goes on, and its outcome where something went wrong."""
+        try:
+            outcome = self._outcome(job, step)
+        finally:
+            forget_starts(self.folder / job)
+        if outcome is not None:
+            shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
+        return outcome
+
+    def _outcome(self, job: str, step: Callable[[Path], None]) -> dict[str, Any] | None:
+        folder = self.folder / job
+        try:
+            count_start(folder)
+            step(folder)
+        except CancelledError:
+            return CANCELLED
+        except Exception as error:
+            if not isinstance(error, BadInputError):
+                if self._closing.is_set():
+                    raise _Interrupted from error
+                if not folder.exists():
+                    return CANCELLED  # deleted under the step
+                log.exception("job %s failed", job, extra={"job": job})
+            return failed(error, [folder / "output.part.mp4", folder / "input"])
+        return None
+
+    def analyse(self, folder: Path) -> None:
+        """First step: look at the clip."""
+        self._report(folder, "analyse", 0.0)
+        request = read_json(folder / "request.json")
+        if request is None:
+            raise CancelledError
+        write_json(folder / "clip.json", self._editor.analyse(folder / "input", request))
+        self._report(folder, "analyse", 1.0)
+
+    def render(self, folder: Path) -> None:
+        """Second step: edit the clip, one job at a time, letting image requests through between chunks."""
+        last, shown = 0.0, ""
+
+        def report(stage: str, progress: float) -> None:
+            nonlocal last, shown
+            if time.monotonic() - last >= PROGRESS_EVERY or progress >= 1.0 or stage != shown:
+                last, shown = time.monotonic(), stage
+                self._report(folder, stage, progress)
+
+        def cancelled() -> bool:
+            self._turns.give_way()
+            return self._closing.is_set() or (folder / "cancelled").exists() or not folder.exists()
+
+        request = read_json(folder / "request.json")
+        if request is None:
+            raise CancelledError
+        part = folder / "output.part.mp4"
+        with self._turns.turn():
+            if cancelled():
+                raise _Interrupted if self._closing.is_set() else CancelledError
+            try:
+                outcome = self._editor.render(folder / "input", part, request, report, cancelled)
+            except CancelledError:
+                if self._closing.is_set():
+                    raise _Interrupted from None
+                raise
+        write_json(folder / "report.json", outcome)
+        os.replace(part, folder / "output.mp4")
+
+    def finish(self, folder: Path) -> None:
+        """Last step: the input, and what was found on the way, are no longer needed."""
+        (folder / "input").unlink(missing_ok=True)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+        self._report(folder, "finish", 1.0)
+
+    @staticmethod
+    def _report(folder: Path, stage: str, progress: float) -> None:
+        if folder.exists():
+            write_json(folder / "progress.json", {"stage": stage, "progress": round(progress, 4)})
+
+
+def _listed(status: list[str]) -> list[WorkflowStatus]:
+    return DBOS.list_workflows(status=status, name=WORKFLOW, load_input=False, load_output=False)
+
+
+def lock_jobs(folder: Path) -> BaseFileLock:
+    """Hold the folder; raises ``BadInputError`` where another server holds it. A killed server holds nothing."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BadInputError(f"another server works on {folder}; stop it, or give STYLEREEL_STATE") from error
+    return lock

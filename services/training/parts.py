@@ -1,0 +1,101 @@
+"""The frozen networks that trainings render and judge with, from ``params.yaml``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection
+from shutil import which
+
+import torch
+from torch import Tensor
+from torch.utils._triton import has_triton
+
+from datamodules.clips import ClipsConfig
+from datamodules.types import BadInputError
+from modules.generators.protocol import CompilesGradients, Generator
+from modules.losses.face import FaceLoss, FaceTerm, IdentityLoss, ImageLoss, Seen
+from modules.losses.perceptual import load_lpips
+from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
+from modules.perception.identity_judge import IdentityJudgeConfig, load_identity_judge
+from modules.perception.mesh import FaceMesh, load_face_mesh
+from services.precise_generator import generator_for
+from services.settings import Params
+from services.training.trainer import TrainerConfig
+
+_log = logging.getLogger(__name__)
+OF_FACES = ("landmark_features", "mesh", "identity")
+"""Losses that are nothing where no face is seen."""
+
+
+def training_generator(params: Params) -> Generator:
+    """The generator of ``generator.source``, that networks are trained for, as ``params.runtime`` computes.
+
+    Raises ``BadInputError`` for one whose pictures are smaller than the crops that networks learn from.
+    """
+    generator, side = generator_for(params), params.section("clips", ClipsConfig).size
+    if generator.resolution < side:
+        raise BadInputError(
+            f"networks learn from crops of {side} px (clips.size), the generator of generator.source makes "
+            f"{generator.resolution}: name a larger one"
+        )
+    return generator
+
+
+def generator_to_train_through(params: Params, trainer: TrainerConfig) -> Generator:
+    """``training_generator`` for a network that learns by thousands of renderings: compiled on a GPU if it can be.
+
+    It stays as it is where ``trainer.compile`` says never, or where torch has no compiler to do it with.
+    """
+    generator = training_generator(params)
+    wanted = trainer.compile == "auto" and params.runtime.torch_device() == "cuda"
+    if wanted and isinstance(generator, CompilesGradients):
+        if has_triton() and which(os.environ.get("CC", "cc")):
+            generator.compile_gradients()
+        else:
+            _log.warning("renderings are not compiled: that takes triton and a C compiler; without, it is slower")
+    return generator
+
+
+def image_losses(params: Params, names: Collection[str]) -> dict[str, ImageLoss]:
+    """The losses among ``names`` that a frozen network computes."""
+    losses: dict[str, ImageLoss] = {}
+    if "lpips_vgg" in names:
+        losses["lpips_vgg"] = load_lpips("vgg")
+    if "lpips_alex" in names:
+        losses["lpips_alex"] = load_lpips("alex")
+    if {"landmark_features", "mesh"} & set(names):
+        config = params.section("face_judge", FaceJudgeConfig)
+        face = FaceLoss(load_face_judge(config))
+        losses["landmark_features"] = FaceTerm(face, "landmark", config.landmark_factor)
+        losses["mesh"] = FaceTerm(face, "mesh", config.dense_factor)
+    if "identity" in names:
+        losses["identity"] = IdentityLoss(
+            load_identity_judge(params.section("identity_loss", IdentityJudgeConfig))
+        )
+    return losses
+
+
+def face_seen(params: Params) -> Seen:
+    """Whether MediaPipe's mesh is sure enough of a face in both images (``face_judge.min_score``)."""
+    return seen_by(load_face_mesh(), params.section("face_judge", FaceJudgeConfig).min_score)
+
+
+def seen_by(mesh: FaceMesh, min_score: float) -> Seen:
+    """``seen(a, b)``, both ``(N, 3, H, W)``, says for each of N whether the mesh scores both at least so high."""
+
+    def seen(reconstruction: Tensor, target: Tensor) -> Tensor:
+        mesh.to(target.device)
+        with torch.no_grad(), torch.autocast(target.device.type, enabled=False):
+            scores: Tensor = mesh(torch.cat([reconstruction, target]).float()).score
+        return (scores >= min_score).reshape(2, -1).all(dim=0)
+
+    return seen
+
+
+def judged_by(params: Params) -> list[str]:
+    """What the losses look through, as text for a fingerprint: other judges make another training."""
+    return [
+        repr(params.section("face_judge", FaceJudgeConfig)),
+        repr(params.section("identity_loss", IdentityJudgeConfig)),
+    ]

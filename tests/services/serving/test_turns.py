@@ -1,0 +1,87 @@
+import threading
+import time
+
+import pytest
+
+from services.serving.turns import MAX_WAITING, BusyError, Turns
+
+
+def test_only_one_at_a_time_and_in_the_order_of_asking() -> None:
+    turns, order, inside = Turns(), [], []
+
+    def work(number: int) -> None:
+        with turns.turn(10):
+            inside.append(number)
+            assert len(inside) == 1
+            order.append(number)
+            time.sleep(0.01)
+            inside.remove(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    with turns.turn():
+        for number, thread in enumerate(threads):
+            thread.start()
+            while turns.waiting <= number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(5)
+    assert order == list(range(6))
+
+
+def test_a_turn_that_does_not_come_is_refused_and_forgotten() -> None:
+    turns = Turns()
+    with turns.turn():
+        with pytest.raises(BusyError, match=r"busy for 0.05 s"), turns.turn(0.05):
+            pass
+        assert turns.waiting == 0
+    with turns.turn(0.05):
+        pass
+
+
+def test_a_queue_that_is_full_refuses_at_once_but_not_who_waits_for_ever() -> None:
+    turns = Turns()
+
+    def wait() -> None:
+        with turns.turn(30):
+            pass
+
+    threads = [threading.Thread(target=wait) for _ in range(MAX_WAITING)]
+    with turns.turn():
+        for thread in threads:
+            thread.start()
+        while turns.waiting < MAX_WAITING:
+            time.sleep(0.001)
+        with pytest.raises(BusyError, match="waiting already"), turns.turn(30):
+            pass
+        turns.give_way()
+    for thread in threads:
+        thread.join(5)
+    assert turns.waiting == 0
+
+
+def test_an_exception_inside_gives_the_turn_back() -> None:
+    turns = Turns()
+    with pytest.raises(ZeroDivisionError), turns.turn():
+        _ = 1 / 0
+    with turns.turn(0.05):
+        pass
+
+
+def test_long_work_gives_way_between_its_pieces() -> None:
+    turns, order = Turns(), []
+
+    def short() -> None:
+        with turns.turn(10):
+            order.append("short")
+
+    with turns.turn():
+        order.append("long 1")
+        turns.give_way()
+        thread = threading.Thread(target=short)
+        thread.start()
+        while not turns.waiting:
+            time.sleep(0.001)
+        turns.give_way()
+        order.append("long 2")
+    thread.join(5)
+    assert order == ["long 1", "short", "long 2"]

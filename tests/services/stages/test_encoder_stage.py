@@ -1,0 +1,97 @@
+"""Where the training of the encoder begins, and what trainings are known by."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from datamodules.face_video import FaceVideoConfig
+from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder
+from modules.generators import load_generator
+from services.edits import pose_editor
+from services.edits.pose_settings import PoseEditorSettings
+from services.settings import Params, load_params
+from services.stages import encoder as stages
+from services.stages import video_encoder
+from services.stages.encoder import FRAME_ENCODER, first_encoder
+from services.training.trainer import FrameEncoderSettings, VideoEncoderSettings
+
+
+def test_training_goes_on_from_the_folder_it_is_given(tmp_path: Path) -> None:
+    generator = load_generator()
+    settings = load_params().section("frame_encoder", FrameEncoderSettings)
+    encoder, used = first_encoder(replace(settings, start_from="assets/frame-encoder"), generator)
+    shipped = load_frame_encoder(FRAME_ENCODER, generator.sha256)
+    for name, value in shipped.state_dict().items():
+        assert torch.equal(encoder.state_dict()[name], value), name
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+    assert used.training.linear_start == used.training.told_start == 0, "a solved start would overwrite it"
+    fresh, same = first_encoder(replace(settings, start_from=""), generator)
+    assert same.training.linear_start == settings.training.linear_start > 0
+    assert not torch.equal(fresh.head.weight, shipped.head.weight)
+    blind = FrameEncoder(replace(settings.network, told_width=0), generator.num_ws, fresh.w_mean, fresh.w_basis)
+    folder = save_frame_encoder(tmp_path / "blind", blind, generator.sha256, "A card.")
+    begun, used = first_encoder(replace(settings, start_from=str(folder)), generator)
+    assert begun.face_nets is not None and begun.config == used.network == settings.network
+    assert used.training.linear_start == 0 and used.training.told_start == settings.training.told_start > 0
+    torch.testing.assert_close(begun.head.weight, blind.head.weight, rtol=1e-3, atol=1e-3)
+
+
+def encoder_name(params: Params, generator: str, data: str, samples: str) -> str:
+    settings = params.section("frame_encoder", FrameEncoderSettings)
+    prepared = SimpleNamespace(data_hash=lambda split: data)
+    clips = SimpleNamespace(config=params.section("face_video", FaceVideoConfig), prepared=prepared)
+    made = SimpleNamespace(fingerprints=("a", samples))
+    return stages.fingerprint(params, settings, clips, made, generator)  # type: ignore[arg-type]
+
+
+def video_encoder_name(params: Params, generator: str, data: str, frame_encoder: str) -> str:
+    settings = params.section("video_encoder", VideoEncoderSettings)
+    return video_encoder._fingerprint(params, settings, frame_encoder, data, generator)
+
+
+def pose_editor_name(params: Params, encoder: str, data: str, samples: str) -> str:
+    settings = params.section("pose_editor", PoseEditorSettings)
+    prepared = SimpleNamespace(data_hash=lambda split: data)
+    # It is known by the encoder's weights, which belong to one generator.
+    net = SimpleNamespace(state_dict=lambda: {"weight": torch.tensor(list(encoder.encode()))})
+    made = SimpleNamespace(fingerprints=("a", samples))
+    return pose_editor._fingerprint(params, settings, prepared, net, made)  # type: ignore[arg-type]
+
+
+TRAININGS: dict[str, tuple[Callable[[Params, str, str, str], str], ModuleType, list[str]]] = {
+    "frame_encoder": (encoder_name, stages, [
+        "frame_encoder.training.ema_decay=0.9", "frame_encoder.start_from=assets/frame-encoder",
+        "face_video.stills=7",
+    ]),
+    "video_encoder": (video_encoder_name, video_encoder, [
+        "video_encoder.validation_clips=1", "video_encoder.start_from=assets/video-encoder",
+    ]),
+    "pose_editor": (pose_editor_name, pose_editor, ["pose_editor.training.steps=7"]),
+}  # fmt: skip
+JUDGES = ["face_judge.min_score=0.9", "identity_loss.net=arcface"]
+"""Of all three."""
+
+
+@pytest.mark.parametrize(
+    ("training", "other"),
+    [(name, other) for name, (_, _, settings) in TRAININGS.items() for other in (*settings, *JUDGES)],
+)
+def test_a_run_is_gone_on_with_only_under_what_it_began_with(training: str, other: str) -> None:
+    name = TRAININGS[training][0]
+    first, again, changed = (load_params(overrides=said, environment={}) for said in ((), (), (other,)))
+    assert name(first, "g", "d", "s") == name(again, "g", "d", "s") != name(changed, "g", "d", "s")
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_a_run_is_gone_on_with_only_on_what_it_began_with(training: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another network, other data, other samples (ViEN: another FrEN), other code."""
+    name, module, _ = TRAININGS[training]
+    params = load_params(environment={})
+    names = [name(params, *made) for made in (("g", "d", "s"), ("x", "d", "s"), ("g", "x", "s"), ("g", "d", "x"))]
+    monkeypatch.setattr(module, "code_sha256", lambda stage: f"other code of {stage}")
+    names.append(name(params, "g", "d", "s"))
+    assert len(set(names)) == 5
