@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from services.memory import keep_freed_memory
+
 # A deadline is a time that a test asserts.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -15,6 +17,8 @@ settings.load_profile("untimed")
 _HOME = tempfile.TemporaryDirectory(prefix="stylereel-tests-")
 _METRICS = Path(_HOME.name) / "prometheus"
 _METRICS.mkdir()
+# As every command and the service do: renderings with gradients take two thirds of the time.
+keep_freed_memory()
 # Two workers share two cores; each has folders of its own, not those that it inherits from whoever started it.
 _THREADS = "1" if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 else "2"
 # Before torch, BentoML and MLflow are imported: they read these once.

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from checkout import Checkout
 
+from modules.assets import asset_path
 from services.registry.connection import Connection, RegistryConfig
 from services.settings import ROOT, load_params
 
@@ -16,7 +17,9 @@ STAGES = tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    return Checkout(tmp_path_factory.mktemp("checkout"))
+    made = Checkout(tmp_path_factory.mktemp("checkout"))
+    made.test_on(asset_path("clips", "WolfgangLanger_Pexels.mp4"))
+    return made
 
 
 @pytest.mark.timeout(1500)

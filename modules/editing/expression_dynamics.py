@@ -160,12 +160,14 @@ def window_offsets(
         with torch.enable_grad():
             moved = offsets[part].detach().requires_grad_()
             shown = render(part, moved)
-            seen, eye = mouth(shown), eyes(shown, tuple(layer[part] for layer in eyes_before)).sum()
+            seen = mouth(shown)
             lip = point_distance(seen.lips, wanted[part]).sum()
             corner = point_distance(seen.corners, corners_before[part]).sum()
             lost = (said_before[part] - says(shown)).clamp_min(0).sum()
-            loss = config.lip_weight * lip + config.eye_weight * eye + config.corner_weight * corner
-            loss = loss + config.expression_weight * lost
+            loss = config.lip_weight * lip + config.corner_weight * corner + config.expression_weight * lost
+            if config.eye_weight:
+                eye = eyes(shown, tuple(layer[part] for layer in eyes_before)).sum()
+                loss = loss + config.eye_weight * eye
             (gradient,) = torch.autograd.grad(loss, moved)
         return part, loss.detach(), gradient
 

@@ -84,13 +84,17 @@ def drift(
 
 
 def drift_table(table: Mapping[str, Any], offered: Mapping[str, PoseEditSettings]) -> list[str]:
-    """The drift as a table: root mean square change over the noise of a difference of two readings; 1 is noise."""
+    """The drift as a table: root mean square change over the noise of a difference of two readings; 1 is noise.
+
+    No number stands where the noise is not known: one picture tells none of what turns.
+    """
+
+    def cell(moved: Mapping[str, float]) -> str:
+        return f"{moved['rms'] / moved['noise']:.1f}" if moved["noise"] else "—"
+
     lines = ["| edit \\ moves | " + " | ".join(offered) + " |", "|---" * (len(offered) + 1) + "|"]
     for name, edit in offered.items():
-        cells = [
-            "—" if other == name else f"{table[name][other]['rms'] / table[name][other]['noise']:.1f}"
-            for other in offered
-        ]
+        cells = ["—" if other == name else cell(table[name][other]) for other in offered]
         lines.append(f"| {name} ±{edit.typical:g} | " + " | ".join(cells) + " |")
     return lines
 

@@ -23,7 +23,7 @@ from services.edits.encoded_codes import EncodedFrames
 from services.edits.evaluation import Reading, Readings
 from services.edits.instruments import Instruments
 from services.edits.pose_editor import drifts
-from services.edits.pose_evaluation import data_hash_of, evaluate_pose_editor, evaluation_of
+from services.edits.pose_evaluation import data_hash_of, drift_table, evaluate_pose_editor, evaluation_of
 from services.edits.pose_settings import PoseEditorSettings
 from services.registry.gate import Evaluation
 from services.settings import load_params
@@ -66,6 +66,16 @@ def test_what_the_gate_reads(folder: Path) -> None:
     }  # fmt: skip
     assert (evaluation.frames, evaluation.clips) == (3, 2), "frames whose face was lost do not count"
     assert evaluation.model_sha256 == weights_sha256(load_model(folder).tensors)
+
+
+def test_a_noise_that_one_picture_does_not_tell_leaves_the_cell_empty() -> None:
+    offered = {name: EDITS[name] for name in ("pose.yaw", "expression.smile")}
+    drifts = {
+        "pose.yaw": {"expression.smile": {"mean": 0.1, "rms": 0.2, "noise": 0.1}},
+        "expression.smile": {"pose.yaw": {"mean": 1.0, "rms": 1.0, "noise": 0.0}},
+    }
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in drift_table(drifts, offered)[2:]]
+    assert rows == [["—", "2.0"], ["—", "—"]]
 
 
 def test_a_likeness_that_is_no_number_does_not_pass_as_the_other(folder: Path) -> None:

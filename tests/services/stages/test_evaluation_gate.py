@@ -20,7 +20,7 @@ from services.evaluation.reconstruction import EvaluationConfig, evaluate_frame_
 from services.pipeline.models import Judges
 from services.places import FRAME_ENCODER
 from services.registry.gate import Evaluation, GateConfig, Gates, Verdict, judge
-from services.settings import load_params
+from services.settings import computes_bfloat16, load_params
 from services.training.trainer import FrameEncoderSettings
 
 NAME = "stylereel-frame-encoder"
@@ -32,7 +32,8 @@ PARAMS = load_params()
 @pytest.fixture(scope="module")
 def generator():
     made = load_generator()
-    made.compute_dtype = torch.bfloat16  # three times as fast, and far from where the gate decides
+    if computes_bfloat16():  # three times as fast there, and far from where the gate decides
+        made.compute_dtype = torch.bfloat16
     return made
 
 

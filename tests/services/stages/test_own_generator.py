@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -83,8 +82,7 @@ def checkout(own: tuple[Generator, Path], tmp_path_factory: pytest.TempPathFacto
     made = Checkout(folder, **others)
     (folder / "data" / "clips").mkdir()
     shutil.copy(asset_path("franck", "franck.mp4"), folder / "data" / "clips")
-    tested = hashlib.sha256(asset_path("clips", "single_face.mp4").read_bytes()).hexdigest()
-    (folder / "datamodules" / "test_people.toml").write_text(f'[clips]\n{tested} = "one"\n')
+    made.test_on(asset_path("clips", "single_face.mp4"))
     made.stylereel(*MADE)
     return made
 
