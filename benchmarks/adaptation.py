@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
-from services.adaptation.evaluation import TableSettings, as_markdown, kept_table, table_of_clip
+from services.adaptation.evaluation import AS_SERVED, TableSettings, as_markdown, kept_table, table_of_clip
 from services.adaptation.learn import AdaptationSettings
 from services.direction_settings import DirectionSettings
 from services.evaluation.frames import consecutive_frames
@@ -50,7 +50,13 @@ def main() -> None:
     if not first_of:
         parser.error(f"there are {', '.join(stretch.clips[0] for stretch in stretches)}")
     about = json.dumps(
-        [stretches[0].data_hash, models.versions, dataclasses.asdict(settings), dataclasses.asdict(table)]
+        [
+            stretches[0].data_hash,
+            models.versions,
+            dataclasses.asdict(settings),
+            dataclasses.asdict(table),
+            AS_SERVED,
+        ]
     )
     folder = params.runtime.state / f"adaptation-table-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
     clips = []

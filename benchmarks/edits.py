@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=DIRECTIONS)
     parser.add_argument("--samples", action="store_true", help="On generator samples, by the first judge alone.")
     parser.add_argument(
-        "--as-they-are", action="store_true", help="Not balanced on each clip's first frames, and on all frames."
+        "--as-they-are",
+        action="store_true",
+        help="Without balancing, and on all frames.",
     )
     parser.add_argument(
         "--age-drift", action="store_true", help="What age moves of the expression, and the judge's noise, alone."

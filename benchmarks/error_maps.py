@@ -2,7 +2,7 @@
 
 python benchmarks/error_maps.py [--clips 3] [--frames 15] [--out docs/error_maps.png]
 
-Each map is of the middle frame: its six neighbours laid onto it by the input's flow, differences added up; blue
+Each map is of the middle frame: its six neighbours aligned to it by the input's flow, differences added up; blue
 is none, red is --most or more. The number on it is the average, which is that frame's TC.
 """
 

@@ -1,4 +1,4 @@
-"""By which attributes edits are balanced, in the units of those edits."""
+"""By which attributes edits are balanced: those of the edits that are, in their units."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOMS = ("datamodules", "modules", "services")
+PACKAGES = ("datamodules", "modules", "services")
 
 
 def python_sha256(paths: Iterable[Path], root: Path) -> str:
@@ -21,4 +21,4 @@ def python_sha256(paths: Iterable[Path], root: Path) -> str:
 
 def code_sha256(root: Path) -> str:
     """Of all code below ``root`` that what is found may depend on: other code does not go on with it."""
-    return python_sha256([root / room for room in ROOMS], root)
+    return python_sha256([root / package for package in PACKAGES], root)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from datamodules.types import BadInputError
-from modules.lit.directions import DirectionTraining
+from modules.lit.direction_training import DirectionTraining
 
 
 @dataclass(frozen=True)

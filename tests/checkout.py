@@ -112,7 +112,7 @@ class Checkout:
         (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
     def test_on(self, clip: Path) -> None:
-        """Have the persons of one clip tested on, and all others trained on: one clip is measured, not three."""
+        """Have the person of one clip tested on, and all others trained on."""
         sha256 = hashlib.sha256(clip.read_bytes()).hexdigest()
         (self.folder / "datamodules" / "test_people.toml").write_text(f'[clips]\n{sha256} = "one"\n')
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from services.code_hash import ROOMS
+from services.code_hash import PACKAGES
 from services.settings import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -40,21 +40,21 @@ LEFT_OUT = {
     "modules/lit/reconstructions.py": "pictures for people",
     "modules/model_folder.py": "the format of a folder, whose weights count by their hash",
     "modules/sheet.py": "pictures for people",
-    "services/edits/appearance_card.py": "words for people",
     "services/direction_settings.py": "the keys of params.yaml, whose values count",
+    "services/edits/appearance_card.py": "words for people",
     "services/edits/directions_card.py": "words for people",
-    "services/training/generator_terms.py": "words for people",
-    "services/pipeline/options.py": "the keys of params.yaml, whose values count",
-    "services/pipeline/restorers.py": "where a stage's model lies",
-    "services/progress.py": "tells how far it is",
-    "services/places.py": "where things lie",
     "services/edits/pose_card.py": "words for people",
     "services/edits/pose_settings.py": "the keys of params.yaml, whose values count",
+    "services/edits/sheets.py": "pictures for people",
+    "services/pipeline/options.py": "the keys of params.yaml, whose values count",
+    "services/pipeline/restorers.py": "where a stage's model lies",
+    "services/places.py": "where things lie",
+    "services/progress.py": "tells how far it is",
     "services/registry/gate.py": "the format of an evaluation",
     "services/registry/tracking.py": "tells the registry what happens",
-    "services/training/runs.py": "tells the registry what happens",
     "services/settings.py": "reads params.yaml, whose values count",
-    "services/edits/sheets.py": "pictures for people",
+    "services/training/generator_terms.py": "words for people",
+    "services/training/runs.py": "tells the registry what happens",
 }
 """What stages import and no number hangs on, with the reason."""
 
@@ -62,7 +62,7 @@ LEFT_OUT = {
 def file_of(module: str, name: str) -> str | None:
     """Where ``name`` of an own module is from, as ``dvc.yaml`` writes it; None for what others wrote."""
     place = Path(*module.split("."))
-    if place.parts[0] not in ROOMS:
+    if place.parts[0] not in PACKAGES:
         return None
     files = (place / f"{name}.py", place.with_suffix(".py"), place / "__init__.py")
     return next(file.as_posix() for file in files if (ROOT / file).is_file())

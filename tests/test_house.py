@@ -52,6 +52,19 @@ def test_modules_are_kept_from_all_of_datamodules_but_its_types() -> None:
     assert set(forbidden) == files - {"datamodules.types", "datamodules.__init__"}
 
 
+def test_every_room_of_services_has_its_place() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    placed = {
+        name.strip()
+        for one in contracts
+        if one["type"] == "layers"
+        for row in one["layers"]
+        for name in row.split("|")
+    }
+    rooms = {f"services.{path.parent.name}" for path in (ROOT / "services").glob("*/__init__.py")}
+    assert rooms <= placed
+
+
 def test_ruff_finds_nothing() -> None:
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run([BIN / "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
@@ -130,10 +143,9 @@ def test_help_explains_every_option(name: str, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_benchmarks_and_tests_on_the_pages_exist(page: str) -> None:
-    for target in re.findall(
-        r"\b(?:benchmarks|tests|docs)/[\w/.-]+\.(?:py|md|svg|jpg|png)\b", (ROOT / page).read_text()
-    ):
+def test_files_on_the_pages_exist(page: str) -> None:
+    folders = "benchmarks|tests|docs|datamodules|modules|services"
+    for target in re.findall(rf"\b(?:{folders})/[\w/.-]+\.(?:py|md|svg|jpg|png)\b", (ROOT / page).read_text()):
         assert (ROOT / target).exists(), f"{page}: {target}"
 
 

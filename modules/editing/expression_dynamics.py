@@ -146,7 +146,7 @@ def window_offsets(
 
     def plain(part: slice) -> tuple[Features, Tensor, Tensor]:
         images = render(part, torch.zeros_like(start[part]))
-        return eyes.features(images), mouth(images).corners, says(images)
+        return eyes.features(images) if config.eye_weight else (), mouth(images).corners, says(images)
 
     with torch.no_grad():
         parts = list(batch.over(len(start), plain))

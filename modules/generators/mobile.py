@@ -48,7 +48,8 @@ class _Layer(nn.Module):
         """Convolve ``(N, C, H, W)`` under styles ``(N, C)``, add bias and noise ``(1 or N, 1, H, W)``.
 
         ``order`` picks the output channels. Scaling channels commutes with the depthwise step, so the style
-        goes into the pointwise weight.
+        goes into the pointwise weight. Where a gradient of the style alone is asked for, it goes into the features:
+        a sum over them is all that this gradient takes, where that of a modulated weight is one more product.
         """
         weight, bias = cast(Tensor, self.weight), cast(Tensor, self.bias)
         if order is not None:
@@ -56,6 +57,9 @@ class _Layer(nn.Module):
         bias = bias.to(x.dtype)
         if self.depthwise is not None:
             x = F.conv2d(x, self.depthwise.to(x.dtype), padding=1, groups=x.shape[1])
+            if self._asks_styles_alone(weight, style, x):
+                x = F.conv2d(x * style[:, :, None, None], weight, bias)
+                return x if noise is None else x.add_(noise)
         modulated = (weight * style[:, None, :, None, None]).to(x.dtype)
         n, _, height, width = x.shape
         if n == 1:
@@ -70,6 +74,12 @@ class _Layer(nn.Module):
             x = x + bias[:, None, None]
         # In place: no gradient looks at what a convolution gave, and fresh memory costs more than the sum.
         return x if noise is None else x.add_(noise.to(x.dtype))
+
+    @staticmethod
+    def _asks_styles_alone(weight: Tensor, style: Tensor, x: Tensor) -> bool:
+        # Features of bfloat16 would be rounded once more.
+        frozen = style.requires_grad and not weight.requires_grad
+        return torch.is_grad_enabled() and frozen and x.dtype == torch.float32
 
 
 class MobileStyleGAN(nn.Module):

@@ -7,35 +7,17 @@ handed in. With one edit and the terms of eq. S2 it is the paper's age network.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from modules.lit.direction_training import DirectionTraining
 from modules.losses.edits import Edited, EditTerm, judged_means
 
 Render = Callable[[Tensor], Tensor]
 """``render(ws)`` gives ``(N, 3, r, r)``, differentiable with respect to the codes."""
-
-
-@dataclass(frozen=True)
-class DirectionTraining:
-    """How directions are learned."""
-
-    steps: int
-    """Optimiser steps; 0 leaves the directions as they are."""
-    codes: int
-    """Codes per step; each is rendered with gradients under every edit."""
-    learning_rate: float
-    """Of Adam, in units of the size of the directions that it starts from, per coordinate."""
-    pull: float
-    """Weight of the mean squared distance from the start, in the same units."""
-    least_strength: float
-    """Strengths are drawn from this share of a bound to the whole of it."""
-    weights: Mapping[str, float]
-    """Weight of each term by its name."""
 
 
 class LitDirections(L.LightningModule):

@@ -1,9 +1,9 @@
 """TC: how much a reconstructed video jitters (FrEN/ViEN, sections 3.2 and 4.2, Fig. 3).
 
-Six neighbours of a frame, three before and three after, are laid onto it, and the differences are added up. The
+Six neighbours of a frame, three before and three after, are aligned to it, and the differences are added up. The
 paper does not say how frames are aligned. Here it is the flow of the input video, the same for every method:
 flow of a reconstruction would explain part of its own jitter away. So a video that does not follow the input's
-motion is charged for that too, and a still picture is not free.
+motion scores higher for that too, and so does a still picture.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from modules.generators.adaptation import KIND
 from modules.model_folder import CONFIG
 from services.adaptation.alone import alone_at_once
 from services.model_names import adaptation_of
-from services.pipeline.sidecar import file_sha256
+from services.pipeline.sidecar import INPUT_SHA256, file_sha256
 from services.registry.forgetting import clips_behind, forget_model
 from services.registry.store import ModelStore
 
@@ -22,8 +22,6 @@ ADAPTATIONS = "adaptations"
 """Folder of ``runtime.state`` for what ``edit --adapt`` and ``adapt`` learn."""
 WHOSE = "subject.json"
 """In a folder in which an adaptation is under way: the person whose frames lie there, and the clip they are of."""
-INPUT_SHA256 = "input_sha256"
-"""Of a job's request: the sha256 of its clip, which outlives the clip, so that a person is forgotten by it."""
 
 
 @dataclass(frozen=True)

@@ -72,20 +72,23 @@ def crops_of(clip: Path, at: Places) -> Frames:
     return np.stack([crop_frame(frame, m, at.size) for frame, m in zip(frames, at.matrices, strict=True)])
 
 
-def measure_reconstruction(clip: Path, codes: Path, at: Places, models: Models) -> dict[str, dict[str, float]]:
-    """Means of ``NEARNESS`` for the mean face and for the codes, straight from the generator."""
+def reconstructed(codes: Path, at: Places, models: Models) -> Tensor:
+    """What the codes alone show, ``(N, 3, s, s)`` in [-1, 1], s the pipeline's crop size."""
+    return _render(_codes(codes, at, models), models)
+
+
+def measure_reconstruction(clip: Path, shown: Tensor, at: Places, models: Models) -> dict[str, dict[str, float]]:
+    """Means of ``NEARNESS`` for the mean face and for what ``reconstructed`` gave."""
     target = to_tensor(crops_of(clip, at), models.device)
-    ws = _codes(codes, at, models)
-    return {
-        "mean face": _nearness(_render(models.mean_codes(len(ws)), models), target, models),
-        "reconstruction": _nearness(_render(ws, models), target, models),
-    }
+    mean = _render(models.mean_codes(1), models).expand_as(shown)
+    return {"mean face": _nearness(mean, target, models), "reconstruction": _nearness(shown, target, models)}
 
 
 def measure_edit(
     clip: Path,
     edited: Path,
     codes: Path,
+    before: Tensor,
     request: EditRequest,
     unit: float,
     at: Places,
@@ -94,13 +97,13 @@ def measure_edit(
 ) -> dict[str, float]:
     """``NEARNESS`` of the edited clip to the input, and how far the edit went in its own unit.
 
-    ``unit`` is how much of the judge's number one unit is. ``size_face`` is measured on the generator's picture,
-    moved by the strengths of the clip's sidecar, against the unedited one, ``size_clip`` on the finished clip
-    against the input; ``identity_kept`` is the likeness of these two pictures.
+    ``before`` is what ``reconstructed`` gave of the codes, ``unit`` how much of the judge's number one unit is.
+    ``size_face`` is measured on the generator's picture, moved by the strengths of the clip's sidecar, against the
+    unedited one, ``size_clip`` on the finished clip against the input; ``identity_kept`` is the likeness of the
+    generator's two pictures.
     """
     target, shown = (to_tensor(crops_of(path, at), models.device) for path in (clip, edited))
-    ws = _codes(codes, at, models)
-    before, after = (_render(ws, models, asked) for asked in ([], _applied(edited)))
+    after = _render(_codes(codes, at, models), models, _applied(edited))
     with torch.no_grad():
         kept = (models.judges.identity.embed(before) * models.judges.identity.embed(after)).sum(1)
     return _nearness(shown, target, models) | {

@@ -25,7 +25,7 @@ from services.demo.clips import edit_clip, invert_clip
 from services.demo.compare import compare_served
 from services.demo.ledger import Done, Ledger
 from services.demo.lifecycle import EVALUATIONS, promote_shipped
-from services.demo.measure import Places, frames_at, measure_edit, measure_reconstruction, places
+from services.demo.measure import Places, frames_at, measure_edit, measure_reconstruction, places, reconstructed
 from services.demo.options import DemoConfig
 from services.demo.report import finite, markdown
 from services.demo.sheet import draw_demo
@@ -192,12 +192,13 @@ class Demo:
 
         def make() -> dict[str, Any]:
             at = self._places()
-            rows = measure_reconstruction(self.clip, self.codes, at, self.models)
+            before = reconstructed(self.codes, at, self.models)
+            rows = measure_reconstruction(self.clip, before, at, self.models)
             edits = {}
             for stem, request in requests.items():
                 unit = units[request.name].per_unit if request.name in units else 1.0
                 measured = measure_edit(
-                    self.clip, clips[stem], self.codes, request, unit, at, self.models, self.judge
+                    self.clip, clips[stem], self.codes, before, request, unit, at, self.models, self.judge
                 )
                 rows[stem] = measured
                 spoken = self.models.edits[request.name].unit.split(" (")[0]

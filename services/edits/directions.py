@@ -30,7 +30,7 @@ from modules.editing.boundaries import (
 )
 from modules.editing.directions import Direction, EditSet, load_directions, save_directions
 from modules.generators import Generator
-from modules.lit.directions import DirectionTraining
+from modules.lit.direction_training import DirectionTraining
 from modules.losses.edits import EditTerm, FaceKept
 from modules.perception.face_judge import FaceJudgeConfig
 from modules.perception.second_judges import SecondJudges

@@ -62,10 +62,10 @@ Held-out scores of the fits (share of variance; gender: right answers): {scores}
 On the generator's pictures of the frame encoder's codes for frames of {persons} persons in {clips} clips that
 nothing was trained on; what is left once they are pasted is another measurement (`benchmarks/pasting.py`). Edits
 were balanced on some frames of each clip (`balance` in params.yaml) and measured on others, by the judges they
-were set with and, where there is one, by a second net that no edit was fitted or set to. A slope of 1 means that
-what was asked is what was got. In the second table a row is an edit at a usual strength; a cell says how far it
-moves an attribute, as a share of that attribute's own usual strength. surprise and anger are not balanced, since
-they are made of brows, eyes and mouth: those may move with them.
+were balanced by and, where there is one, by a second net that had no part in fitting or balancing. A slope of 1
+means that what was asked is what was got. In the second table a row is an edit at a usual strength; a cell says
+how far it moves an attribute, as a share of that attribute's own usual strength. surprise and anger are not
+balanced, since they are made of brows, eyes and mouth: those may move with them.
 
 {tables}
 

@@ -17,7 +17,7 @@ def judge_noise(judge: ImageJudge, images: Tensor, turning: Collection[str] = ()
 
     A mirrored face has the same expression, pitch and size, and the opposite of what is ``turning`` (yaw, roll,
     place): what differs is the judge's. The mean difference is taken off where the sign flips, since a crop's own
-    offset is no noise; of one picture alone nothing is left then, and 0 says that the noise is not known.
+    offset is no noise; of one picture alone nothing is left then, and the noise is 0.
     """
     plain, mirrored = judge(images), judge(images.flip(3))
     noise = {}

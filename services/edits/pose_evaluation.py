@@ -86,11 +86,11 @@ def drift(
 def drift_table(table: Mapping[str, Any], offered: Mapping[str, PoseEditSettings]) -> list[str]:
     """The drift as a table: root mean square change over the noise of a difference of two readings; 1 is noise.
 
-    No number stands where the noise is not known: one picture tells none of what turns.
+    No number stands where no noise was seen: one picture shows none of what turns.
     """
 
-    def cell(moved: Mapping[str, float]) -> str:
-        return f"{moved['rms'] / moved['noise']:.1f}" if moved["noise"] else "—"
+    def cell(found: Mapping[str, float]) -> str:
+        return f"{found['rms'] / found['noise']:.1f}" if found["noise"] > 0 else "—"
 
     lines = ["| edit \\ moves | " + " | ".join(offered) + " |", "|---" * (len(offered) + 1) + "|"]
     for name, edit in offered.items():

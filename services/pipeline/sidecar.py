@@ -18,6 +18,8 @@ from modules.editing.directions import EditRequest
 from services.version import version
 
 KIND = "stylereel-output"
+INPUT_SHA256 = "input_sha256"
+"""Of a job's request: the sha256 of its clip, which outlives the clip, so that a person is forgotten by it."""
 
 
 def sidecar_path(output: Path) -> Path:

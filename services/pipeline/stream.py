@@ -1,4 +1,4 @@
-"""A clip edited in few passes, few frames in memory: find faces, invert, set edits right, edit and paste back."""
+"""A clip edited in few passes, few frames in memory: find faces, invert, balance edits, edit and paste back."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from services.memory import keep_freed_memory
 from services.waiting import wait_briefly
@@ -16,7 +16,7 @@ wait_briefly()
 keep_freed_memory()
 
 from services.serving.serve import OVERRIDES, stop_with_parent  # noqa: E402
-from services.settings import Params, Runtime, load_params  # noqa: E402
+from services.settings import Runtime, load_params  # noqa: E402
 
 _PARAMS = load_params(overrides=json.loads(os.environ.get(OVERRIDES, "[]")))
 # Read by BentoML when it is imported: its home is ours, and nothing is reported to its makers.
@@ -25,15 +25,10 @@ os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 
 import bentoml  # noqa: E402
 from prometheus_client import values  # noqa: E402
+from starlette.applications import Starlette  # noqa: E402
 from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
 
-from services.serving.engine import Engine  # noqa: E402
-from services.serving.handling import State  # noqa: E402
-from services.serving.jobs import Jobs  # noqa: E402
-from services.serving.latents import LatentStore  # noqa: E402
 from services.serving.logs import configure_log  # noqa: E402
-from services.serving.routes import create_app  # noqa: E402
-from services.serving.turns import Turns  # noqa: E402
 
 if OVERRIDES in os.environ:
     # BentoML sets it for metrics of several workers, kept in files that are mapped into memory: a full disk kills
@@ -41,26 +36,13 @@ if OVERRIDES in os.environ:
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     values.ValueClass = values.MutexValue
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 
 def seconds_allowed(runtime: Runtime) -> float:
     """What BentoML gives a request before it answers 504: its upload, the wait for a turn, the computation."""
     return runtime.max_bytes / runtime.slowest_upload + 2.5 * runtime.request_seconds
-
-
-@contextmanager
-def open_state(params: Params) -> Iterator[State]:
-    """The engine, the jobs and the latents of a server, from its start to its stop."""
-    runtime, turns = params.runtime, Turns()
-    engine = Engine(params, turns)
-    latents = LatentStore(runtime.state / "latents", runtime.keep_latents_hours)
-    keep, poll = runtime.keep_jobs_hours, min(1.0, runtime.poll_seconds)
-    jobs = Jobs(runtime.state / "jobs", engine, turns, keep, poll, runtime.max_jobs)
-    try:
-        engine.start()
-        yield State(engine, jobs, latents, turns, runtime)
-    finally:
-        jobs.close()
-        engine.stop()
 
 
 class OwnPaths:
@@ -81,7 +63,36 @@ class OwnPaths:
         await (self.app if scope["type"] != "http" or theirs else self.ours)(scope, receive, send)
 
 
-http = create_app(lambda: open_state(_PARAMS), _PARAMS.runtime.max_bytes, _PARAMS.runtime.max_image_bytes)
+class MadeWhenServed(Starlette):
+    """The app of ``services.serving.app``, imported and made by the worker when it starts.
+
+    BentoML's supervisor imports this module as well, before the worker does, and needs neither torch nor models.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(lifespan=self._lifespan)
+        self._made: FastAPI | None = None
+
+    @property
+    def made(self) -> FastAPI:
+        """The app itself."""
+        if self._made is None:
+            from services.serving.app import make_app
+
+            self._made = make_app(_PARAMS)
+        return self._made
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with self.made.router.lifespan_context(self.made):
+            yield
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand one request on."""
+        await self.made(scope, receive, send)
+
+
+http = MadeWhenServed()
 
 
 @bentoml.service(

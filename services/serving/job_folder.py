@@ -9,8 +9,7 @@ from typing import Any
 
 from datamodules.disk import beside
 from datamodules.types import BadInputError
-from services.adaptation.subjects import INPUT_SHA256
-from services.pipeline.sidecar import file_sha256
+from services.pipeline.sidecar import INPUT_SHA256, file_sha256
 
 STARTS = "starts.json"
 """How often the step that is under way was begun; gone when it ended or the server stopped in good order."""

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID, WorkflowStatus
-from filelock import BaseFileLock, FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from datamodules.disk import is_disk_full
@@ -30,6 +29,7 @@ from services.serving.job import Editor, Job, Kind, State, kind_of
 from services.serving.job_folder import count_start, forget_starts, read_json, write_json, write_request
 from services.serving.job_measures import JobMeasures
 from services.serving.job_outcomes import BROKEN, CANCELLED, SUCCEEDED, failed
+from services.serving.jobs_lock import lock_jobs
 from services.serving.limits import public_message
 from services.serving.turns import BusyError, Turns
 
@@ -404,13 +404,3 @@ class Jobs:
 
 def _listed(status: list[str]) -> list[WorkflowStatus]:
     return DBOS.list_workflows(status=status, name=WORKFLOW, load_input=False, load_output=False)
-
-
-def lock_jobs(folder: Path) -> BaseFileLock:
-    """Hold the folder; raises ``BadInputError`` where another server holds it. A killed server holds nothing."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BadInputError(f"another server works on {folder}; stop it, or give STYLEREEL_STATE") from error
-    return lock

@@ -20,7 +20,7 @@ OPTIONS = {
     "refine": "Steps of optimisation per frame, a whole number from 0.",
     "paste": "auto, difference, mixed or replace.",
     "region": "auto, face or head.",
-    "balance": "false to apply edits as they are, without setting them right on the face at hand.",
+    "balance": "false to apply edits as they are, without balancing them on the face at hand.",
     "seed": "A whole number from 0: which person random_identity gives, the same on every frame.",
     "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",
     "end": "Seconds into the clip at which to end.",

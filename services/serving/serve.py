@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from datamodules.types import BadInputError
-from services.serving.jobs import lock_jobs
+from services.serving.jobs_lock import lock_jobs
 from services.settings import PREFIX, ROOT, Runtime
 
 SERVICE = "services.serving.api:StyleReelService"

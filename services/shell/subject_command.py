@@ -28,7 +28,7 @@ def forget(
     from services.adaptation.subjects import Forgotten, clips_of, forget_adaptations, jobs_of
     from services.model_names import adaptation_of
     from services.opened_registry import open_registry
-    from services.serving.jobs import lock_jobs
+    from services.serving.jobs_lock import lock_jobs
 
     adaptation_of(subject)
     params = load_params()

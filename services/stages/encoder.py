@@ -24,13 +24,7 @@ from services.edits.sheets import pairs_sheet
 from services.places import CLIPS, FRAME_ENCODER, RUNS, SAMPLES
 from services.settings import ROOT, Params
 from services.training.generator_terms import terms_of
-from services.training.parts import (
-    OF_FACES,
-    face_seen,
-    generator_to_train_through,
-    image_losses,
-    judged_by,
-)
+from services.training.parts import OF_FACES, face_seen, generator_to_train_through, image_losses, judged_by
 from services.training.runs import code_sha256, training_run
 from services.training.trainer import FrameEncoderSettings, fit_frame_encoder
 

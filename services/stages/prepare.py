@@ -25,9 +25,7 @@ from modules.perception.identity import load_identity
 from services.edits.sheets import clips_sheet, samples_sheet
 from services.places import CLIPS, SAMPLES
 from services.settings import ROOT, Params
-from services.training.parts import (
-    training_generator,
-)
+from services.training.parts import training_generator
 from services.training.runs import code_sha256, stage_run
 
 REGISTRY_CLIPS = ("clips", "franck")
@@ -37,6 +35,7 @@ CLIP_NETS = {
     "face-recognition-plugin": "fr_feature.onnx",
 }
 """Assets and their files that decide where the faces of clips are and whose they are."""
+
 Report = Callable[[int, int, str], None]
 
 

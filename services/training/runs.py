@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from services.code_hash import ROOMS, python_sha256
+from services.code_hash import PACKAGES, python_sha256
 from services.registry.connection import RegistryConfig
 from services.registry.tracking import Run, SilentRun, start_run
 from services.settings import ROOT, Params
@@ -63,4 +63,4 @@ def sections_of(stage: str) -> list[str]:
 def code_sha256(stage: str) -> str:
     """Of the code that ``dvc.yaml`` names for a stage: a training that other code began is not gone on with."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return python_sha256([ROOT / dep for dep in stages[stage]["deps"] if dep.split("/")[0] in ROOMS], ROOT)
+    return python_sha256([ROOT / dep for dep in stages[stage]["deps"] if dep.split("/")[0] in PACKAGES], ROOT)

@@ -129,7 +129,7 @@ def test_a_face_that_is_lost_later_keeps_the_best_that_was_seen() -> None:
 
 
 @pytest.mark.parametrize("lost_before", [True, False])
-def test_a_face_that_is_not_seen_has_no_part_and_the_others_are_set_right(lost_before: bool) -> None:
+def test_a_face_that_is_not_seen_has_no_part_and_the_others_are_balanced(lost_before: bool) -> None:
     face = Face(np.diag([0.8, 1.0, 1.0]))
     asked = [EditRequest("age", 10.0)]
 

@@ -231,6 +231,29 @@ def test_noise_that_is_added_in_place_has_its_gradient_and_leaves_that_of_the_co
         assert all(torch.equal(value, start) for value, start in zip(noise, before, strict=True))
 
 
+def test_styles_have_the_gradients_that_they_have_beside_learned_weights(face: MobileStyleGAN) -> None:
+    """Of frozen weights the style scales the features, of learned ones the weights: two ways to one sum."""
+    ws = face.map(torch.randn(2, face.z_dim, generator=torch.Generator().manual_seed(1)))
+    wanted = torch.randn(2, 512, 64, 64, generator=torch.Generator().manual_seed(2))
+
+    def seen() -> tuple[Tensor, Tensor]:
+        codes = ws.clone().requires_grad_()
+        features = face.features(codes, 64)
+        (gradient,) = torch.autograd.grad((features * wanted).sum(), codes)
+        return features.detach(), gradient
+
+    features, gradient = seen()
+    with torch.no_grad():
+        torch.testing.assert_close(features, face.features(ws, 64), rtol=1e-4, atol=1e-4)
+    face.requires_grad_(True)
+    try:
+        beside_features, beside = seen()
+    finally:
+        face.requires_grad_(False)
+    torch.testing.assert_close(features, beside_features, rtol=1e-4, atol=1e-4)
+    assert (gradient - beside).norm() < 1e-3 * beside.norm() and gradient[:, :9].abs().amax(2).all()
+
+
 def test_noise(toy: MobileStyleGAN) -> None:
     ws = toy_codes(toy)
     const, none = toy.synthesize(ws), toy.synthesize(ws, noise_mode="none")

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from modules.lit.directions import DirectionTraining, LitDirections
+from modules.lit.direction_training import DirectionTraining
+from modules.lit.directions import LitDirections
 from modules.losses.edits import AttributeTerm, Edited, EditTerm, Judged
 
 ROWS, WIDTH, ATTRIBUTES = 4, 6, 3

@@ -12,10 +12,10 @@ from datamodules.images import read_image
 from datamodules.video import VideoWriter, probe, read_frames
 from modules.editing.directions import EditRequest
 from services.attributes import NAMES
-from services.code_hash import ROOMS
+from services.code_hash import PACKAGES
 from services.demo import run as demo_run
 from services.demo.clips import Recorded
-from services.demo.measure import frames_at, measure_edit, places
+from services.demo.measure import frames_at, measure_edit, places, reconstructed
 from services.demo.options import DemoConfig
 from services.demo.run import Demo, demo_params
 from services.pipeline.encoders import NAMES as ENCODERS
@@ -54,7 +54,7 @@ def demo(short: Path, tmp_path: Path, toy_models, toy_model, monkeypatch: pytest
     monkeypatch.setattr(demo_run, "SHIPPED", {"stylereel-directions": folder})
     monkeypatch.setattr(demo_run, "METRICS_FOLDER", tmp_path / "metrics")
     monkeypatch.setattr(demo_run, "ROOT", tmp_path)
-    for room in ROOMS:
+    for room in PACKAGES:
         (tmp_path / room).mkdir()
     monkeypatch.setattr(demo_run, "asset_path", lambda asset, file: short)
     monkeypatch.setattr(demo_run, "fetch", lambda name: None)
@@ -123,7 +123,9 @@ def test_how_far_an_edit_went_is_measured_at_the_strengths_that_were_used(demo, 
     def went() -> float:
         at = done._places()
         request = EditRequest("age", 20.0)
-        return measure_edit(done.clip, clip, done.codes, request, 1.0, at, toy_models, brightness)["size_face"]
+        before = reconstructed(done.codes, at, toy_models)
+        found = measure_edit(done.clip, clip, done.codes, before, request, 1.0, at, toy_models, brightness)
+        return found["size_face"]
 
     before, said = went(), json.loads(sidecar.read_text())
     said["report"]["faces"][0]["strengths"] = {"age": 2.0}

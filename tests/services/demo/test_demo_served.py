@@ -68,9 +68,10 @@ HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Answers).
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Puts a program in the place of the server."""
-    package = tmp_path / "services"
-    package.mkdir()
-    (package / "__init__.py").touch()
+    package = tmp_path / "services" / "shell"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
     monkeypatch.setattr(served, "ROOT", tmp_path)
 
     def put(program: str) -> Path:

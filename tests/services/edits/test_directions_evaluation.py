@@ -115,7 +115,7 @@ def test_without_a_second_identity_net_its_column_is_empty(tmp_path: Path) -> No
 
 
 def test_edits_are_measured_as_they_are_served(tmp_path: Path) -> None:
-    """Set right on each clip's first frames: what age does to gender goes, and yaw comes as near as it may."""
+    """Balanced on each clip's first frames: what age does to gender goes, and yaw comes as near as it may."""
     folder = saved(tmp_path / "edits", yaw=0.7, gender_of_age=0.02)
     found = evaluate_directions(folder, FRAMES, SETTINGS, BALANCING, instruments())[1]
     alone = evaluate_directions(folder, FRAMES, SETTINGS, AS_THEY_ARE, instruments())[1]
@@ -159,7 +159,7 @@ def test_measured_again_all_three_files_are_of_one_measurement(
     assert f"| yaw | -15 to +15 | {slope:.2f} |" in load_model(folder).card
 
 
-def test_no_frame_is_both_set_right_on_and_measured() -> None:
+def test_no_frame_is_both_balanced_on_and_measured() -> None:
     ws = torch.arange(7.0)[:, None, None].expand(7, 1, WIDTH)
     frames = EncodedFrames(ws, ("a", "a", "a", "b", "b", "c", "a"), (0, 0, 0, 1, 1, 2, 0), "data")
     served = as_served(frames, BALANCING)

@@ -37,6 +37,7 @@ def test_noise_is_what_a_mirror_image_should_not_change() -> None:
     noise = judge_noise(judge, images, ("turn",))
     assert noise["smile"] == pytest.approx(np.sqrt((0.4**2 + 0.2**2) / 2 / 2))
     assert noise["turn"] == pytest.approx(0, abs=1e-7), "the opposite, as it should be"
+    assert judge_noise(judge, images[:1], ("turn",))["turn"] == 0, "of one picture there is no other to compare"
     assert judge_noise(judge, images)["turn"] == pytest.approx(np.sqrt((0.8**2 + 0.4**2) / 2 / 2))
 
 
@@ -45,7 +46,7 @@ def test_no_rows_move_nothing() -> None:
     assert moved(start, [], {}, ["smile"]) == {}
 
 
-def test_age_is_measured_at_every_strength_on_frames_that_it_was_not_set_right_on() -> None:
+def test_age_is_measured_at_every_strength_on_frames_that_it_was_not_balanced_on() -> None:
     """A year raises the smile by 0.001; a picture differs from its mirror image by twice its second number."""
     ws = torch.tensor([[[9.0, 9.0]], [[0.3, 0.01]], [[9.0, 9.0]], [[0.1, -0.02]]])
     frames = EncodedFrames(ws, ("a", "a", "b", "b"), (0, 0, 1, 1), "data")

@@ -13,7 +13,8 @@ import torch
 
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, save_directions
-from modules.lit.directions import DirectionTraining, LitDirections
+from modules.lit.direction_training import DirectionTraining
+from modules.lit.directions import LitDirections
 from modules.losses.edits import Edited, Judged
 from services.attributes import AttributeJudge
 from services.direction_settings import DirectionSettings, RefineSettings

@@ -141,7 +141,7 @@ def test_an_image_shows_what_its_strengths_say(models: Models, frame: np.ndarray
     assert (made.image != other.image).any()
 
 
-def test_a_clip_is_set_right_once_and_shows_it_in_all_its_frames(models: Models, clip, tmp_path) -> None:
+def test_a_clip_is_balanced_once_and_shows_it_in_all_its_frames(models: Models, clip, tmp_path) -> None:
     models = replace(models, config=replace(models.config, chunk=4))
     report, made = edited(clip, tmp_path, OLDER, models, replace(SECTION, paste="difference", region="face"))
     assert len(made) == report.frames > 8
@@ -156,7 +156,7 @@ def test_a_clip_is_set_right_once_and_shows_it_in_all_its_frames(models: Models,
         assert (frame != plain).any()
 
 
-def test_of_a_clip_whose_first_face_is_not_seen_the_others_are_set_right_and_it_says_so(
+def test_of_a_clip_whose_first_face_is_not_seen_the_others_are_balanced_and_it_says_so(
     models: Models, clip, tmp_path
 ) -> None:
     class Blind(SeeingJudges):
@@ -230,7 +230,7 @@ def test_what_codes_miss_of_the_face_is_no_change_that_was_not_asked(models: Mod
     assert abs(strengths["yaw"] - 0.5) < 0.3 and abs(strengths.get("age", 0.0)) < 0.3
 
 
-def test_edits_are_set_right_on_the_codes_that_are_edited(models: Models, clip, tmp_path) -> None:
+def test_edits_are_balanced_on_the_codes_that_are_edited(models: Models, clip, tmp_path) -> None:
     """As the demo plays codes back: each frame is asked for once, in order."""
     played, seen = Counted(), list[Tensor]()
 
@@ -295,7 +295,7 @@ def test_where_no_face_is_seen_at_first_the_codes_are_still_those_of_their_frame
     assert looked_at == [[number - lost for number in cut]]
 
 
-def test_each_of_several_faces_is_set_right_by_itself(models: Models, clip, tmp_path) -> None:
+def test_each_of_several_faces_is_balanced_by_itself(models: Models, clip, tmp_path) -> None:
     batches = list(read_frames(clip, 4, SECTION.start, SECTION.start + 0.2))
     pair = tmp_path / "pair.mp4"
     with VideoWriter(
@@ -318,13 +318,13 @@ def test_each_of_several_faces_is_set_right_by_itself(models: Models, clip, tmp_
     judges.finder, judges.basis = models.judges.finder, models.judges.basis  # type: ignore[attr-defined]
     found = []
 
-    def set_right(ws: Tensor, *rest: Any) -> Requests:
+    def balanced(ws: Tensor, *rest: Any) -> Requests:
         judges.seen = 0.7 if found else 1.0
         found.append(balanced(ws, *rest))
         return found[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services.pipeline.balance, "balanced", set_right)
+        patch.setattr(services.pipeline.balance, "balanced", balanced)
         report, _ = edited(
             pair, tmp_path, OLDER, replace(models, judges=judges), replace(AS_DIFFERENCE, face="all")
         )
@@ -333,7 +333,7 @@ def test_each_of_several_faces_is_set_right_by_itself(models: Models, clip, tmp_
     assert second > first + 1
 
 
-def test_codes_are_set_right_and_their_sidecar_says_how(
+def test_codes_are_balanced_and_their_sidecar_says_how(
     models: Models, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services.media, "load_models", lambda *_: models)

@@ -15,9 +15,9 @@ from job_toys import Copier, copier, full_disk, jobs, no_room, submit, until, wa
 from datamodules.types import BadInputError
 from services.serving.jobs import Jobs
 from services.serving.turns import Turns
+from services.settings import ROOT
 
 __all__ = ["copier", "jobs"]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_start_on_a_full_disk_says_so_and_the_next_one_works(
@@ -146,6 +146,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from services.serving.jobs import Jobs
 from services.serving.turns import Turns
+from services.settings import ROOT
 
 class Slow:
     def check(self, request):

@@ -10,7 +10,8 @@ from prometheus_client import values
 
 from datamodules.types import BadInputError
 from services.serving.job import Job, kind_of
-from services.serving.jobs import Jobs, lock_jobs
+from services.serving.jobs import Jobs
+from services.serving.jobs_lock import lock_jobs
 from services.serving.turns import BusyError, Turns
 
 __all__ = ["copier", "jobs"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.types import BadInputError
-from services.serving.jobs import lock_jobs
+from services.serving.jobs_lock import lock_jobs
 from services.serving.serve import OVERRIDES, free_port, serve
 from services.settings import ROOT, Runtime, load_params
 
@@ -103,9 +103,21 @@ import os, sys
 os.environ["PROMETHEUS_MULTIPROC_DIR"], os.environ["STYLEREEL_OVERRIDES"] = sys.argv[1], "[]"
 import prometheus_client
 import services.serving.api
-services.serving.api.http.state.measures.request("GET", "/livez", 200, 0.1)
-print(services.serving.api.http.state.measures.text([], 0, 0).decode())
+services.serving.api.http.made.state.measures.request("GET", "/livez", 200, 0.1)
+print(services.serving.api.http.made.state.measures.text([], 0, 0).decode())
 """
+
+
+def test_a_supervisor_loads_neither_torch_nor_models(tmp_path: Path) -> None:
+    """It imports the service before the worker does: whoever starts a server waits for both."""
+    program = (
+        "import sys, services.serving.api as api\nassert api.http\nprint({'torch', 'mlflow'} & {*sys.modules})"
+    )
+    environment = {**os.environ, "STYLEREEL_STATE": str(tmp_path / "state"), "STYLEREEL_OVERRIDES": "[]"}
+    shown = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "set()\n"
 
 
 def test_a_worker_counts_in_memory_since_files_mapped_on_a_full_disk_kill_it(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from datamodules.types import BadInputError
 from services.registry.tracking import SilentRun
 from services.settings import load_params
 from services.stages import ablation
-from services.stages import encoder as stages
+from services.stages import encoder as encoder_stage
 from services.stages.ablation import AblationSettings, train_with, with_phase
 from services.training.trainer import FrameEncoderSettings
 
@@ -103,9 +103,9 @@ def test_a_row_is_trained_again_with_anything_else(row: Row, monkeypatch: pytest
     if other == "samples":
         row.samples = "others"
     elif other == "start":
-        monkeypatch.setattr(stages, "_start_sha256", lambda settings: "other weights in the same folder")
+        monkeypatch.setattr(encoder_stage, "_start_sha256", lambda settings: "other weights in the same folder")
     elif other == "code":
-        monkeypatch.setattr(stages, "code_sha256", lambda stage: f"other code of {stage}")
+        monkeypatch.setattr(encoder_stage, "code_sha256", lambda stage: f"other code of {stage}")
     generator = "other" if other == "generator" else "g"
     assert row.train(*([other] if "=" in other else []), generator=generator) == 2
 

@@ -14,7 +14,7 @@ from modules.generators import load_generator
 from services.edits import pose_editor
 from services.edits.pose_settings import PoseEditorSettings
 from services.settings import Params, load_params
-from services.stages import encoder as stages
+from services.stages import encoder as encoder_stage
 from services.stages import video_encoder
 from services.stages.encoder import FRAME_ENCODER, first_encoder
 from services.training.trainer import FrameEncoderSettings, VideoEncoderSettings
@@ -45,7 +45,7 @@ def encoder_name(params: Params, generator: str, data: str, samples: str) -> str
     prepared = SimpleNamespace(data_hash=lambda split: data)
     clips = SimpleNamespace(config=params.section("face_video", FaceVideoConfig), prepared=prepared)
     made = SimpleNamespace(fingerprints=("a", samples))
-    return stages.fingerprint(params, settings, clips, made, generator)  # type: ignore[arg-type]
+    return encoder_stage.fingerprint(params, settings, clips, made, generator)  # type: ignore[arg-type]
 
 
 def video_encoder_name(params: Params, generator: str, data: str, frame_encoder: str) -> str:
@@ -63,7 +63,7 @@ def pose_editor_name(params: Params, encoder: str, data: str, samples: str) -> s
 
 
 TRAININGS: dict[str, tuple[Callable[[Params, str, str, str], str], ModuleType, list[str]]] = {
-    "frame_encoder": (encoder_name, stages, [
+    "frame_encoder": (encoder_name, encoder_stage, [
         "frame_encoder.training.ema_decay=0.9", "frame_encoder.start_from=assets/frame-encoder",
         "face_video.stills=7",
     ]),

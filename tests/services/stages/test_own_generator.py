@@ -57,6 +57,8 @@ def checkout(own: tuple[Generator, Path], tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("checkout")
     raw = load_params(environment={}).raw
     edits, local = raw["directions"]["edits"], raw["stylespace"]["edits"]["smile_local"]
+    alone = raw["directions"]["alone"]["age"]
+    alone["training"]["steps"] = 1
     others = {
         "generator.source": str(own[1]),
         "data.root": "data/clips",
@@ -68,8 +70,7 @@ def checkout(own: tuple[Generator, Path], tmp_path_factory: pytest.TempPathFacto
         "directions.held_out": 6,
         "directions.controls": [],
         "directions.edits": {"age": {**edits["age"], "keeps": ["yaw"]}, "yaw": {**edits["yaw"], "keeps": ["age"]}},
-        "directions.alone": {"age": raw["directions"]["alone"]["age"]},
-        "directions.alone.age.training.steps": 1,
+        "directions.alone": {"age": alone},
         # Of two faces there are no channels for the lips alone: what is found is not set to a unit.
         "directions.calibration_rounds": 0,
         "stylespace.least_share": 0.0,

@@ -42,7 +42,7 @@ def client(params: Params, state: State) -> Iterator[TestClient]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in params.environment.items():
             patch.setenv(name, value)
-        from services.serving import api
+        from services.serving import api, app
 
         @contextmanager
         def opened(_: Params) -> Iterator[State]:
@@ -50,7 +50,7 @@ def client(params: Params, state: State) -> Iterator[TestClient]:
             yield state
             state.engine.stop()
 
-        patch.setattr(api, "open_state", opened)
+        patch.setattr(app, "open_state", opened)
         service: Any = api.StyleReelService
         with TestClient(service.to_asgi(is_main=True)) as client:
             ready(client)
