@@ -49,7 +49,7 @@ class _Layer(nn.Module):
 
         ``order`` picks the output channels. Scaling channels commutes with the depthwise step, so the style
         goes into the pointwise weight. Where a gradient of the style alone is asked for, it goes into the features:
-        a sum over them is all that this gradient takes, where that of a modulated weight is one more product.
+        a sum over them is all that this gradient takes; that of a modulated weight takes a product more.
         """
         weight, bias = cast(Tensor, self.weight), cast(Tensor, self.bias)
         if order is not None:
