@@ -48,8 +48,8 @@ class _Layer(nn.Module):
         """Convolve ``(N, C, H, W)`` under styles ``(N, C)``, add bias and noise ``(1 or N, 1, H, W)``.
 
         ``order`` picks the output channels. Scaling channels commutes with the depthwise step, so the style
-        goes into the pointwise weight. Where a gradient of the style alone is asked for, it goes into the features:
-        a sum over them is all that this gradient takes; that of a modulated weight takes a product more.
+        goes into the pointwise weight. Where a gradient of the style alone is asked for, it goes into the
+        features: a sum over them is all that this gradient takes; that of a modulated weight takes a product more.
         """
         weight, bias = cast(Tensor, self.weight), cast(Tensor, self.bias)
         if order is not None:
