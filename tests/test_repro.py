@@ -49,6 +49,6 @@ def test_every_stage_runs_once_and_what_did_not_change_not_again(checkout: Check
     assert {"l2/val/psnr", "and_lf/val/psnr", "rows.and_lf.psnr"} <= curves.keys()
     for name in ("frame_encoder", "directions", "stylespace", "pose_editor", "video_encoder"):
         found = json.loads((checkout.folder / "metrics" / f"{name}.evaluation.json").read_text())
-        assert found["clips"] == 1 and found["metrics"]
+        assert found["clips"] > 0 and found["metrics"]
         # Edits of one step, set to their unit on two codes, may leave no face; faces that were lost do not count.
         assert found["frames"] > 0 or name in ("directions", "pose_editor")

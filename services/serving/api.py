@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from services.memory import keep_freed_memory
 from services.waiting import wait_briefly
@@ -17,6 +17,7 @@ keep_freed_memory()
 
 from services.serving.serve import OVERRIDES, stop_with_parent  # noqa: E402
 from services.settings import Runtime, load_params  # noqa: E402
+from services.version import version  # noqa: E402
 
 _PARAMS = load_params(overrides=json.loads(os.environ.get(OVERRIDES, "[]")))
 # Read by BentoML when it is imported: its home is ours, and nothing is reported to its makers.
@@ -24,8 +25,9 @@ os.environ["BENTOML_HOME"] = str(_PARAMS.runtime.state / "bentoml")
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 
 import bentoml  # noqa: E402
+from fastapi import FastAPI  # noqa: E402
 from prometheus_client import values  # noqa: E402
-from starlette.applications import Starlette  # noqa: E402
+from starlette.routing import BaseRoute  # noqa: E402
 from starlette.types import ASGIApp, Receive, Scope, Send  # noqa: E402
 
 from services.serving.logs import configure_log  # noqa: E402
@@ -35,9 +37,6 @@ if OVERRIDES in os.environ:
     # whoever writes there. There is one worker.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     values.ValueClass = values.MutexValue
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 
 def seconds_allowed(runtime: Runtime) -> float:
@@ -63,15 +62,15 @@ class OwnPaths:
         await (self.app if scope["type"] != "http" or theirs else self.ours)(scope, receive, send)
 
 
-class MadeWhenServed(Starlette):
+class MadeWhenServed(FastAPI):
     """The app of ``services.serving.app``, imported and made by the worker when it starts.
 
     BentoML's supervisor imports this module as well, before the worker does, and needs neither torch nor models.
     """
 
     def __init__(self) -> None:
-        super().__init__(lifespan=self._lifespan)
         self._made: FastAPI | None = None
+        super().__init__(title="stylereel", version=version(), lifespan=self._lifespan)
 
     @property
     def made(self) -> FastAPI:
@@ -82,8 +81,13 @@ class MadeWhenServed(Starlette):
             self._made = make_app(_PARAMS)
         return self._made
 
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """What BentoML shows at ``/docs.json``."""
+        return self._made.routes if self._made else super().routes
+
     @asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         async with self.made.router.lifespan_context(self.made):
             yield
 

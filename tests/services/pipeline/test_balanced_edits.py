@@ -318,13 +318,13 @@ def test_each_of_several_faces_is_balanced_by_itself(models: Models, clip, tmp_p
     judges.finder, judges.basis = models.judges.finder, models.judges.basis  # type: ignore[attr-defined]
     found = []
 
-    def balanced(ws: Tensor, *rest: Any) -> Requests:
+    def one_by_one(ws: Tensor, *rest: Any) -> Requests:
         judges.seen = 0.7 if found else 1.0
         found.append(balanced(ws, *rest))
         return found[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services.pipeline.balance, "balanced", balanced)
+        patch.setattr(services.pipeline.balance, "balanced", one_by_one)
         report, _ = edited(
             pair, tmp_path, OLDER, replace(models, judges=judges), replace(AS_DIFFERENCE, face="all")
         )
