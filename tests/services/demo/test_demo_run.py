@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from datamodules.images import read_image
+from datamodules.shards import to_tensor
 from datamodules.video import VideoWriter, probe, read_frames
 from modules.editing.directions import EditRequest
 from services.attributes import NAMES
 from services.code_hash import PACKAGES
 from services.demo import run as demo_run
 from services.demo.clips import Recorded
-from services.demo.measure import frames_at, measure_edit, places, reconstructed
+from services.demo.measure import crops_of, frames_at, measure_edit, measure_reconstruction, places, reconstructed
 from services.demo.options import DemoConfig
 from services.demo.run import Demo, demo_params
 from services.pipeline.encoders import NAMES as ENCODERS
@@ -131,6 +132,20 @@ def test_how_far_an_edit_went_is_measured_at_the_strengths_that_were_used(demo, 
     said["report"]["faces"][0]["strengths"] = {"age": 2.0}
     sidecar.write_text(json.dumps(said))
     assert 0 < abs(went()) < 0.5 * abs(before)
+
+
+def test_the_mean_face_is_compared_with_every_frame(demo, toy_models) -> None:
+    done = demo("demo.edits={age: 20}")
+    done.run()
+    at = done._places()
+    shown = reconstructed(done.codes, at, toy_models)
+    found = measure_reconstruction(done.clip, shown, at, toy_models)
+    target = to_tensor(crops_of(done.clip, at))
+    with torch.no_grad():
+        mean = toy_models.generator.synthesize(toy_models.mean_codes(len(shown)), resolution=shown.shape[-1])
+    for row, picture in (("mean face", mean.clamp(-1, 1)), ("reconstruction", shown)):
+        squares = ((picture - target) / 2).square().flatten(1).mean(1)
+        assert found[row]["psnr"] == pytest.approx(float((-10 * squares.log10()).mean()), abs=1e-3), row
 
 
 def test_clips_hang_on_every_section_that_their_sidecars_name(demo, toy_models) -> None:
