@@ -24,6 +24,8 @@ class DemoConfig:
     """Optimisation steps per frame; 0 takes the encoder's codes as they are."""
     columns: int
     """Moments that the sheet shows."""
+    remembered_bytes: int
+    """Memory for what the codes show before any edit, which all clips share."""
     measured_frames: int
     """Frames that the metrics are measured on, evenly spread."""
     job_seconds: float

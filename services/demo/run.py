@@ -35,6 +35,7 @@ from services.pipeline.encoders import NAMES
 from services.pipeline.encoders import SHIPPED as ENCODERS
 from services.pipeline.models import SECTIONS, SHIPPED_DIRECTIONS, Models, load_models
 from services.pipeline.sidecar import file_sha256, plain
+from services.pipeline.unedited import UneditedFaces
 from services.places import METRICS_FOLDER
 from services.progress import Meter, Report, never
 from services.registry.connection import RegistryConfig
@@ -92,7 +93,8 @@ class Demo:
     @cached_property
     def models(self) -> Models:
         """The champions, or what is shipped where the gate let nothing through."""
-        return load_models(self.params, *self._folders())
+        models = load_models(self.params, *self._folders())
+        return dataclasses.replace(models, unedited=UneditedFaces(self.config.remembered_bytes))
 
     @cached_property
     def judge(self) -> AttributeJudge:

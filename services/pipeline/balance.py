@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, taken_frames
 from services.pipeline.track import Track
+from services.pipeline.unedited import UneditedFaces
 
 Requests = tuple[EditRequest, ...]
 
@@ -46,6 +49,8 @@ def balanced(
         return tuple(requests)
     rows = spread(len(ws), balancing.config.frames)
     looked_at = ws[rows]
+    if not models.unedited.most:
+        models = replace(models, unedited=UneditedFaces(math.inf))  # these few faces, round after round
 
     def rendered(tried: Sequence[EditRequest]) -> Tensor:
         side = models.config.crop_size

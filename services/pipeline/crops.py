@@ -92,7 +92,8 @@ def edit_crops(
     moves = requests if applied is None else applied
     corrector = corrector or SeamCorrector(models.config.seam)
     batch = batch or faces_at_once(models, size)
-    manner, transform = _manner(requests, models, options), models.edits.transform(moves)
+    still = offsets is None and not any(move.strength for move in moves)
+    manner, transform = _manner(requests, still, models, options), models.edits.transform(moves)
 
     def rendered(part: slice) -> list[_Rendered]:
         offset = None if offsets is None else offsets[part]
@@ -114,6 +115,8 @@ class _Manner:
 
     same: bool
     """Whether nothing was: the edit is the reconstruction."""
+    still: bool
+    """Whether the codes do not move, whatever was asked: the edit is drawn as the reconstruction is."""
     head: bool
     """Whether the whole head may change, or the face alone."""
     paste: Paste
@@ -141,12 +144,13 @@ class _Rendered(NamedTuple):
     """What lies around a head that is pasted whole."""
 
 
-def _manner(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> _Manner:
+def _manner(requests: Sequence[EditRequest], still: bool, models: Models, options: EditOptions) -> _Manner:
     asked = [request for request in requests if request.strength]
     head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
     stitched = models.stitched is not None
     return _Manner(
         same=not asked,
+        still=still,
         head=head,
         paste=paste,
         # A stitched face has the frame's light along its border already.
@@ -167,12 +171,12 @@ def _rendered(
     sides: Sequence[float],
 ) -> list[_Rendered]:
     """Codes before and after the edits, which ``draw`` applies, with what the judges see of N faces."""
-    before = after = models.generator.synthesize(ws, resolution=size).clamp(-1, 1)
+    before = after = models.unedited.shown(ws, size, models.generator)
     before = kept_of(models.task, before, sides)
-    was = models.judges.regions(seen)
+    was = models.unedited.regions(seen, models.judges.regions)
     region = at_side(was.head if manner.head else was.face, size)
     around: Sequence[Surroundings | None] = [None] * len(seen)
-    if not manner.same:
+    if not manner.still:
         after = draw(models.generator).clamp(-1, 1)
     if manner.follows or manner.frames_background:
         now = models.judges.regions(after)

@@ -44,6 +44,7 @@ from services.model_names import ADAPTATION, DIRECTIONS, GENERATOR, POSE_EDITOR,
 from services.pipeline.encoders import Encoder, asked_for, load_encoder, name_of, shipped_encoder
 from services.pipeline.options import PipelineConfig
 from services.pipeline.sidecar import file_sha256, plain
+from services.pipeline.unedited import UneditedFaces
 from services.precise_generator import generator_for
 from services.settings import ROOT, Params
 
@@ -184,6 +185,8 @@ class Models:
     """What draws the edited face, where it was tuned to meet the frames around; None is ``generator``."""
     task: Task | None = None
     """What ``encoder`` restores, where it is one that does; nothing is edited then, what is lacking is added."""
+    unedited: UneditedFaces = field(default_factory=lambda: UneditedFaces(0))
+    """Faces before their edits; one that remembers them serves all edits of one clip."""
 
     def __post_init__(self) -> None:
         made_for = {edit.generator_sha256 for edit in self.edits.values()}

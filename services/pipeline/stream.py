@@ -331,8 +331,7 @@ class Lane:
 
             def rendered(part: slice, ws: Tensor = ws) -> Floats:
                 check()
-                with torch.no_grad():
-                    return to_arrays(self.models.generator.synthesize(ws[part], resolution=self.size).clamp(-1, 1))
+                return to_arrays(self.models.unedited.shown(ws[part], self.size, self.models.generator))
 
             for some in self.batch.over(len(ws), rendered):
                 shown += [averaged(one, self.face.alignment.size) for one in some]

@@ -99,6 +99,23 @@ def test_an_image_gets_the_years_that_were_asked_and_no_turn(models: Models, fra
     assert strengths["yaw"] == pytest.approx(-TURNS * strengths["age"], abs=0.1)
 
 
+def test_the_face_before_the_edit_is_drawn_in_the_first_round_alone(models: Models, monkeypatch) -> None:
+    """Once for the first look, at which nothing has moved yet, then once for each round."""
+    drawn = list[Tensor]()
+    drawing = type(models.generator).synthesize
+
+    def synthesize(self, ws, *args, **more):
+        drawn.append(ws)
+        return drawing(self, ws, *args, **more)
+
+    monkeypatch.setattr(type(models.generator), "synthesize", synthesize)
+    ws, target = models.mean_codes(1), torch.zeros(1, 3, 256, 256)
+    balanced(ws, OLDER, models, AS_DIFFERENCE, target)
+    assert models.balancing is not None
+    assert len(drawn) == 1 + models.balancing.config.rounds
+    assert sum(torch.equal(one, ws) for one in drawn) == 1
+
+
 def test_what_is_lost_on_the_way_into_the_frame_is_asked_for_too(models: Models, frame: np.ndarray) -> None:
     """Half of the change is pasted; codes without a frame lose nothing."""
 
