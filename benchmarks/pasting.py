@@ -1,6 +1,6 @@
 """What pasted edits show of what was asked, and what each way to paste costs, on persons not trained on.
 
-python benchmarks/pasting.py [--per-clip 3] [--split test] [--set KEY=VALUE]
+python benchmarks/pasting.py [--per-clip 3] [--split test] [--way mixed] [--set KEY=VALUE]
 
 Codes are the shipped encoder's answers to prepared crops ('stylereel train prepare'), not refined; each edit is at
 its usual strength and balanced on each clip. "rendered" is the generator's picture of the edit against its own of
@@ -20,7 +20,7 @@ from modules.editing.directions import EditRequest
 from services.direction_settings import DirectionSettings
 from services.edits.encoded_codes import encoded_frames
 from services.evaluation.frames import held_out_frames
-from services.evaluation.pasting import markdown, measure_pasting
+from services.evaluation.pasting import WAYS, markdown, measure_pasting
 from services.pipeline.models import load_models
 from services.places import CLIPS, FRAME_ENCODER
 from services.settings import load_params
@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--per-clip", type=int, default=3)
     parser.add_argument("--split", choices=("test", "val", "train"), default="test")
+    parser.add_argument("--way", action="append", choices=WAYS, help="may be given several times; else all")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     params = load_params(overrides=arguments.overrides)
@@ -41,8 +42,9 @@ def main() -> None:
         parser.error(f"{CLIPS} has no person of the split {arguments.split}")
     asked = [EditRequest(name, edit.typical) for name, edit in settings.edits.items()]
     asked += [EditRequest("age", -settings.edits["age"].typical), EditRequest("eyes_open", -1.0)]
+    ways = arguments.way or WAYS
     units = {name: edit.per_unit for name, edit in settings.edits.items()}
-    rows = list(measure_pasting(frames.pixels, frames.clips, codes.ws, asked, models, units))
+    rows = list(measure_pasting(frames.pixels, frames.clips, codes.ws, asked, models, units, ways=ways))
     print(f"{len(frames)} frames of {len(set(frames.clips))} clips, data {frames.data_hash[:12]}.\n")
     print("\n".join(markdown(rows)))
 

@@ -63,8 +63,9 @@ def measure_pasting(
     models: Models,
     per_unit: Mapping[str, float],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    ways: Sequence[Literal["difference", "mixed", "replace"]] = WAYS,
 ) -> Iterator[Pasted]:
-    """Paste each edit into crops ``(N, S, S, 3)`` uint8 in every way, as the pipeline does, and measure them.
+    """Paste each edit into crops ``(N, S, S, 3)`` uint8 in each way, as the pipeline does, and measure them.
 
     ``clips`` names the clip of each frame and ``ws`` ``(N, num_ws, w_dim)`` is its code; an edit is balanced on
     each clip. ``per_unit`` is how much of the judge's number a unit of an edit is.
@@ -73,9 +74,9 @@ def measure_pasting(
         raise ValueError(f"{len(crops)} crops, {len(clips)} clips' names and {len(ws)} codes are not of one kind")
     start = _looked_at(crops, models)
     for number, request in enumerate(requests):
-        for way in WAYS:
+        for way in ways:
             made = _made(crops, clips, ws, request, models, EditOptions(paste=way))
-            if way == WAYS[0]:
+            if way == ways[0]:
                 was, edits = _rendered(clips, ws, request, models, crops.shape[1])
                 yield _summed(
                     request, RENDERED, crops, edits, made, start, _looked_at(was, models), models, per_unit

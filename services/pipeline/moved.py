@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from modules.ops import LUMA
 from services.pipeline.light import LightConfig, same_sized, smoothed
@@ -39,6 +40,8 @@ class MovedConfig:
     unknown: float
     """How much a loss of structure from the frame to the reconstruction speaks against one by the edit, in [0, 1]:
     of a blink that the codes do not show, what an edit does to lids knows nothing."""
+    close: float
+    """Half the width of the gaps that give way too: a mouth or an iris is one thing, the frame's or the edit's."""
     soften: float
     """Standard deviation of the blur at the end."""
     light: LightConfig
@@ -47,8 +50,8 @@ class MovedConfig:
     def __post_init__(self) -> None:
         if self.side < 2 or min(self.window, self.soften, self.noise) <= 0:
             raise ValueError("side must be 2 or more; window, soften and noise above 0")
-        if not (0 <= self.begins < self.whole <= 1 and self.reach >= 0 and 0 <= self.unknown <= 1):
-            raise ValueError("0 <= begins < whole <= 1, reach >= 0 and 0 <= unknown <= 1")
+        if not (0 <= self.begins < self.whole <= 1 and min(self.reach, self.close) >= 0 <= self.unknown <= 1):
+            raise ValueError("0 <= begins < whole <= 1, reach >= 0, close >= 0 and 0 <= unknown <= 1")
 
 
 def moved_share(before: Floats, after: Floats, frame: Floats, config: MovedConfig) -> Floats:
@@ -62,12 +65,22 @@ def moved_share(before: Floats, after: Floats, frame: Floats, config: MovedConfi
     side = len(was)
     changed = _lost(was, now, config.window * side, config.noise)
     # The frame's own lips may lie beside the reconstruction's, and would stay beside the edit's.
-    across = 2 * round(config.reach * side) + 1
-    near = cv2.dilate(changed, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across)))
+    near = cv2.dilate(changed, _disc(config.reach * side))
     elsewhere = _lost(was, there, config.window * side, config.noise)
     lost = np.maximum(changed, np.minimum(near, elsewhere)) - config.unknown * elsewhere
     share = np.clip((lost - config.begins) / (config.whole - config.begins), 0.0, 1.0)
-    return np.clip(smoothed(_floats(share * share * (3.0 - 2.0 * share)), config.soften * side), 0.0, 1.0)
+    whole = closed(_floats(share * share * (3.0 - 2.0 * share)), config.close * side)
+    return np.clip(smoothed(whole, config.soften * side), 0.0, 1.0)
+
+
+def closed(share: Floats, radius: float) -> Floats:
+    """Morphological closing of ``(s, s)`` by a disc: gaps up to twice its radius are filled, outer edges stay."""
+    return _floats(cv2.morphologyEx(share, cv2.MORPH_CLOSE, _disc(radius)))
+
+
+def _disc(radius: float) -> NDArray[np.uint8]:
+    across = 2 * round(radius) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across)), np.uint8)
 
 
 def _luma(crop: Floats) -> Floats:

@@ -2,20 +2,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_faces import calm_and_grinning
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, grey_closing
 
 from modules.editing.directions import EditRequest, load_directions
 from modules.encoders.vit import load_frame_encoder
 from services.pipeline.composite import composite
 from services.pipeline.crops import _mixed, edit_crops, to_pixels
 from services.pipeline.models import load_bare_models
-from services.pipeline.moved import moved_share
+from services.pipeline.moved import closed, moved_share
 from services.pipeline.options import EditOptions, PipelineConfig
 from services.places import DIRECTIONS, FRAME_ENCODER
 from services.settings import load_params
@@ -45,7 +46,9 @@ def test_it_is_zero_where_nothing_near_changes_and_a_share_everywhere(seed) -> N
 
 def test_it_is_the_second_factor_of_ssim() -> None:
     before, after, frame = crops(1)
-    plain = replace(CONFIG, begins=0.0, whole=1.0, reach=0.0, unknown=0.0, soften=1e-3, window=2.0 / SIZE)
+    plain = replace(
+        CONFIG, begins=0.0, whole=1.0, reach=0.0, unknown=0.0, close=0.0, soften=1e-3, window=2.0 / SIZE
+    )
     one, other = ((crop + 1) * 127.5 @ [0.299, 0.587, 0.114] for crop in (before, after))
 
     def mean(values):
@@ -110,6 +113,37 @@ def test_what_moved_is_shown_in_the_light_of_the_frame() -> None:
     assert np.array_equal(crop.reconstruction, before)
 
 
+@settings(max_examples=20)
+@given(seeds, st.integers(0, 6))
+def test_closing_fills_gaps_and_nothing_else(seed, radius) -> None:
+    """As SciPy closes, away from the border; nothing becomes less, and what is closed stays as it is."""
+    share = np.clip(gaussian_filter(np.random.default_rng(seed).normal(0, 4, (SIZE, SIZE)), 2), 0, 1)
+    share = share.astype(np.float32)
+    made = closed(share, radius)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    inside = slice(3 * radius, SIZE - 3 * radius)
+    assert (made >= share).all()
+    np.testing.assert_array_equal(closed(made, radius), made)
+    np.testing.assert_array_equal(made[inside, inside], grey_closing(share, footprint=disc)[inside, inside])
+
+
+def test_a_gap_between_things_that_moved_gives_way_and_what_lies_apart_does_not() -> None:
+    """Two bars move, two pixels apart or half a crop; the frame and the codes agree."""
+
+    def share(gap: int, close: float) -> np.ndarray:
+        before, after = np.zeros((2, SIZE, SIZE, 3), np.float32)
+        stripes = np.sin(np.arange(SIZE) * 1.5)[None, :, None]
+        for row in (8, 20 + gap):
+            before[row : row + 12], after[row : row + 12] = 0.6 * stripes, -0.6 * stripes
+        return moved_share(before, after, before, replace(CONFIG, reach=0.0, close=close))
+
+    middle = slice(16, SIZE - 16)
+    near, apart = share(6, 0.08), share(28, 0.08)
+    assert share(6, 0.0)[23, middle].max() < 0.5 and near[23, middle].min() > 0.95
+    assert apart[34, middle].max() == 0
+    np.testing.assert_allclose(apart[:6, middle], share(28, 0.0)[:6, middle], atol=0.02)
+
+
 def test_crops_of_any_size_are_compared_at_the_smallest() -> None:
     before, after, frame = crops(7)
     small = np.ascontiguousarray(frame[::2, ::2])
@@ -120,7 +154,16 @@ def test_crops_of_any_size_are_compared_at_the_smallest() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"begins": 0.5}, {"whole": 1.1}, {"side": 1}, {"window": 0.0}, {"reach": -0.1}, {"unknown": 2.0}]
+    "wrong",
+    [
+        {"begins": 0.5},
+        {"whole": 1.1},
+        {"side": 1},
+        {"window": 0.0},
+        {"reach": -0.1},
+        {"unknown": 2.0},
+        {"close": -0.01},
+    ],
 )
 def test_numbers_that_make_no_sense_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
