@@ -42,7 +42,7 @@ def main() -> None:
         parser.error(f"{CLIPS} has no person of the split {arguments.split}")
     asked = [EditRequest(name, edit.typical) for name, edit in settings.edits.items()]
     asked += [EditRequest("age", -settings.edits["age"].typical), EditRequest("eyes_open", -1.0)]
-    ways = arguments.way or WAYS
+    ways = list(dict.fromkeys(arguments.way or WAYS))
     units = {name: edit.per_unit for name, edit in settings.edits.items()}
     rows = list(measure_pasting(frames.pixels, frames.clips, codes.ws, asked, models, units, ways=ways))
     print(f"{len(frames)} frames of {len(set(frames.clips))} clips, data {frames.data_hash[:12]}.\n")

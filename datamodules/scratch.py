@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 _MARK = ".stylereel-"
 """Between the file's name and what makes the folder's unique."""
@@ -23,11 +23,16 @@ def scratch_beside(path: Path) -> Iterator[Path]:
     has no such locks, nothing is known to be left, and only the own folder goes.
     """
     _sweep(path)
-    with TemporaryDirectory(prefix=f".{path.name}{_MARK}", dir=path.parent) as folder, _opened(folder) as number:
-        with suppress(OSError):
-            # A sweep that looks at the empty folder just now lets go of it at once.
-            fcntl.flock(number, fcntl.LOCK_EX)
-        yield Path(folder)
+    folder = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
+    try:  # named before it is made: an interrupt that comes with its making finds it
+        folder.mkdir(mode=0o700)
+        with _opened(folder) as number:
+            with suppress(OSError):
+                # A sweep that looks at the empty folder just now lets go of it at once.
+                fcntl.flock(number, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(path: Path) -> None:
@@ -41,7 +46,7 @@ def _sweep(path: Path) -> None:
 
 
 @contextmanager
-def _opened(folder: Path | str) -> Iterator[int]:
+def _opened(folder: Path) -> Iterator[int]:
     """The number of an open folder, never of what a link leads to; closing it lets go of the lock."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

@@ -25,7 +25,7 @@ class DemoConfig:
     columns: int
     """Moments that the sheet shows."""
     remembered_bytes: int
-    """Memory for what the codes show before any edit, which all clips share."""
+    """Memory for what the codes show before any edit, and what is what in the crops; 0 remembers nothing."""
     measured_frames: int
     """Frames that the metrics are measured on, evenly spread."""
     job_seconds: float

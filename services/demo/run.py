@@ -185,7 +185,7 @@ class Demo:
                     self.state / "serve.log", report,
                 )  # fmt: skip
 
-        inputs = self.inputs | {"demo": config}
+        inputs = self.inputs | {"demo": dataclasses.replace(config, remembered_bytes=0)}
         return self._step("serve", inputs, [], make).result
 
     def _numbers(self, clips: Mapping[str, Path]) -> dict[str, Any]:

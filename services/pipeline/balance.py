@@ -49,8 +49,7 @@ def balanced(
         return tuple(requests)
     rows = spread(len(ws), balancing.config.frames)
     looked_at = ws[rows]
-    if not models.unedited.most:
-        models = replace(models, unedited=UneditedFaces(math.inf))  # these few faces, round after round
+    models = replace(models, unedited=UneditedFaces(math.inf))  # these few faces, round after round
 
     def rendered(tried: Sequence[EditRequest]) -> Tensor:
         side = models.config.crop_size

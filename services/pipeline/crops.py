@@ -150,7 +150,7 @@ def _manner(requests: Sequence[EditRequest], still: bool, models: Models, option
     stitched = models.stitched is not None
     return _Manner(
         same=not asked,
-        still=still,
+        still=still or not asked,
         head=head,
         paste=paste,
         # A stitched face has the frame's light along its border already.

@@ -185,8 +185,8 @@ class Models:
     """What draws the edited face, where it was tuned to meet the frames around; None is ``generator``."""
     task: Task | None = None
     """What ``encoder`` restores, where it is one that does; nothing is edited then, what is lacking is added."""
-    unedited: UneditedFaces = field(default_factory=lambda: UneditedFaces(0))
-    """Faces before their edits; one that remembers them serves all edits of one clip."""
+    unedited: UneditedFaces = field(default_factory=lambda: UneditedFaces(0), compare=False, repr=False)
+    """Faces before their edits, and what is what in their crops; remembered where many edits follow."""
 
     def __post_init__(self) -> None:
         made_for = {edit.generator_sha256 for edit in self.edits.values()}

@@ -67,15 +67,15 @@ def moved_share(before: Floats, after: Floats, frame: Floats, config: MovedConfi
     # The frame's own lips may lie beside the reconstruction's, and would stay beside the edit's.
     near = cv2.dilate(changed, _disc(config.reach * side))
     elsewhere = _lost(was, there, config.window * side, config.noise)
-    lost = np.maximum(changed, np.minimum(near, elsewhere)) - config.unknown * elsewhere
+    moved = closed(_floats(np.maximum(changed, np.minimum(near, elsewhere))), config.close * side)
+    lost = moved - config.unknown * elsewhere
     share = np.clip((lost - config.begins) / (config.whole - config.begins), 0.0, 1.0)
-    whole = closed(_floats(share * share * (3.0 - 2.0 * share)), config.close * side)
-    return np.clip(smoothed(whole, config.soften * side), 0.0, 1.0)
+    return np.clip(smoothed(_floats(share * share * (3.0 - 2.0 * share)), config.soften * side), 0.0, 1.0)
 
 
-def closed(share: Floats, radius: float) -> Floats:
+def closed(values: Floats, radius: float) -> Floats:
     """Morphological closing of ``(s, s)`` by a disc: gaps up to twice its radius are filled, outer edges stay."""
-    return _floats(cv2.morphologyEx(share, cv2.MORPH_CLOSE, _disc(radius)))
+    return _floats(cv2.morphologyEx(values, cv2.MORPH_CLOSE, _disc(radius)))
 
 
 def _disc(radius: float) -> NDArray[np.uint8]:

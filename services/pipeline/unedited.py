@@ -18,7 +18,8 @@ class UneditedFaces:
     """Remembers renderings of codes and regions of crops, until the memory that it was given is full.
 
     What came first is kept: of a clip that is gone through again and again, a memory of the latest that is too
-    small would hold none when its turn comes. All is forgotten where another generator comes.
+    small would hold none when its turn comes. All is forgotten where another generator comes. For one thread, one
+    parser, and generators that do not change.
     """
 
     def __init__(self, most: float) -> None:

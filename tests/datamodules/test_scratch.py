@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -108,3 +109,16 @@ def test_a_folder_that_is_not_there_is_said_and_an_error_inside_leaves_nothing(t
     with scratch_beside(tmp_path / "out.mp4") as folder:
         shutil.rmtree(folder)  # by whoever else
     assert names(tmp_path) == []
+
+
+def test_an_interrupt_that_comes_as_the_folder_is_made_leaves_none(tmp_path, monkeypatch) -> None:
+    making = os.mkdir
+
+    def interrupted(*arguments, **more) -> None:
+        making(*arguments, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), scratch_beside(tmp_path / "out.mp4"):
+        raise AssertionError("the block began")
+    assert list(tmp_path.iterdir()) == []

@@ -112,6 +112,22 @@ def test_everything_is_left_and_a_second_run_redoes_only_what_changed(demo, shor
     assert len(demo.served) == 2
 
 
+def test_all_clips_share_what_the_codes_show(demo, tmp_path: Path, toy_models) -> None:
+    """Without a memory each of the three clips draws every frame's codes; the clips are the same either way."""
+    drawn, made = [], []
+    for most in (0, 10**9):
+        before = toy_models.generator.calls
+        done = demo(f"demo.remembered_bytes={most}")
+        for name in ("invert", "reconstruction", "age+20", "yaw+10"):
+            done.ledger.forget(name)
+        done.run()
+        drawn.append(toy_models.generator.calls - before)
+        made.append([(tmp_path / "demo" / f"{name}.mp4").read_bytes() for name in ("reconstruction", "age+20")])
+        assert (done.models.unedited.bytes > 0) == (most > 0)
+    assert drawn[0] - drawn[1] >= 2 * FRAMES
+    assert made[0] == made[1]
+
+
 def test_how_far_an_edit_went_is_measured_at_the_strengths_that_were_used(demo, tmp_path, toy_models) -> None:
     """They stand in the clip's sidecar: what was asked, balanced on the face."""
     done = demo()

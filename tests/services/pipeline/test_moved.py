@@ -128,7 +128,7 @@ def test_closing_fills_gaps_and_nothing_else(seed, radius) -> None:
 
 
 def test_a_gap_between_things_that_moved_gives_way_and_what_lies_apart_does_not() -> None:
-    """Two bars move, two pixels apart or half a crop; the frame and the codes agree."""
+    """Two bars move, 6 or 28 pixels of 64 apart; the frame and the codes agree."""
 
     def share(gap: int, close: float) -> np.ndarray:
         before, after = np.zeros((2, SIZE, SIZE, 3), np.float32)
@@ -142,6 +142,23 @@ def test_a_gap_between_things_that_moved_gives_way_and_what_lies_apart_does_not(
     assert share(6, 0.0)[23, middle].max() < 0.5 and near[23, middle].min() > 0.95
     assert apart[34, middle].max() == 0
     np.testing.assert_allclose(apart[:6, middle], share(28, 0.0)[:6, middle], atol=0.02)
+
+
+def test_a_gap_that_the_codes_do_not_know_stays_the_frames_longer() -> None:
+    """Between two bars that move the frame shows a third, which the codes miss."""
+    before, after = np.zeros((2, SIZE, SIZE, 3), np.float32)
+    stripes = np.sin(np.arange(SIZE) * 1.5)[None, :, None].astype(np.float32)
+    for row in (8, 28):
+        before[row : row + 12], after[row : row + 12] = 0.05 * stripes, -0.05 * stripes
+    frame = before.copy()
+    frame[21:27] = 0.6 * stripes
+    wide = replace(CONFIG, reach=0.0, close=0.1)
+
+    def gap(frame: np.ndarray, unknown: float) -> float:
+        return float(moved_share(before, after, frame, replace(wide, unknown=unknown))[23:25, 16:48].mean())
+
+    assert gap(frame, 0.6) < 0.3 < 0.9 < gap(before, 0.6)
+    assert gap(frame, 0.0) > 0.9
 
 
 def test_crops_of_any_size_are_compared_at_the_smallest() -> None:

@@ -36,6 +36,17 @@ class Counted:
         return self.generator.synthesize(ws, *args, **options)
 
 
+class BrightParts:
+    """Judges whose face is what is bright, and how many pictures they have parsed."""
+
+    parsed = 0
+
+    def regions(self, images: torch.Tensor) -> Regions:
+        self.parsed += len(images)
+        bright = (images.mean(1, keepdim=True) > 0).float()
+        return Regions(bright, bright, 1 - bright)
+
+
 @pytest.fixture
 def counted(toy_models: Models) -> Counted:
     return Counted(toy_models.generator)
@@ -113,9 +124,9 @@ def test_regions_belong_to_their_crop() -> None:
 @pytest.mark.parametrize("name", ["age", "yaw"])
 def test_an_edit_is_the_same_with_what_was_remembered(toy_models: Models, ws, name) -> None:
     """The second edit of a face draws and parses only what is its own."""
-    counted = Counted(toy_models.generator)
+    counted, judges = Counted(toy_models.generator), BrightParts()
     targets = to_tensor(np.random.default_rng(5).integers(0, 256, (4, 64, 64, 3), np.uint8), "cpu")
-    afresh = replace(toy_models, generator=counted)
+    afresh = replace(toy_models, generator=counted, judges=judges)
     remembering = replace(afresh, unedited=UneditedFaces(math.inf))
 
     def crops(models: Models):
@@ -123,9 +134,11 @@ def test_an_edit_is_the_same_with_what_was_remembered(toy_models: Models, ws, na
 
     expected = crops(afresh)
     crops(remembering)
-    before = counted.drawn
+    drawn, parsed = counted.drawn, judges.parsed
     found = crops(remembering)
-    assert counted.drawn - before == len(ws)
+    assert counted.drawn - drawn == len(ws)
+    # What a turned head shows is its own, and is parsed for each edit.
+    assert judges.parsed - parsed == (len(ws) if name == "yaw" else 0)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.reconstruction, other.reconstruction)
         np.testing.assert_array_equal(one.edit, other.edit)
