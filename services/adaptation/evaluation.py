@@ -34,6 +34,7 @@ from services.pipeline.balance import balanced
 from services.pipeline.invert import CodesState, invert_crops
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
+from services.pipeline.shot_starts import start_of
 from services.progress import Meter, never
 from services.training.tuning import tune
 
@@ -71,7 +72,9 @@ def table_of_clip(
 ) -> dict[str, Any]:
     """The rows of one clip's consecutive frames, its own likeness from frame to frame, and slopes of edits."""
     ws = codes_of(frames.pixels, models)
-    refined, _ = invert_crops(frames.pixels, models, models.config.follow.steps or 3, CodesState())
+    follow = models.config.follow
+    looked_at = frames.pixels[spread(len(frames), follow.shared_frames)]
+    refined, _ = invert_crops(frames.pixels, models, follow.steps, start_of(looked_at, models))
     chosen = spread(len(frames), table.measured)
     crops = to_tensor(frames.pixels, models.device)
 

@@ -31,8 +31,8 @@ class DemoConfig:
     job_seconds: float
     """Length of the section that is edited as a job over HTTP."""
     served_steps: int
-    """Optimisation steps per frame of that section, there and in the shell; with any, the first frame takes
-    ``pipeline.follow.first_steps``."""
+    """Optimisation steps per frame of that section, there and in the shell; with any, what its frames share takes
+    ``pipeline.follow.shared_steps`` beside them."""
     start_seconds: float
     """How long the server may take until it is ready."""
     tolerance: float

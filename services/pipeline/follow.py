@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,9 @@ from services.pipeline.invert import CodesState, invert_crops
 from services.pipeline.kept_codes import KeptCodes
 from services.pipeline.models import Models
 from services.pipeline.plan import FacePlan
+
+Starts = Mapping[int, CodesState]
+"""Where refinement begins in each shot, by the plan's index of its first frame."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,17 @@ class Follower:
         models: Models,
         steps: int,
         known: KeptCodes | None = None,
+        starts: Starts | None = None,
     ) -> None:
-        """``steps`` of refinement per frame; ``known`` has codes of the first frames and is given the others."""
+        """``steps`` of refinement per frame; ``known`` has codes of the first frames and is given the others.
+
+        ``starts`` has what refinement begins from in each shot, by the plan's index of its first frame.
+        """
         self.face, self.cuts, self.models, self.steps, self.known = face, frozenset(cuts), models, steps, known
+        self._starts = starts or {}
         valid: NDArray[np.bool_] = face.alignment.valid
         self._rows: NDArray[np.int64] = np.cumsum(valid) - valid
-        self._state = CodesState()
+        self._state = self._begun(0)
 
     def stretches(
         self, frames: NDArray[np.uint8], place: int, check: Callable[[], None] = lambda: None
@@ -73,7 +81,7 @@ class Follower:
         for start, stop in self._runs(place, len(frames)):
             begins = start in self.cuts
             if begins:
-                self._state = CodesState()
+                self._state = self._begun(start)
             if not alignment.valid[start]:
                 # What comes back after a gap is looked at afresh; refinement keeps how far it had to go.
                 self._state = replace(self._state, encoder=None)
@@ -83,6 +91,9 @@ class Follower:
             crops = np.stack([crop_frame(frame, matrix, alignment.size) for frame, matrix in within])
             row = int(self._rows[start])
             yield Stretch(start, stop, begins, Seen(row, crops, self._codes(row, crops, check)))
+
+    def _begun(self, shot: int) -> CodesState:
+        return self._starts.get(shot, CodesState())
 
     def _codes(self, row: int, crops: NDArray[np.uint8], check: Callable[[], None]) -> Tensor:
         known, end = self.known, row + len(crops)

@@ -29,8 +29,9 @@ from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
 from services.pipeline.seam import averaged
+from services.pipeline.shot_starts import shot_starts
 from services.pipeline.stream import FaceReport, Lane, clip_writer, lost
-from services.pipeline.track import begun_tracks
+from services.pipeline.track import Track, begun_tracks, codes_of
 from services.progress import Cancelled, Meter, Report, never, silent
 
 FEWEST, MOST = 2, 8
@@ -98,9 +99,13 @@ def interpolate_video(
     started = time.monotonic()
     writer = check_interpolation(source, target, factor, models, options)
     plan = plan_clip(source, models, options, report, cancelled)
-    tracks = begun_tracks(plan, models, work) if work is not None else [None] * len(plan.faces)
+    tracks: Sequence[Track | None] = [None] * len(plan.faces)
+    if work is not None:
+        tracks = begun_tracks(plan, models, work)
+    starts = shot_starts(source, plan, models, options, codes_of(tracks), report, cancelled)
     lanes = [
-        Lane(face, plan, (), models, options, track=track) for face, track in zip(plan.faces, tracks, strict=True)
+        Lane(face, plan, (), models, options, track=track, starts=begun)
+        for face, track, begun in zip(plan.faces, tracks, starts, strict=True)
     ]
     meter = Meter("interpolate", len(plan.numbers), report, cancelled)
     repeated: list[int] = []

@@ -57,7 +57,7 @@ class CodesState:
     encoder: Any = None
     """The encoder's own state."""
     offset: Tensor | None = None
-    """``(1, num_ws, w_dim)``: how far refinement moved the codes of the frame before."""
+    """``(1, num_ws, w_dim)``: how far refinement moved the codes of the frame before, or of all of the shot."""
     moments: Moments | None = None
     """What its optimiser remembers of that frame."""
 
@@ -71,7 +71,7 @@ def invert_crops(
 ) -> tuple[Tensor, CodesState]:
     """Codes ``(N, num_ws, w_dim)`` of consecutive crops ``(N, s, s, 3)`` uint8, ``s`` the pipeline's crop size.
 
-    The encoder answers for all of them; with ``steps`` each frame is then optimised, beginning at the
+    The encoder answers for all of them; with ``steps`` each frame is then optimised for so many, beginning at the
     encoder's answer moved as far as the frame before had to be. Without an encoder all begin at the mean face.
     ``check`` is called in every step and may raise. Raises ``BadInputError`` (507) where the memory does not hold
     the crops, or one frame's refinement.
@@ -87,11 +87,10 @@ def invert_crops(
         return encoded, CodesState(memory)
     refined, offset, moments = [], state.offset, state.moments
     for ws, target in zip(torch.split(encoded, 1), torch.split(targets, 1), strict=True):
-        budget = steps if offset is not None else max(steps, models.config.follow.first_steps)
         begin = ws if offset is None else ws + offset
         with memory_for(f"one frame of {side} px with gradients; take --refine 0 (pipeline.follow.steps)"):
             better = refine(
-                begin, target, models.generator, models.judges.perceptual, models.config.refine, budget, check,
+                begin, target, models.generator, models.judges.perceptual, models.config.refine, steps, check,
                 follow=models.config.follow if offset is not None else None, moments=moments, encoded=ws,
             )  # fmt: skip
         offset, moments = better.ws - ws, better.moments

@@ -32,7 +32,7 @@ class RefineConfig:
     steps: int
     """Per frame, where the user does not say."""
     learning_rate: float
-    """Of Adam, falling to 0 along half a cosine; of frames that follow no other."""
+    """Of Adam: of what a shot shares, and, falling to 0 along half a cosine, of frames that follow no other."""
     l2_weight: float
     """Of the mean squared error."""
     lpips_weight: float
@@ -45,14 +45,20 @@ class RefineConfig:
 
 @dataclass(frozen=True)
 class FollowConfig:
-    """How the codes of frames that follow one another are optimised: each begins where the one before ended."""
+    """How the codes of frames that follow one another are optimised.
+
+    First that by which all frames of a shot lie beside the encoder's codes, on some of them; then each frame, from
+    where the one before ended.
+    """
 
     steps: int
     """Per frame, where the user does not say; 0 takes the encoder's codes as they are."""
-    first_steps: int
-    """The first frame of a face in a shot takes at least so many."""
+    shared_frames: int
+    """What all frames of a shot share is optimised on at most so many, spread over it."""
+    shared_steps: int
+    """Of that, for each shot that shows the face; 0 begins at the encoder's codes."""
     learning_rate: float
-    """Of Adam, of later frames: constant."""
+    """Of Adam, of each frame: constant."""
     betas: tuple[float, float]
     """How long it remembers the gradients and their squares, of the frames before as well."""
 
@@ -105,20 +111,8 @@ def refine(
     gradient. It is anchored at ``encoded``, the encoder's codes of the frame itself: anchored at where it begins,
     the frames of a long clip would leave the encoder's codes step by step.
     """
-    if targets.ndim != 4 or len(targets) != len(ws) or targets.shape[2] != targets.shape[3]:
-        raise ValueError(f"targets must be ({len(ws)}, 3, r, r), got {tuple(targets.shape)}")
     start = ws.detach()
-    anchored = start if encoded is None else encoded.detach()
-    with torch.no_grad():
-        wanted = perceptual.features(targets) if config.lpips_weight else ()
-
-    def losses(codes: Tensor) -> Tensor:
-        shown = generator.synthesize(codes, resolution=targets.shape[-1])
-        l2 = (shown - targets).square().flatten(1).mean(1)
-        anchor = (codes - anchored).square().flatten(1).mean(1)
-        far = perceptual(shown.clamp(-1, 1), wanted) if config.lpips_weight else torch.zeros_like(l2)
-        return config.l2_weight * l2 + config.lpips_weight * far + config.anchor_weight * anchor
-
+    losses = _losses(start if encoded is None else encoded.detach(), targets, generator, perceptual, config)
     with torch.enable_grad():
         codes = start.clone().requires_grad_()
         optimizer = _optimizer(codes, config, follow, moments)
@@ -145,6 +139,57 @@ def refine(
     kept = optimizer.state.get(codes) if follow else None
     left = Moments(kept["exp_avg"], kept["exp_avg_sq"], kept["step"]) if kept else None
     return Refined(best, first, best_loss, left)
+
+
+def refine_shared(
+    encoded: Tensor,
+    targets: Tensor,
+    generator: Generator,
+    perceptual: Perceptual,
+    config: RefineConfig,
+    follow: FollowConfig,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """One offset ``(1, num_ws, w_dim)`` that brings the encoder's codes of K frames nearest to all of them.
+
+    ``encoded`` ``(K, num_ws, w_dim)`` and ``targets`` ``(K, 3, r, r)`` in [-1, 1] are frames of one face in one
+    shot. Each of ``follow.shared_steps`` of Adam looks at one of them, in turn, for the loss of ``refine``: the
+    memory is that of one frame. The frame that begins there has an Adam of its own: with the moments of these
+    steps its few would be too small.
+    """
+    losses = [
+        _losses(ws, target, generator, perceptual, config)
+        for ws, target in zip(torch.split(encoded.detach(), 1), torch.split(targets, 1), strict=True)
+    ]
+    with torch.enable_grad():
+        offset = torch.zeros_like(encoded[:1], requires_grad=True)
+        optimizer = torch.optim.Adam([offset], lr=config.learning_rate, betas=follow.betas)
+        for step in range(follow.shared_steps):
+            check()
+            frame = step % len(encoded)
+            optimizer.zero_grad(set_to_none=True)
+            losses[frame](encoded[frame, None] + offset).sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return offset.detach()
+
+
+def _losses(
+    anchored: Tensor, targets: Tensor, generator: Generator, perceptual: Perceptual, config: RefineConfig
+) -> Callable[[Tensor], Tensor]:
+    """From codes ``(N, num_ws, w_dim)`` to how far ``(N,)`` they are from what is wanted."""
+    if targets.ndim != 4 or len(targets) != len(anchored) or targets.shape[2] != targets.shape[3]:
+        raise ValueError(f"targets must be ({len(anchored)}, 3, r, r), got {tuple(targets.shape)}")
+    with torch.no_grad():
+        wanted = perceptual.features(targets) if config.lpips_weight else ()
+
+    def losses(codes: Tensor) -> Tensor:
+        shown = generator.synthesize(codes, resolution=targets.shape[-1])
+        l2 = (shown - targets).square().flatten(1).mean(1)
+        anchor = (codes - anchored).square().flatten(1).mean(1)
+        far = perceptual(shown.clamp(-1, 1), wanted) if config.lpips_weight else torch.zeros_like(l2)
+        return config.l2_weight * l2 + config.lpips_weight * far + config.anchor_weight * anchor
+
+    return losses
 
 
 def _optimizer(

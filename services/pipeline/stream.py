@@ -35,15 +35,16 @@ from services.pipeline.crops import (
 )
 from services.pipeline.edit import strengths
 from services.pipeline.faces import FaceState
-from services.pipeline.follow import Follower, Seen, Stretch
+from services.pipeline.follow import Follower, Seen, Starts, Stretch
 from services.pipeline.invert import advice_of, measure, poor_reconstruction
 from services.pipeline.lips import keep_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
 from services.pipeline.seam import SeamCorrector, SeamMeter, SeamReport, averaged
+from services.pipeline.shot_starts import shot_starts
 from services.pipeline.stitch import EditedFace, Stitching, is_stitched, stitched
-from services.pipeline.track import Track, begun_tracks, encoded_tracks
+from services.pipeline.track import Track, begun_tracks, codes_of, encoded_tracks
 from services.progress import Cancelled, Meter, Report, never, silent
 
 
@@ -141,9 +142,10 @@ def edit_video(
             edited_face = EditedFace(source, plan, requests, applied[0], track, models, options)
             models, tuning, more = stitched(edited_face, folder, report, cancelled)
             said += more
+        starts = shot_starts(source, plan, models, options, codes_of(tracks), report, cancelled)
         lanes = [
-            Lane(face, plan, requests, models, options, applied=moves, track=track)
-            for face, moves, track in zip(plan.faces, applied, tracks, strict=True)
+            Lane(face, plan, requests, models, options, applied=moves, track=track, starts=begun)
+            for face, moves, track, begun in zip(plan.faces, applied, tracks, starts, strict=True)
         ]
         for place, batch in taken_frames(source, models, options):
             edited = np.stack([canvas_of(models.task, frame) for frame in batch.frames])
@@ -208,7 +210,8 @@ def invert_video(
         raise BadInputError("an inversion is of one face; choose 'largest' or a number from the left, from 0")
     started = time.monotonic()
     plan = plan_clip(source, models, options, report, cancelled)
-    lane = Lane(plan.faces[0], plan, (), models, options)
+    (starts,) = shot_starts(source, plan, models, options, [None], report, cancelled)
+    lane = Lane(plan.faces[0], plan, (), models, options, starts=starts)
     meter = Meter("invert", len(plan.numbers), report, cancelled)
     codes: list[Tensor] = []
     for place, batch in taken_frames(source, models, options):
@@ -265,12 +268,16 @@ class Lane:
         options: EditOptions,
         applied: Sequence[EditRequest] | None = None,
         track: Track | None = None,
+        starts: Starts | None = None,
     ) -> None:
-        """For ``applied`` see ``edit_crops``; ``track`` has codes and offsets found before, and is given more."""
+        """For ``applied`` see ``edit_crops``; ``track`` has codes and offsets found before, and is given more.
+
+        For ``starts`` see ``shot_starts``; they are those of the shots that ``track`` has no codes of.
+        """
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
         self.track = track
         steps = options.steps(models.config.follow, models.adapted)
-        self.follower = Follower(face, plan.cuts, models, steps, track.codes if track else None)
+        self.follower = Follower(face, plan.cuts, models, steps, track.codes if track else None, starts)
         self.idle = models.task is None and changes_nothing(requests, options)
         self.way = way_to_paste(requests, models, options)
         alignment = face.alignment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from services.pipeline.kept_codes import KeptCodes
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, taken_frames
+from services.pipeline.shot_starts import shot_starts
 from services.progress import Cancelled, Meter, Report, never, silent
 
 
@@ -42,6 +44,11 @@ def begun_tracks(plan: ClipPlan, models: Models, work: Path) -> list[Track]:
     ]
 
 
+def codes_of(tracks: Sequence[Track | None]) -> list[KeptCodes | None]:
+    """The codes that each face has so far."""
+    return [track.codes if track else None for track in tracks]
+
+
 def encoded_tracks(
     source: Path,
     plan: ClipPlan,
@@ -57,7 +64,11 @@ def encoded_tracks(
     if all(len(track.codes) == face.alignment.valid.sum() for face, track in both):
         return tracks
     steps = options.steps(models.config.follow, models.adapted)
-    followers = [Follower(face, plan.cuts, models, steps, track.codes) for face, track in both]
+    starts = shot_starts(source, plan, models, options, codes_of(tracks), report, cancelled)
+    followers = [
+        Follower(face, plan.cuts, models, steps, track.codes, begun)
+        for (face, track), begun in zip(both, starts, strict=True)
+    ]
     meter = Meter("encode", len(plan.numbers), report, cancelled)
     for place, batch in taken_frames(source, models, options):
         for follower in followers:

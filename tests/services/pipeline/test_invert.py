@@ -95,7 +95,7 @@ def test_refinement_goes_on_where_the_last_frame_ended(toy_models, image) -> Non
     first, state = invert_crops(crop, toy_models, 2, CodesState())
     calls.calls = 0
     rest, _ = invert_crops(crop.repeat(2, 0), toy_models, 2, state)
-    assert calls.calls == 2 * (2 + 1)  # later frames take the plain number of steps, and one look at the end
+    assert calls.calls == 2 * (2 + 1)  # and one look at the end
     torch.testing.assert_close(torch.cat([first, rest]), whole)
 
 
@@ -106,8 +106,7 @@ def test_a_refined_frame_is_told_what_the_one_before_remembers(toy_models, image
     start = toy_models.encoder(targets, None)[0] if toy_models.encoder else toy_models.mean_codes(4)
     expected, offset, moments = [], torch.zeros_like(start[:1]), None
     for k, (ws, target) in enumerate(zip(start.split(1), targets.split(1), strict=True)):
-        steps = 2 if k else max(2, toy_models.config.follow.first_steps)
-        parts = (toy_models.generator, toy_models.judges.perceptual, config, steps)
+        parts = (toy_models.generator, toy_models.judges.perceptual, config, 2)
         better = refine(
             ws + offset, target, *parts,
             follow=toy_models.config.follow if k else None, moments=moments, encoded=ws,

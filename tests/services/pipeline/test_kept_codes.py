@@ -27,6 +27,8 @@ from services.settings import load_params
 __all__ = ["small_models"]
 OPTIONS = EditOptions(start=0.5, end=0.7, refine=1)
 FRAMES = 6
+SHARED = 2
+"""Frames that the encoder looks at beside, for what all of them share."""
 SMILE = [EditRequest("smile", 1.0)]
 Stop = Callable[[Progress], bool]
 Work = Callable[[Models, Path, Path | None, Stop], list[np.ndarray]]
@@ -53,7 +55,7 @@ class Remembers:
 def models(small_models: Models) -> Models:
     generator = small_models.generator
     encoder = Remembers(generator.num_ws, generator.w_dim)
-    follow = replace(small_models.config.follow, first_steps=2)
+    follow = replace(small_models.config.follow, shared_frames=SHARED, shared_steps=2)
     return replace(small_models, encoder=encoder, config=replace(small_models.config, chunk=2, follow=follow))
 
 
@@ -92,13 +94,13 @@ def test_a_stopped_clip_goes_on_behind_the_last_chunk_and_ends_in_the_same_pixel
     work, encoder, kept = way(clip), models.encoder, tmp_path / "work"
     assert isinstance(encoder, Remembers)
     undisturbed = work(models, tmp_path / "whole.mp4", None, lambda at: False)
-    assert encoder.looks == FRAMES
+    assert encoder.looks == FRAMES + SHARED
     with pytest.raises(CancelledError):
         work(models, tmp_path / "out.mp4", kept, lambda at: at.stage == stage and at.done >= 2)
-    done = encoder.looks - FRAMES
+    done = encoder.looks - FRAMES - 2 * SHARED
     assert 2 <= done < FRAMES
     resumed = work(models, tmp_path / "out.mp4", kept, lambda at: False)
-    assert encoder.looks == 2 * FRAMES
+    assert encoder.looks == 2 * (FRAMES + SHARED)
     np.testing.assert_array_equal(np.stack(resumed), np.stack(undisturbed))
 
 
@@ -111,7 +113,7 @@ def test_what_refinement_remembers_counts(clip: Path, models: Models, tmp_path: 
         damage(kept / "codes-0.safetensors")
         before = encoder.looks
         again = work(models, tmp_path / "out.mp4", kept, lambda at: False)
-        assert encoder.looks - before == FRAMES
+        assert encoder.looks - before == FRAMES + SHARED
         np.testing.assert_array_equal(np.stack(again), np.stack(undisturbed))
 
 

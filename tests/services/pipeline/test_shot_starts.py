@@ -1,0 +1,155 @@
+"""Where refinement begins in each shot, on a real clip with toy networks and against closed forms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.alignment import crop_frame
+from datamodules.shards import to_tensor
+from datamodules.spread import spread
+from services.pipeline.follow import Follower
+from services.pipeline.invert import CodesState, invert_crops
+from services.pipeline.kept_codes import KeptCodes
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions
+from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
+from services.pipeline.refine import refine, refine_shared
+from services.pipeline.shot_starts import shot_starts, start_of
+from services.progress import CancelledError, Progress
+
+OPTIONS = EditOptions(start=0.5, end=0.9, refine=2)
+FRAMES, CUT = 12, 7
+
+
+@pytest.fixture
+def models(toy_models: Models) -> Models:
+    follow = replace(toy_models.config.follow, shared_frames=3, shared_steps=5)
+    return replace(toy_models, config=replace(toy_models.config, chunk=4, follow=follow))
+
+
+@pytest.fixture
+def plan(clip: Path, models: Models) -> ClipPlan:
+    """As if another shot began in the middle."""
+    found = plan_clip(clip, models, OPTIONS)
+    assert len(found.numbers) == FRAMES and found.cuts == ()
+    return replace(found, cuts=(CUT,))
+
+
+def crops_of(clip: Path, plan: ClipPlan, models: Models) -> np.ndarray:
+    alignment = plan.faces[0].alignment
+    frames = np.concatenate([batch.frames for _, batch in taken_frames(clip, models, OPTIONS)])
+    return np.stack(
+        [crop_frame(*both, alignment.size) for both in zip(frames, alignment.crop_to_frame, strict=True)]
+    )
+
+
+def test_what_frames_share_is_the_least_squares_of_what_all_of_them_lack(models: Models) -> None:
+    generator = models.generator
+    random = torch.Generator().manual_seed(3)
+    encoded = 0.1 * torch.randn(3, 4, 8, generator=random)
+    shared = 0.2 * torch.randn(1, 4, 8, generator=random)
+    targets = generator.synthesize(encoded + shared, resolution=16)
+    targets = targets + 0.05 * torch.randn(targets.shape, generator=random)
+    lacks = (targets - generator.synthesize(encoded, resolution=16)).flatten(1).mean(0)
+    expected = torch.linalg.lstsq(generator.basis.T, lacks[:, None]).solution.view(1, 4, 8)
+    config = replace(models.config.refine, lpips_weight=0.0, l2_weight=1.0, anchor_weight=0.0, learning_rate=0.001)
+    follow = replace(models.config.follow, shared_steps=1800)
+    offset = refine_shared(encoded, targets, generator, models.judges.perceptual, config, follow)
+    torch.testing.assert_close(offset, expected, rtol=0.1, atol=0.02)
+    assert not offset.requires_grad
+
+
+def test_one_step_on_one_frame_is_the_first_of_that_frame_by_itself(models: Models) -> None:
+    """The same loss and the same rate."""
+    target = torch.ones(1, 3, 16, 16) * 0.5
+    encoded = 0.1 * torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(4))
+    parts = models.generator, models.judges.perceptual, models.config.refine
+    offset = refine_shared(encoded, target, *parts, replace(models.config.follow, shared_steps=1))
+    torch.testing.assert_close(encoded + offset, refine(encoded, target, *parts, 1).ws)
+
+
+def test_each_shot_begins_at_what_its_own_frames_share(clip: Path, plan: ClipPlan, models: Models) -> None:
+    crops = crops_of(clip, plan, models)
+    told: list[Progress] = []
+    (starts,) = shot_starts(clip, plan, models, OPTIONS, [None], told.append)
+    assert list(starts) == [0, CUT]
+    assert (told[0].stage, told[0].done, told[-1].done, told[-1].total) == ("fit shots", 0, 10, 10)
+    for begins, ends in ((0, CUT), (CUT, FRAMES)):
+        rows = [begins + place for place in spread(ends - begins, 3)]
+        expected = start_of(crops[rows], models)
+        state = starts[begins]
+        assert state.encoder is None and state.offset is not None and expected.offset is not None
+        torch.testing.assert_close(state.offset, expected.offset, rtol=0, atol=0)
+    assert starts[0].offset is not None and starts[CUT].offset is not None
+    assert not torch.allclose(starts[0].offset, starts[CUT].offset)
+
+
+def test_the_follower_goes_on_from_there_in_each_shot(clip: Path, plan: ClipPlan, models: Models) -> None:
+    crops = crops_of(clip, plan, models)
+    (starts,) = shot_starts(clip, plan, models, OPTIONS, [None])
+    follower = Follower(plan.faces[0], plan.cuts, models, 2, None, starts)
+    found = [
+        stretch.seen.ws
+        for place, batch in taken_frames(clip, models, OPTIONS)
+        for stretch in follower.stretches(batch.frames, place)
+        if stretch.seen is not None
+    ]
+    expected = [
+        invert_crops(crops[begins:ends], models, 2, starts[begins])[0]
+        for begins, ends in ((0, CUT), (CUT, FRAMES))
+    ]
+    torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=0, atol=0)
+    # The same steps without a start end farther from all frames.
+    lost, _ = invert_crops(crops[:CUT], models, 2, CodesState())
+    wanted = to_tensor(crops[:CUT])
+    near, far = (
+        (models.generator.synthesize(ws) - wanted).square().flatten(1).mean(1) for ws in (expected[0], lost)
+    )
+    assert (near[:3] < far[:3]).all()
+
+
+def test_shots_that_codes_reach_into_are_left_out(
+    clip: Path, plan: ClipPlan, models: Models, tmp_path: Path
+) -> None:
+    kept = KeptCodes.of(tmp_path / "codes", models)
+    for known, expected in ((0, [0, CUT]), (1, [CUT]), (CUT, [CUT]), (CUT + 1, [])):
+        kept.cut(0)
+        if known:
+            kept.add(models.mean_codes(known), CodesState())
+        (starts,) = shot_starts(clip, plan, models, OPTIONS, [kept])
+        assert list(starts) == expected
+
+
+def test_a_shot_that_does_not_show_the_face_has_no_start(clip: Path, plan: ClipPlan, models: Models) -> None:
+    face = plan.faces[0]
+    valid = face.alignment.valid.copy()
+    valid[:CUT] = False
+    hidden = replace(face, alignment=replace(face.alignment, valid=valid))
+    first, second = shot_starts(clip, replace(plan, faces=(hidden, face)), models, OPTIONS, [None, None])
+    assert list(first) == [CUT] and list(second) == [0, CUT]
+
+
+@pytest.mark.parametrize(
+    ("options", "shared"),
+    [(EditOptions(refine=0), 5), (EditOptions(preview=True), 5), (EditOptions(), 5), (OPTIONS, 0)],
+)
+def test_nothing_is_read_where_nothing_is_refined(
+    plan: ClipPlan, models: Models, options: EditOptions, shared: int
+) -> None:
+    told: list[Progress] = []
+    follow = replace(models.config.follow, shared_steps=shared)
+    models = replace(models, config=replace(models.config, follow=follow))
+    assert shot_starts(Path("nowhere.mp4"), plan, models, options, [None], told.append) == [{}]
+    assert told == []
+
+
+def test_it_stops_when_it_is_told_to(clip: Path, plan: ClipPlan, models: Models) -> None:
+    told: list[Progress] = []
+    with pytest.raises(CancelledError):
+        shot_starts(clip, plan, models, OPTIONS, [None], told.append, lambda: bool(told) and told[-1].done >= 4)
+    assert told[-1].done == 4
