@@ -60,6 +60,8 @@ class CodesState:
     """``(1, num_ws, w_dim)``: how far refinement moved the codes of the frame before, or of all of the shot."""
     moments: Moments | None = None
     """What its optimiser remembers of that frame."""
+    begins: bool = False
+    """Whether the offset is that of all of the shot, whose first frame is to come."""
 
 
 def invert_crops(
@@ -72,7 +74,8 @@ def invert_crops(
     """Codes ``(N, num_ws, w_dim)`` of consecutive crops ``(N, s, s, 3)`` uint8, ``s`` the pipeline's crop size.
 
     The encoder answers for all of them; with ``steps`` each frame is then optimised for so many, beginning at the
-    encoder's answer moved as far as the frame before had to be. Without an encoder all begin at the mean face.
+    encoder's answer moved as far as the frame before had to be. The first of a shot whose offset was found takes
+    ``follow.first_steps`` where those are more. Without an encoder all begin at the mean face.
     ``check`` is called in every step and may raise. Raises ``BadInputError`` (507) where the memory does not hold
     the crops, or one frame's refinement.
     """
@@ -85,15 +88,18 @@ def invert_crops(
         )
     if not steps:
         return encoded, CodesState(memory)
-    refined, offset, moments = [], state.offset, state.moments
+    refined, offset, moments, begins = [], state.offset, state.moments, state.begins
+    config = models.config
     for ws, target in zip(torch.split(encoded, 1), torch.split(targets, 1), strict=True):
         begin = ws if offset is None else ws + offset
+        follow = None if offset is None or begins else config.follow
+        budget = max(steps, config.follow.first_steps) if begins else steps
         with memory_for(f"one frame of {side} px with gradients; take --refine 0 (pipeline.follow.steps)"):
             better = refine(
-                begin, target, models.generator, models.judges.perceptual, models.config.refine, steps, check,
-                follow=models.config.follow if offset is not None else None, moments=moments, encoded=ws,
+                begin, target, models.generator, models.judges.perceptual, config.refine, budget, check,
+                follow=follow, moments=moments, encoded=ws,
             )  # fmt: skip
-        offset, moments = better.ws - ws, better.moments
+        offset, moments, begins = better.ws - ws, better.moments, False
         refined.append(better.ws)
     return torch.cat(refined), CodesState(memory, offset, moments)
 

@@ -57,8 +57,10 @@ class FollowConfig:
     """What all frames of a shot share is optimised on at most so many, spread over it."""
     shared_steps: int
     """Of that, for each shot that shows the face; 0 begins at the encoder's codes."""
+    first_steps: int
+    """The first frame of a shot that begins there takes at least so many."""
     learning_rate: float
-    """Of Adam, of each frame: constant."""
+    """Of Adam, of later frames: constant."""
     betas: tuple[float, float]
     """How long it remembers the gradients and their squares, of the frames before as well."""
 

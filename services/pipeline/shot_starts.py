@@ -105,7 +105,7 @@ def start_of(crops: NDArray[np.uint8], models: Models, check: Callable[[], None]
             encoded, to_tensor(crops, models.device), models.generator, models.judges.perceptual,
             models.config.refine, models.config.follow, check,
         )  # fmt: skip
-    return CodesState(offset=offset)
+    return CodesState(offset=offset, begins=True)
 
 
 def _shots(number: int, face: FacePlan, plan: ClipPlan, frames: int, known: int) -> list[_Shot]:

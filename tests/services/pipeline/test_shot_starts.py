@@ -28,7 +28,7 @@ FRAMES, CUT = 12, 7
 
 @pytest.fixture
 def models(toy_models: Models) -> Models:
-    follow = replace(toy_models.config.follow, shared_frames=3, shared_steps=5)
+    follow = replace(toy_models.config.follow, shared_frames=3, shared_steps=5, first_steps=4)
     return replace(toy_models, config=replace(toy_models.config, chunk=4, follow=follow))
 
 
@@ -83,7 +83,7 @@ def test_each_shot_begins_at_what_its_own_frames_share(clip: Path, plan: ClipPla
         rows = [begins + place for place in spread(ends - begins, 3)]
         expected = start_of(crops[rows], models)
         state = starts[begins]
-        assert state.encoder is None and state.offset is not None and expected.offset is not None
+        assert state.encoder is None and state.begins and state.offset is not None and expected.offset is not None
         torch.testing.assert_close(state.offset, expected.offset, rtol=0, atol=0)
     assert starts[0].offset is not None and starts[CUT].offset is not None
     assert not torch.allclose(starts[0].offset, starts[CUT].offset)
@@ -111,6 +111,24 @@ def test_the_follower_goes_on_from_there_in_each_shot(clip: Path, plan: ClipPlan
         (models.generator.synthesize(ws) - wanted).square().flatten(1).mean(1) for ws in (expected[0], lost)
     )
     assert (near[:3] < far[:3]).all()
+
+
+def test_the_first_frame_of_a_shot_takes_more_steps_and_the_others_follow_it(
+    clip: Path, plan: ClipPlan, models: Models
+) -> None:
+    targets = to_tensor(crops_of(clip, plan, models)[:3])
+    offset = 0.1 * torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(5))
+    encoded = models.mean_codes(1)
+    parts = models.generator, models.judges.perceptual, models.config.refine
+    for steps, first in ((2, 4), (7, 7)):
+        one = refine(encoded + offset, targets[:1], *parts, first, encoded=encoded)
+        follow = models.config.follow
+        two = refine(one.ws, targets[1:2], *parts, steps, follow=follow, encoded=encoded)
+        three = refine(two.ws, targets[2:], *parts, steps, follow=follow, moments=two.moments, encoded=encoded)
+        crops = crops_of(clip, plan, models)[:3]
+        found, state = invert_crops(crops, models, steps, CodesState(offset=offset, begins=True))
+        torch.testing.assert_close(found, torch.cat([one.ws, two.ws, three.ws]))
+        assert not state.begins and state.moments is not None
 
 
 def test_shots_that_codes_reach_into_are_left_out(
