@@ -74,7 +74,7 @@ def table_of_clip(
     ws = codes_of(frames.pixels, models)
     follow = models.config.follow
     looked_at = frames.pixels[spread(len(frames), follow.shared_frames)]
-    refined, _ = invert_crops(frames.pixels, models, follow.steps, start_of(looked_at, models))
+    refined, _ = invert_crops(frames.pixels, models, follow.steps or 3, start_of(looked_at, models))
     chosen = spread(len(frames), table.measured)
     crops = to_tensor(frames.pixels, models.device)
 

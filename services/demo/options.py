@@ -32,7 +32,7 @@ class DemoConfig:
     """Length of the section that is edited as a job over HTTP."""
     served_steps: int
     """Optimisation steps per frame of that section, there and in the shell; with any, what its frames share takes
-    ``pipeline.follow.shared_steps`` beside them."""
+    ``pipeline.follow.shared_steps`` beside them, and the first at least ``first_steps``."""
     start_seconds: float
     """How long the server may take until it is ready."""
     tolerance: float

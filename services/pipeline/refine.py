@@ -56,7 +56,7 @@ class FollowConfig:
     shared_frames: int
     """What all frames of a shot share is optimised on at most so many, spread over it."""
     shared_steps: int
-    """Of that, for each shot that shows the face; 0 begins at the encoder's codes."""
+    """Of that, for each shot that shows the face; 0 begins at the encoder's codes, without ``first_steps``."""
     first_steps: int
     """The first frame of a shot that begins there takes at least so many."""
     learning_rate: float
@@ -155,9 +155,9 @@ def refine_shared(
     """One offset ``(1, num_ws, w_dim)`` that brings the encoder's codes of K frames nearest to all of them.
 
     ``encoded`` ``(K, num_ws, w_dim)`` and ``targets`` ``(K, 3, r, r)`` in [-1, 1] are frames of one face in one
-    shot. Each of ``follow.shared_steps`` of Adam looks at one of them, in turn, for the loss of ``refine``: the
-    memory is that of one frame. The frame that begins there has an Adam of its own: with the moments of these
-    steps its few would be too small.
+    shot. Each of ``follow.shared_steps`` of Adam looks at one of them, in turn, for the loss of ``refine``: one is
+    rendered at a time. The frame that begins there has an Adam of its own: with the moments of these steps its few
+    would be too small.
     """
     losses = [
         _losses(ws, target, generator, perceptual, config)

@@ -14,8 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from datamodules.alignment import crop_frame
+from datamodules.disk import write_whole
 from datamodules.shards import to_tensor
 from datamodules.spread import spread
 from modules.out_of_memory import memory_for
@@ -28,6 +32,8 @@ from services.pipeline.plan import ClipPlan, FacePlan, taken_frames
 from services.pipeline.refine import refine_shared
 from services.progress import Cancelled, Meter, Report, never, silent
 
+_OFFSET = "offset"
+
 
 @dataclass
 class _Shot:
@@ -37,10 +43,12 @@ class _Shot:
     """Its number in the plan."""
     begins: int
     """The plan's index of the shot's first frame."""
-    rows: list[int]
-    """The plan's indices of the frames that are looked at."""
+    frames: list[int]
+    """The plan's indices of those that are looked at."""
+    kept: Path | None
+    """Where its offset is written down."""
     crops: list[NDArray[np.uint8]] = field(default_factory=list)
-    """Those of ``rows``, so far."""
+    """Those of ``frames``, so far."""
 
 
 def shot_starts(
@@ -54,9 +62,9 @@ def shot_starts(
 ) -> list[Starts]:
     """For each face of the plan, where refinement begins in each shot; nothing where nothing is refined.
 
-    ``known`` has codes that an earlier call found, per face: shots that they reach into have begun, and are left
-    out. A further pass through the file, up to the last frame that is looked at; a shot's crops are held until the
-    last of them was read.
+    ``known`` has codes that an earlier call found, per face: shots of which they are all are left out, and what is
+    found of the others is kept beside them. A further pass through the file, up to the last frame that is looked
+    at; a shot's crops are held until the last of them was read.
     """
     starts: list[dict[int, CodesState]] = [{} for _ in plan.faces]
     follow = models.config.follow
@@ -65,8 +73,12 @@ def shot_starts(
     shots = [
         shot
         for number, (face, codes) in enumerate(zip(plan.faces, known, strict=True))
-        for shot in _shots(number, face, plan, follow.shared_frames, len(codes) if codes is not None else 0)
+        for shot in _shots(number, face, plan, follow.shared_frames, codes)
     ]
+    for shot in shots:
+        if (offset := _read(shot.kept)) is not None:
+            starts[shot.face][shot.begins] = CodesState(offset=offset.to(models.device), begins=True)
+    shots = [shot for shot in shots if shot.begins not in starts[shot.face]]
     if not shots:
         return list(starts)
     meter = Meter("fit shots", follow.shared_steps * len(shots), report, cancelled)
@@ -76,14 +88,17 @@ def shot_starts(
         meter.advance()
 
     for place, batch in taken_frames(source, models, options):
+        meter.check()
         for shot in shots:
             alignment = plan.faces[shot.face].alignment
-            for row in shot.rows:
-                if place <= row < place + len(batch.frames):
-                    frame, matrix = batch.frames[row - place], alignment.crop_to_frame[row]
+            for index in shot.frames:
+                if place <= index < place + len(batch.frames):
+                    frame, matrix = batch.frames[index - place], alignment.crop_to_frame[index]
                     shot.crops.append(crop_frame(frame, matrix, alignment.size))
-            if len(shot.crops) == len(shot.rows):
-                starts[shot.face][shot.begins] = start_of(np.stack(shot.crops), models, step)
+            if len(shot.crops) == len(shot.frames):
+                found = starts[shot.face][shot.begins] = start_of(np.stack(shot.crops), models, step)
+                if shot.kept is not None and found.offset is not None:
+                    write_whole(shot.kept, save({_OFFSET: found.offset.cpu()}))
         shots = [shot for shot in shots if shot.begins not in starts[shot.face]]
         if not shots:
             break
@@ -108,14 +123,24 @@ def start_of(crops: NDArray[np.uint8], models: Models, check: Callable[[], None]
     return CodesState(offset=offset, begins=True)
 
 
-def _shots(number: int, face: FacePlan, plan: ClipPlan, frames: int, known: int) -> list[_Shot]:
-    """The shots that show the face and that ``known`` rows of codes do not reach into, ``frames`` of each."""
+def _shots(number: int, face: FacePlan, plan: ClipPlan, frames: int, codes: KeptCodes | None) -> list[_Shot]:
+    """The shots that show the face and whose ``codes`` are not all there, with at most ``frames`` of each."""
     valid = face.alignment.valid
     rows: NDArray[np.int64] = np.cumsum(valid) - valid
     found = []
     for begins, ends in pairwise([*sorted({0, *plan.cuts}), len(plan.numbers)]):
         seen = begins + np.flatnonzero(valid[begins:ends])
-        if len(seen) and rows[seen[0]] >= known:
+        if len(seen) and rows[seen[-1]] >= (len(codes) if codes is not None else 0):
             chosen = [int(seen[place]) for place in spread(len(seen), frames)]
-            found.append(_Shot(number, begins, chosen))
+            kept = (
+                codes.path.with_name(f"{codes.path.name}-shot-{begins}.safetensors") if codes is not None else None
+            )
+            found.append(_Shot(number, begins, chosen, kept))
     return found
+
+
+def _read(kept: Path | None) -> Tensor | None:
+    try:
+        return load_file(kept)[_OFFSET] if kept is not None else None
+    except (FileNotFoundError, SafetensorError):  # not there, or cut short when the power went
+        return None

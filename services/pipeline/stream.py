@@ -130,6 +130,7 @@ def edit_video(
             tracks = encoded_tracks(source, plan, models, options, place_of_work, report, cancelled)
         elif work is not None:
             tracks = begun_tracks(plan, models, work)
+        starts = shot_starts(source, plan, models, options, codes_of(tracks), report, cancelled)
         meter = Meter(models.task or "edit", len(plan.numbers), report, cancelled)
         unseen = dict[str, None]()  # each line once, however many faces it is said of
         applied = balanced_in_clip(source, plan, tracks, requests, models, options, meter.check, unseen.setdefault)
@@ -142,7 +143,6 @@ def edit_video(
             edited_face = EditedFace(source, plan, requests, applied[0], track, models, options)
             models, tuning, more = stitched(edited_face, folder, report, cancelled)
             said += more
-        starts = shot_starts(source, plan, models, options, codes_of(tracks), report, cancelled)
         lanes = [
             Lane(face, plan, requests, models, options, applied=moves, track=track, starts=begun)
             for face, moves, track, begun in zip(plan.faces, applied, tracks, starts, strict=True)

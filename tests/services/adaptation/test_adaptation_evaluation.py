@@ -39,7 +39,7 @@ EDITS = {"smile": (-0.5, 0.5)}
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return load_models(load_params(overrides=["pipeline.follow.shared_steps=4"]))
+    return load_models(load_params(overrides=["pipeline.follow.shared_steps=2", "pipeline.follow.first_steps=2"]))
 
 
 @pytest.fixture(scope="module")

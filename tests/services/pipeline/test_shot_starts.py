@@ -12,7 +12,10 @@ import torch
 from datamodules.alignment import crop_frame
 from datamodules.shards import to_tensor
 from datamodules.spread import spread
+from modules.editing.directions import EditRequest
+from modules.perception.flow import DenseFlow, FlowConfig
 from services.pipeline.follow import Follower
+from services.pipeline.interpolate import interpolate_video
 from services.pipeline.invert import CodesState, invert_crops
 from services.pipeline.kept_codes import KeptCodes
 from services.pipeline.models import Models
@@ -20,7 +23,10 @@ from services.pipeline.options import EditOptions
 from services.pipeline.plan import ClipPlan, plan_clip, taken_frames
 from services.pipeline.refine import refine, refine_shared
 from services.pipeline.shot_starts import shot_starts, start_of
+from services.pipeline.stream import edit_video, invert_video
+from services.pipeline.track import encoded_tracks
 from services.progress import CancelledError, Progress
+from services.settings import load_params
 
 OPTIONS = EditOptions(start=0.5, end=0.9, refine=2)
 FRAMES, CUT = 12, 7
@@ -131,16 +137,56 @@ def test_the_first_frame_of_a_shot_takes_more_steps_and_the_others_follow_it(
         assert not state.begins and state.moments is not None
 
 
-def test_shots_that_codes_reach_into_are_left_out(
+def test_shots_whose_codes_are_all_there_are_left_out(
     clip: Path, plan: ClipPlan, models: Models, tmp_path: Path
 ) -> None:
     kept = KeptCodes.of(tmp_path / "codes", models)
-    for known, expected in ((0, [0, CUT]), (1, [CUT]), (CUT, [CUT]), (CUT + 1, [])):
+    for known, expected in ((0, [0, CUT]), (CUT - 1, [0, CUT]), (CUT, [CUT]), (FRAMES - 1, [CUT]), (FRAMES, [])):
         kept.cut(0)
         if known:
             kept.add(models.mean_codes(known), CodesState())
         (starts,) = shot_starts(clip, plan, models, OPTIONS, [kept])
         assert list(starts) == expected
+
+
+def test_what_was_found_is_kept_beside_the_codes(
+    clip: Path, plan: ClipPlan, models: Models, tmp_path: Path
+) -> None:
+    kept, generator = KeptCodes.of(tmp_path / "codes", models), models.generator
+    (first,) = shot_starts(clip, plan, models, OPTIONS, [kept])
+    calls = generator.calls
+    (again,) = shot_starts(Path("nowhere.mp4"), plan, models, OPTIONS, [kept])
+    assert generator.calls == calls and list(again) == [0, CUT]
+    damaged = tmp_path / f"codes-shot-{CUT}.safetensors"
+    damaged.unlink()  # what was read of it is still mapped
+    damaged.write_bytes(b"cut short")
+    (mended,) = shot_starts(clip, plan, models, OPTIONS, [kept])
+    assert generator.calls == calls + 5  # one shot's steps
+    for one in (again, mended):
+        for begins, state in one.items():
+            expected = first[begins].offset
+            assert state.begins and state.offset is not None and expected is not None
+            torch.testing.assert_close(state.offset, expected, rtol=0, atol=0)
+
+
+def test_all_ways_through_a_clip_begin_there(clip: Path, models: Models, tmp_path: Path) -> None:
+    plan = plan_clip(clip, models, OPTIONS)
+    (starts,) = shot_starts(clip, plan, models, OPTIONS, [None])
+    # Chunk by chunk, as the passes are.
+    expected, state, crops = [], starts[0], crops_of(clip, plan, models)
+    for first in range(0, FRAMES, models.config.chunk):
+        ws, state = invert_crops(crops[first : first + models.config.chunk], models, 2, state)
+        expected.append(ws)
+    asked = [EditRequest("age", 10.0)]
+    found, _ = invert_video(clip, models, OPTIONS)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=0)
+    encoded_tracks(clip, plan, models, OPTIONS, tmp_path / "encoded")
+    edit_video(clip, tmp_path / "a.mp4", asked, models, replace(OPTIONS, balance=False), work=tmp_path / "edited")
+    flow = DenseFlow(load_params().section("flow", FlowConfig))
+    interpolate_video(clip, tmp_path / "b.mp4", 2, models, flow, OPTIONS, work=tmp_path / "interpolated")
+    for way in ("encoded", "edited", "interpolated"):
+        rows = KeptCodes.of(tmp_path / way / "codes-0", models).read(0, FRAMES)
+        np.testing.assert_array_equal(rows, torch.cat(expected).numpy())
 
 
 def test_a_shot_that_does_not_show_the_face_has_no_start(clip: Path, plan: ClipPlan, models: Models) -> None:
@@ -171,3 +217,13 @@ def test_it_stops_when_it_is_told_to(clip: Path, plan: ClipPlan, models: Models)
     with pytest.raises(CancelledError):
         shot_starts(clip, plan, models, OPTIONS, [None], told.append, lambda: bool(told) and told[-1].done >= 4)
     assert told[-1].done == 4
+
+
+def test_it_stops_while_it_reads(clip: Path, plan: ClipPlan, models: Models) -> None:
+    """Before the last frame that is looked at was read, no step is taken."""
+    told: list[Progress] = []
+    asked = iter((False, False, True))  # as it begins, at the first batch, and at the second
+    whole = replace(plan, cuts=())
+    with pytest.raises(CancelledError):
+        shot_starts(clip, whole, models, OPTIONS, [None], told.append, lambda: next(asked))
+    assert [progress.done for progress in told] == [0]
