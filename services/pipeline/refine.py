@@ -156,8 +156,8 @@ def refine_shared(
 
     ``encoded`` ``(K, num_ws, w_dim)`` and ``targets`` ``(K, 3, r, r)`` in [-1, 1] are frames of one face in one
     shot. Each of ``follow.shared_steps`` of Adam looks at one of them, in turn, for the loss of ``refine``: one is
-    rendered at a time. The frame that begins there has an Adam of its own: with the moments of these steps its few
-    would be too small.
+    rendered at a time. A loss that is no number ends it, with the offset of the last that was one. The frame that
+    begins there has an Adam of its own: with the moments of these steps its few would be too small.
     """
     losses = [
         _losses(ws, target, generator, perceptual, config)
@@ -165,14 +165,19 @@ def refine_shared(
     ]
     with torch.enable_grad():
         offset = torch.zeros_like(encoded[:1], requires_grad=True)
+        good = offset.detach().clone()
         optimizer = torch.optim.Adam([offset], lr=config.learning_rate, betas=follow.betas)
         for step in range(follow.shared_steps):
             check()
             frame = step % len(encoded)
             optimizer.zero_grad(set_to_none=True)
-            losses[frame](encoded[frame, None] + offset).sum().backward()  # type: ignore[no-untyped-call]
+            loss = losses[frame](encoded[frame, None] + offset).sum()
+            if not bool(torch.isfinite(loss)):
+                return good
+            good = offset.detach().clone()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return offset.detach()
+    return offset.detach() if bool(torch.isfinite(offset).all()) else good
 
 
 def _losses(

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pipeline_toys import ToyPerceptual
+from torch import Tensor
 
 from datamodules.alignment import crop_frame
 from datamodules.shards import to_tensor
@@ -77,6 +79,28 @@ def test_one_step_on_one_frame_is_the_first_of_that_frame_by_itself(models: Mode
     parts = models.generator, models.judges.perceptual, models.config.refine
     offset = refine_shared(encoded, target, *parts, replace(models.config.follow, shared_steps=1))
     torch.testing.assert_close(encoded + offset, refine(encoded, target, *parts, 1).ws)
+
+
+@pytest.mark.parametrize("broken", [1, 3])
+def test_a_loss_that_is_no_number_leaves_the_offset_before_it(models: Models, broken: int) -> None:
+    looked = 0
+
+    class Breaks(ToyPerceptual):
+        def __call__(self, images: Tensor, target: Tensor | tuple[Tensor, ...]) -> Tensor:
+            nonlocal looked
+            looked += 1
+            return super().__call__(images, target) * (float("nan") if looked == broken else 1.0)
+
+    target = torch.ones(1, 3, 16, 16) * 0.5
+    encoded = torch.zeros(1, 4, 8)
+    config = models.config
+    offset = refine_shared(encoded, target, models.generator, Breaks(), config.refine, config.follow)
+    expected = torch.zeros(1, 4, 8)
+    if broken > 2:  # the third look was at what two steps made; what the second saw was the last that is sound
+        follow = replace(config.follow, shared_steps=broken - 2)
+        expected = refine_shared(encoded, target, models.generator, ToyPerceptual(), config.refine, follow)
+    assert looked == broken
+    torch.testing.assert_close(offset, expected, rtol=0, atol=0)
 
 
 def test_each_shot_begins_at_what_its_own_frames_share(clip: Path, plan: ClipPlan, models: Models) -> None:
@@ -210,6 +234,13 @@ def test_nothing_is_read_where_nothing_is_refined(
     models = replace(models, config=replace(models.config, follow=follow))
     assert shot_starts(Path("nowhere.mp4"), plan, models, options, [None], told.append) == [{}]
     assert told == []
+
+
+def test_a_generator_that_learned_the_clip_has_no_starts(plan: ClipPlan, models: Models) -> None:
+    """It learned the encoder's codes as they are."""
+    follow = replace(models.config.follow, steps=3)
+    learned = replace(models, adapted=True, config=replace(models.config, follow=follow))
+    assert shot_starts(Path("nowhere.mp4"), plan, learned, EditOptions(), [None]) == [{}]
 
 
 def test_it_stops_when_it_is_told_to(clip: Path, plan: ClipPlan, models: Models) -> None:
