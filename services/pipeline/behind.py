@@ -1,9 +1,10 @@
-"""What stands behind a head that is pasted whole: the frame's own background, not the one that a generator draws.
+"""What stands behind and below a head that is pasted whole: the frame's own, not what a generator draws.
 
 Where a head turns away, the frame has nothing to show, and the generator's background is another place in another
 light: a haze around the head. What the frame shows beside the head is carried in there, by push and pull over a
 pyramid (Gortler et al. 1996, section 3.3.2): the nearest that is known, ever smoother further in. Where the frame
-itself shows its background, nothing is pasted over it.
+itself shows its background, or neck and clothes, and the edited head does not come, nothing is pasted over it: a
+generator's collar seldom meets the frame's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class BehindConfig:
     side: int
     """Pixels of a side to which crops are averaged down: what is carried in is smooth."""
     clear: float
-    """How far the head is widened before what is around it counts as seen, as a fraction of the crop's side."""
+    """How far the head is widened before background around it counts as seen, as a fraction of the crop's side:
+    its hair is soft."""
     soften: float
     """Standard deviation of the blur of its edges, as a fraction of the crop's side."""
     least: float
@@ -50,6 +52,8 @@ class Surroundings:
     """The frame's head."""
     before: Floats
     """The frame's background."""
+    moved: Floats
+    """The edited picture's head."""
     after: Floats
     """The edited picture's background."""
 
@@ -88,7 +92,8 @@ def frames_background(
     behind = at_size(carried_in(averaged(frame, side), known), size)
     sigma = config.soften * side
     share = trust * at_size(smoothed(surely(after), sigma), size)
-    shown = trust * at_size(smoothed(surely(after) * known, sigma), size)
+    body, beside = surely(1.0 - head - before), surely(1.0 - averaged(around.moved, side))
+    shown = trust * at_size(smoothed(beside * np.maximum(known, body), sigma), size)
     return Before(edit + share[..., None] * (behind - edit), mask * (1.0 - shown), share)
 
 

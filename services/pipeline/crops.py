@@ -79,9 +79,9 @@ def edit_crops(
     ``targets`` ``(N, 3, s, s)`` in [-1, 1] are the crops that the codes stand for. An edit may change the face
     that is really there; one that moves the outline, or that a generator draws which learned this face, also where
     the moved one comes to lie. The reconstruction has no say: where it is weak, its hair and ears lie beside the
-    person's. Behind a head that is pasted whole stands the frame's background, unless it was stitched. A task's
-    edit is the reconstruction itself, and what its input has of it stands before; ``sides`` are those of the crops
-    in the input, in pixels.
+    person's. Behind a head that is pasted whole stands the frame's background, and below it the frame's neck and
+    clothes, unless it was stitched. A task's edit is the reconstruction itself, and what its input has of it
+    stands before; ``sides`` are those of the crops in the input, in pixels.
     ``offsets`` ``(N, num_ws, w_dim)`` are how far the lips' keeping moves the edited codes.
     An edit that is pasted whole has the drift of its colours at the seam taken out, by a ``corrector`` that
     remembers the frames before; without one the N are frames of one shot.
@@ -201,7 +201,9 @@ def _pasted(
         # Older skin is paler in what a generator has seen; that is not what was asked. A head that stands
         # elsewhere is compared with the one that it was, there.
         still = before if transform is None else _placed(before, transform)
-        after = after - at_size(complexion(still, after, config.complexion, mask), len(after))
+        # A head that turned comes before what was wall: darker hair there is no other light.
+        within = mask if around is None else mask * at_size(np.minimum(around.head, around.moved), len(mask))
+        after = after - at_size(complexion(still, after, config.complexion, within), len(after))
     if manner.paste == "mixed" and manner.same:
         return EditedCrop(before, after, mask, moved=np.zeros_like(mask))
     if manner.paste == "mixed":
@@ -227,7 +229,7 @@ def at_side(mask: Tensor, side: int) -> Tensor:
 def surroundings(was: Regions, now: Regions) -> list[Surroundings]:
     """What lies around each of N heads in the frame and in the edited picture, at the size of the frame's crop."""
     side = was.head.shape[-1]
-    masks = (was.head, was.background, at_side(now.background, side))
+    masks = (was.head, was.background, at_side(now.head, side), at_side(now.background, side))
     arrays = (mask[:, 0].float().cpu().numpy() for mask in masks)
     return [Surroundings(*of_one) for of_one in zip(*arrays, strict=True)]
 

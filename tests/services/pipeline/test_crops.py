@@ -244,6 +244,40 @@ def test_a_head_that_is_moved_takes_its_light_along(models) -> None:
     np.testing.assert_allclose(shown(EditRequest("paler", 1.0), *moved), wanted, atol=0.02)
 
 
+class Turning:
+    """A generator whose head comes to cover the left half too, darker than what was behind it by one number."""
+
+    def __init__(self, generator) -> None:
+        self.generator = generator
+
+    def __getattr__(self, name: str):
+        return getattr(self.generator, name)
+
+    def synthesize(self, ws: torch.Tensor, resolution: int, **how) -> torch.Tensor:
+        left = (torch.arange(resolution) < resolution // 2).float()
+        return (0.1 - ws[:, 0, 0, None] * left).expand(len(ws), 3, resolution, -1).clone()
+
+    def regions(self, images: torch.Tensor) -> Regions:
+        head = torch.ones_like(images[:, :1])
+        if images[..., 0].mean() > 0:
+            head[..., : images.shape[3] // 2] = 0
+        return Regions(head, head, 1 - head)
+
+
+def test_a_head_that_comes_before_a_wall_keeps_its_hair_dark(models) -> None:
+    """What changed from wall to hair is no light that the edit must leave, nor any of the face beside it."""
+    step = torch.zeros_like(models.edits["turn"].vector)
+    step[0, 0] = 0.25  # 32 levels: as little as light could be
+    turn = replace(models.edits["turn"], name="turn", vector=step, recolours=False)
+    made = Turning(models.generator)
+    config = replace(models.config, seam=replace(models.config.seam, strength=0))
+    models = replace(models, generator=made, judges=made, edits=EditSet([turn]), config=config)
+    ws, target = models.mean_codes(1), torch.full((1, 3, 64, 64), 0.1)
+    (crop,) = edit_crops(ws, target, [EditRequest("turn", 1.0)], models, EditOptions(), 64)
+    np.testing.assert_allclose(crop.edit[16:48, 8:24], crop.reconstruction[16:48, 8:24] - 0.25, atol=0.01)
+    np.testing.assert_allclose(crop.edit[16:48, 40:56], crop.reconstruction[16:48, 40:56], atol=0.01)
+
+
 class Little:
     """A generator on a machine whose memory holds one picture of so many pixels in all, or none."""
 
