@@ -24,8 +24,11 @@ from services.pipeline.invert import measure
 from services.pipeline.models import Models
 from services.pipeline.sidecar import sidecar_path
 
-NEARNESS = ("psnr", "lpips", "identity", "landmark_error")
-"""Metrics of every row, in the table's order; of the crop of 256 px against the input's."""
+NEARNESS = ("psnr", "lpips", "identity", "identity_distance", "landmark_error")
+"""Metrics of every row, in the table's order; of the crop of 256 px against the input's.
+
+The distance is by a net that no loss and no refinement looks through.
+"""
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def _nearness(shown: Tensor, target: Tensor, models: Models) -> dict[str, float]
     values = measure(target, shown, models)
     with torch.no_grad():
         values["lpips"] = models.judges.perceptual(shown, target).double().cpu().numpy()
+        apart = models.judges.second_identity(shown) - models.judges.second_identity(target)
+        values["identity_distance"] = apart.norm(dim=1).double().cpu().numpy()
     return {name: float(np.mean(values[name])) for name in NEARNESS}
 
 

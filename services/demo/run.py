@@ -25,7 +25,15 @@ from services.demo.clips import edit_clip, invert_clip
 from services.demo.compare import compare_served
 from services.demo.ledger import Done, Ledger
 from services.demo.lifecycle import EVALUATIONS, promote_shipped
-from services.demo.measure import Places, frames_at, measure_edit, measure_reconstruction, places, reconstructed
+from services.demo.measure import (
+    NEARNESS,
+    Places,
+    frames_at,
+    measure_edit,
+    measure_reconstruction,
+    places,
+    reconstructed,
+)
 from services.demo.options import DemoConfig
 from services.demo.report import finite, markdown
 from services.demo.sheet import draw_demo
@@ -208,7 +216,7 @@ class Demo:
             return finite({"rows": rows, "edits": edits, "measured": len(at.numbers)})  # type: ignore[no-any-return]
 
         made = {stem: file_sha256(path) for stem, path in clips.items()}
-        inputs = self.inputs | {"clips": made, "count": self.config.measured_frames}
+        inputs = self.inputs | {"clips": made, "count": self.config.measured_frames, "metrics": NEARNESS}
         return self._step("measure", inputs, [], make).result
 
     def _sheet(self, clips: Mapping[str, Path], numbers: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,9 +20,17 @@ from datamodules.disk import beside, not_written
 from datamodules.shards import to_tensor
 from modules.generators.protocol import Generator, HasPrecision
 from services.evaluation.frames import HeldOutFrames
-from services.pipeline.refine import Perceptual, RefineConfig, refine
+from services.pipeline.refine import Embeds, LossNets, Perceptual, RefineConfig, refine
 
 Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class ChosenNets:
+    """Nets of which LPIPS has the backbone that the settings name."""
+
+    perceptual: Perceptual
+    identity: Embeds
 
 
 class Optimised(NamedTuple):
@@ -40,7 +48,7 @@ def optimised_codes(
     start: Tensor,
     start_name: str,
     generator: Generator,
-    perceptual: Perceptual,
+    nets: LossNets,
     config: RefineConfig,
     precision: Precision,
     folder: Path,
@@ -68,7 +76,7 @@ def optimised_codes(
         targets = to_tensor(frames.pixels[[indices[place] for place in places]]).to(start.device)
         began = time.perf_counter()
         with computing_in(generator, precision):
-            found = refine(start[places], targets, generator, perceptual, config, config.steps).ws.cpu()
+            found = refine(start[places], targets, generator, nets, config, config.steps).ws.cpu()
         each = (time.perf_counter() - began) / len(places)
         for place, ws in zip(places, found, strict=True):
             _keep(paths[place], ws, each)

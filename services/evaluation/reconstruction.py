@@ -23,7 +23,7 @@ from services.evaluation.measure import (
     joined,
     means,
 )
-from services.evaluation.optimise import Precision, optimised_codes
+from services.evaluation.optimise import ChosenNets, Precision, optimised_codes
 from services.evaluation.video import VideoEvaluationConfig
 from services.pipeline.refine import Perceptual, RefineConfig
 from services.progress import Cancelled, Meter, Report, never, silent
@@ -243,9 +243,10 @@ class _Run:
     ) -> Row:
         """Optimise the codes of all frames, or take them from where they are kept, and measure them."""
         progress = Meter(f"optimise {label}", len(indices), self.report, self.cancelled)
+        nets = ChosenNets(optimise.perceptual(refine.lpips_net), self.meter.judges.identity)
         found = optimised_codes(
             self.frames, indices, start(indices), start_name, self.generator,
-            optimise.perceptual(refine.lpips_net), refine, self.config.precision, optimise.folder,
+            nets, refine, self.config.precision, optimise.folder,
             self.config.optimise_batch, progress.advance,
         ).ws  # fmt: skip
         place = {index: number for number, index in enumerate(indices)}

@@ -26,6 +26,7 @@ from services.pipeline.light import at_size, complexion, smooth_change
 from services.pipeline.models import Models
 from services.pipeline.moved import MovedConfig, moved_share
 from services.pipeline.options import EditOptions, PipelineConfig
+from services.pipeline.parts import part_of
 from services.pipeline.seam import SeamCorrector, averaged, corrected
 
 
@@ -85,6 +86,7 @@ def edit_crops(
     ``offsets`` ``(N, num_ws, w_dim)`` are how far the lips' keeping moves the edited codes.
     An edit that is pasted whole has the drift of its colours at the seam taken out, by a ``corrector`` that
     remembers the frames before; without one the N are frames of one shot.
+    Edits of mouth or eyes alone leave the rest of the face to the frame.
     Edits of which none is for colours leave light and complexion as they are.
     ``batch`` is from ``faces_at_once``: handed in, it remembers what the memory did not hold. Raises
     ``BadInputError`` (507) where that is one face.
@@ -120,6 +122,8 @@ class _Manner:
     head: bool
     """Whether the whole head may change, or the face alone."""
     paste: Paste
+    part: tuple[str, ...]
+    """Edits that may change a part of the face only."""
     recoloured: bool
     """Whether colours stay as they are drawn."""
     stitched: bool
@@ -153,6 +157,7 @@ def _manner(requests: Sequence[EditRequest], still: bool, models: Models, option
         still=still or not asked,
         head=head,
         paste=paste,
+        part=tuple(request.name for request in asked) if options.region == "auto" and not head else (),
         # A stitched face has the frame's light along its border already.
         recoloured=stitched or any(models.edits[request.name].recolours for request in asked),
         stitched=stitched,
@@ -184,6 +189,8 @@ def _rendered(
             region = torch.maximum(region, now.head if manner.head else now.face)
         if manner.frames_background:
             around = surroundings(was, now)
+    if (part := part_of(manner.part, size, models.config.parts)) is not None:
+        region = region * torch.from_numpy(part).to(region)
     if models.stitched is not None:  # the mask stays the one that the stitching was tuned with
         after = draw(models.stitched).clamp(-1, 1)
     arrays = (to_arrays(before), to_arrays(after), to_arrays(seen), region[:, 0].float().cpu().numpy(), around)

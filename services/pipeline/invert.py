@@ -96,7 +96,7 @@ def invert_crops(
         budget = max(steps, config.follow.first_steps) if begins else steps
         with memory_for(f"one frame of {side} px with gradients; take --refine 0 (pipeline.follow.steps)"):
             better = refine(
-                begin, target, models.generator, models.judges.perceptual, config.refine, budget, check,
+                begin, target, models.generator, models.judges, config.refine, budget, check,
                 follow=follow, moments=moments, encoded=ws,
             )  # fmt: skip
         offset, moments, begins = better.ws - ws, better.moments, False

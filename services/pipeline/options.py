@@ -14,6 +14,7 @@ from services.pipeline.encoders import EncoderKind
 from services.pipeline.faces import FacesConfig, check_face
 from services.pipeline.light import ComplexionConfig
 from services.pipeline.moved import MovedConfig
+from services.pipeline.parts import PartsConfig
 from services.pipeline.refine import FollowConfig, RefineConfig
 from services.pipeline.seam import SeamConfig
 
@@ -78,6 +79,8 @@ class PipelineConfig:
     """How those of a clip's frames are, one after another."""
     composite: CompositeConfig
     """How the mask is made."""
+    parts: PartsConfig
+    """Which edits leave a part of the face as it is in the frame."""
     moved: MovedConfig
     """What counts as moved by an edit, so that the edited face stands in for the frame's there."""
     complexion: ComplexionConfig
@@ -154,7 +157,8 @@ class EditOptions:
     where the generator learned the face; it mixes for all else.
     """
     region: Region = "auto"
-    """What may change: the ``face``, the ``head`` with its hair; ``auto`` is the head for a pose or the hair."""
+    """What may change: the ``face``, the ``head`` with its hair; ``auto`` is the head for a pose or the hair, and
+    a part of the face for an edit of mouth or eyes alone (``pipeline.parts``)."""
     start: float | None = None
     """Seconds into the clip at which to begin."""
     end: float | None = None

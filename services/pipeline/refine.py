@@ -25,6 +25,28 @@ class Perceptual(Protocol):
         ...
 
 
+class Embeds(Protocol):
+    """A net that tells who a face is."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Crops ``(N, 3, H, W)`` in [-1, 1] to embeddings ``(N, D)`` of length 1."""
+        ...
+
+
+class LossNets(Protocol):
+    """What a reconstruction is compared through; ``services.pipeline.models.Judges`` are some."""
+
+    @property
+    def perceptual(self) -> Perceptual:
+        """LPIPS."""
+        ...
+
+    @property
+    def identity(self) -> Embeds:
+        """Who it is; not asked for where its weight is 0."""
+        ...
+
+
 @dataclass(frozen=True)
 class RefineConfig:
     """How codes are optimised."""
@@ -39,6 +61,9 @@ class RefineConfig:
     """Of LPIPS."""
     lpips_net: Literal["vgg", "alex"]
     """Backbone of LPIPS."""
+    identity_weight: float
+    """Of 1 less the identity similarity, as in the encoder's losses: few steps bring colours and edges nearer, not
+    the person."""
     anchor_weight: float
     """Of the mean squared distance to the encoder's codes, in units of W: keeps them editable."""
 
@@ -95,7 +120,7 @@ def refine(
     ws: Tensor,
     targets: Tensor,
     generator: Generator,
-    perceptual: Perceptual,
+    nets: LossNets,
     config: RefineConfig,
     steps: int,
     check: Callable[[], None] = lambda: None,
@@ -103,7 +128,7 @@ def refine(
     moments: Moments | None = None,
     encoded: Tensor | None = None,
 ) -> Refined:
-    """Minimise L2 + LPIPS + anchor over ``ws`` ``(N, num_ws, w_dim)`` with Adam, each frame for itself.
+    """Minimise L2 + LPIPS + identity + anchor over ``ws`` ``(N, num_ws, w_dim)`` with Adam, each frame for itself.
 
     ``targets`` are crops ``(N, 3, r, r)`` in [-1, 1]; the generator's output is compared at their size. The
     best codes seen are returned, so the loss never rises. ``check`` is called in every step and may raise.
@@ -114,7 +139,7 @@ def refine(
     the frames of a long clip would leave the encoder's codes step by step.
     """
     start = ws.detach()
-    losses = _losses(start if encoded is None else encoded.detach(), targets, generator, perceptual, config)
+    losses = _losses(start if encoded is None else encoded.detach(), targets, generator, nets, config)
     with torch.enable_grad():
         codes = start.clone().requires_grad_()
         optimizer = _optimizer(codes, config, follow, moments)
@@ -147,7 +172,7 @@ def refine_shared(
     encoded: Tensor,
     targets: Tensor,
     generator: Generator,
-    perceptual: Perceptual,
+    nets: LossNets,
     config: RefineConfig,
     follow: FollowConfig,
     check: Callable[[], None] = lambda: None,
@@ -160,7 +185,7 @@ def refine_shared(
     begins there has an Adam of its own: with the moments of these steps its few would be too small.
     """
     losses = [
-        _losses(ws, target, generator, perceptual, config)
+        _losses(ws, target, generator, nets, config)
         for ws, target in zip(torch.split(encoded.detach(), 1), torch.split(targets, 1), strict=True)
     ]
     with torch.enable_grad():
@@ -181,20 +206,26 @@ def refine_shared(
 
 
 def _losses(
-    anchored: Tensor, targets: Tensor, generator: Generator, perceptual: Perceptual, config: RefineConfig
+    anchored: Tensor, targets: Tensor, generator: Generator, nets: LossNets, config: RefineConfig
 ) -> Callable[[Tensor], Tensor]:
     """From codes ``(N, num_ws, w_dim)`` to how far ``(N,)`` they are from what is wanted."""
     if targets.ndim != 4 or len(targets) != len(anchored) or targets.shape[2] != targets.shape[3]:
         raise ValueError(f"targets must be ({len(anchored)}, 3, r, r), got {tuple(targets.shape)}")
     with torch.no_grad():
-        wanted = perceptual.features(targets) if config.lpips_weight else ()
+        wanted = nets.perceptual.features(targets) if config.lpips_weight else ()
+        person = nets.identity.embed(targets) if config.identity_weight else None
 
     def losses(codes: Tensor) -> Tensor:
         shown = generator.synthesize(codes, resolution=targets.shape[-1])
         l2 = (shown - targets).square().flatten(1).mean(1)
         anchor = (codes - anchored).square().flatten(1).mean(1)
-        far = perceptual(shown.clamp(-1, 1), wanted) if config.lpips_weight else torch.zeros_like(l2)
-        return config.l2_weight * l2 + config.lpips_weight * far + config.anchor_weight * anchor
+        seen = shown.clamp(-1, 1)
+        loss = config.l2_weight * l2 + config.anchor_weight * anchor
+        if config.lpips_weight:
+            loss = loss + config.lpips_weight * nets.perceptual(seen, wanted)
+        if person is not None:
+            loss = loss + config.identity_weight * (1.0 - (nets.identity.embed(seen) * person).sum(1))
+        return loss
 
     return losses
 

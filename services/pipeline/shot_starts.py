@@ -117,7 +117,7 @@ def start_of(crops: NDArray[np.uint8], models: Models, check: Callable[[], None]
     side = crops.shape[1]
     with memory_for(f"one frame of {side} px with gradients; take --refine 0 (pipeline.follow.steps)"):
         offset = refine_shared(
-            encoded, to_tensor(crops, models.device), models.generator, models.judges.perceptual,
+            encoded, to_tensor(crops, models.device), models.generator, models.judges,
             models.config.refine, models.config.follow, check,
         )  # fmt: skip
     return CodesState(offset=offset, begins=True)

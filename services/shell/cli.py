@@ -126,7 +126,10 @@ def edit(
         ),
     ] = "auto",
     region: Annotated[
-        Literal["auto", "face", "head"], typer.Option(help="What may change; auto is the head for pose and hair.")
+        Literal["auto", "face", "head"],
+        typer.Option(
+            help="What may change; auto is the head for pose and hair, a part of the face for mouth or eyes."
+        ),
     ] = "auto",
     seed: Annotated[
         int, typer.Option(min=0, help="Which person random_identity shows, the same one on every frame.")

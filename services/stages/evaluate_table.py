@@ -20,7 +20,7 @@ from modules.generators.protocol import Generator
 from modules.model_folder import load_model
 from modules.perception.flow import DenseFlow, FlowConfig
 from services.evaluation.frames import HeldOutFrames, consecutive_frames
-from services.evaluation.optimise import optimised_codes
+from services.evaluation.optimise import ChosenNets, optimised_codes
 from services.evaluation.reconstruction import EvaluationConfig
 from services.evaluation.table import VideoTable
 from services.evaluation.video import (
@@ -163,15 +163,18 @@ def encoder_rows(parts: TableParts, folders: Mapping[str, Path]) -> tuple[list[C
 def optimised(params: Params, parts: TableParts) -> CodeSource:
     """Every frame optimised for itself from the mean face, the paper's Image2StyleGAN row; results are kept."""
     from modules.losses.perceptual import load_lpips
+    from modules.perception.identity import load_identity
 
     config, kept = parts.config, params.runtime.state / "evaluation"
-    perceptual = load_lpips(config.optimum.lpips_net, parts.device)
+    nets = ChosenNets(
+        load_lpips(config.optimum.lpips_net, parts.device), load_identity(parts.device, parts.judges.mesh)
+    )
     start = parts.generator.w_mean.to(parts.device).expand(1, parts.generator.num_ws, -1)
 
     def encode(clip: HeldOutFrames) -> VideoEncoding:
         ws, seconds = optimised_codes(
             clip, range(len(clip)), start.expand(len(clip), -1, -1).contiguous(), "mean", parts.generator,
-            perceptual, config.optimum, config.precision, kept, config.optimise_batch,
+            nets, config.optimum, config.precision, kept, config.optimise_batch,
         )  # fmt: skip
         return VideoEncoding(ws, tuple(s for s in seconds if math.isfinite(s)))
 

@@ -48,7 +48,8 @@ class ToyGenerator:
 
 class ToyIdentity:
     def embed(self, images: Tensor) -> Tensor:
-        return F.normalize(F.adaptive_avg_pool2d(images, 4).flatten(1), dim=1)
+        # A grey picture, as the mean code's is, has a direction too: else the gradient there would have no bound.
+        return F.normalize(F.pad(F.adaptive_avg_pool2d(images, 4).flatten(1), (0, 1), value=0.5), dim=1)
 
 
 class ToyPerceptual:

@@ -25,7 +25,7 @@ from datamodules.types import BadInputError
 from modules.perception.parsing import Regions
 from services.evaluation.frames import HeldOutFrames, held_out_frames
 from services.evaluation.measure import HIGHER_IS_BETTER, FrameMeter, means
-from services.evaluation.optimise import optimised_codes
+from services.evaluation.optimise import ChosenNets, optimised_codes
 from services.evaluation.reconstruction import EvaluationConfig, Row, Rows, make_row
 from services.evaluation.report import (
     GATE,
@@ -88,6 +88,9 @@ class ToyIdentity:
     def embed(self, images: Tensor) -> Tensor:
         angle = images.mean((1, 2, 3)) * math.pi / 2
         return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+NETS = ChosenNets(ToyPerceptual(), ToyIdentity())
 
 
 class ToyJudges:
@@ -176,7 +179,7 @@ def test_codes_that_cannot_be_kept_say_what_to_do(
     monkeypatch.setattr("services.evaluation.optimise.save_file", refuse)
     with pytest.raises(BadInputError, match=words) as caught:
         optimised_codes(
-            frames_of([200], (0,)), [0], torch.zeros(1, 1, 1), "mean", ToyGenerator(), ToyPerceptual(),
+            frames_of([200], (0,)), [0], torch.zeros(1, 1, 1), "mean", ToyGenerator(), NETS,
             replace(REFINE, steps=1), "float32", tmp_path,
         )  # fmt: skip
     assert caught.value.status == status
@@ -189,7 +192,7 @@ def test_optimised_frames_are_kept_and_a_killed_run_goes_on(tmp_path: Path) -> N
 
     def optimise(advance=lambda n: None, config=refine, name="mean") -> Tensor:
         return optimised_codes(
-            frames, [0, 1, 2], start, name, generator, ToyPerceptual(), config, "float32", tmp_path, 1, advance
+            frames, [0, 1, 2], start, name, generator, NETS, config, "float32", tmp_path, 1, advance
         ).ws
 
     done = 0
@@ -219,7 +222,7 @@ def test_a_damaged_kept_frame_is_made_anew(tmp_path: Path) -> None:
 
     def optimise() -> Tensor:
         return optimised_codes(
-            frames, [0], torch.zeros(1, 1, 1), "mean", generator, ToyPerceptual(), replace(REFINE, steps=2),
+            frames, [0], torch.zeros(1, 1, 1), "mean", generator, NETS, replace(REFINE, steps=2),
             "float32", tmp_path,
         ).ws  # fmt: skip
 
@@ -234,7 +237,7 @@ def test_what_a_frame_took_is_kept_with_it(tmp_path: Path) -> None:
 
     def optimise() -> tuple[float, ...]:
         return optimised_codes(
-            frames, [0, 1], torch.zeros(2, 1, 1), "mean", generator, ToyPerceptual(), refine, "float32", tmp_path
+            frames, [0, 1], torch.zeros(2, 1, 1), "mean", generator, NETS, refine, "float32", tmp_path
         ).seconds
 
     first = optimise()

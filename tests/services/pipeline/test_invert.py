@@ -41,19 +41,55 @@ def test_refine_reaches_the_least_squares_optimum(toy_models) -> None:
     solution = torch.linalg.lstsq(generator.basis.T, target.flatten(1).T).solution.T.view(2, 4, 8)
     best = (generator.synthesize(solution, resolution=16) - target).square().flatten(1).mean(1)
     config = replace(
-        toy_models.config.refine, lpips_weight=0.0, anchor_weight=0.0, l2_weight=1.0, learning_rate=0.1
+        toy_models.config.refine,
+        lpips_weight=0.0,
+        identity_weight=0.0,
+        anchor_weight=0.0,
+        l2_weight=1.0,
+        learning_rate=0.1,
     )
-    found = refine(torch.zeros(2, 4, 8), target, generator, toy_models.judges.perceptual, config, 300)
+    found = refine(torch.zeros(2, 4, 8), target, generator, toy_models.judges, config, 300)
     torch.testing.assert_close(found.after, best, rtol=1e-2, atol=1e-5)
     assert (found.after < found.before).all()
+
+
+def test_refine_comes_nearer_to_the_person_as_well(toy_models) -> None:
+    """The loss is the weighted sum that the settings say, and a net without weight is not asked."""
+    generator, judges = toy_models.generator, toy_models.judges
+    random = torch.Generator().manual_seed(6)
+    target = (0.3 * torch.randn(2, 3, 16, 16, generator=random)).clamp(-1, 1)
+    begin = 0.3 * torch.randn(2, 4, 8, generator=random)
+    config = replace(toy_models.config.refine, identity_weight=0.3, learning_rate=0.01)
+
+    def likeness(ws: torch.Tensor) -> torch.Tensor:
+        shown = generator.synthesize(ws, resolution=16).clamp(-1, 1)
+        return (judges.identity.embed(shown) * judges.identity.embed(target)).sum(1)
+
+    found = refine(begin, target, generator, judges, config, 40)
+    shown = generator.synthesize(found.ws, resolution=16)
+    expected = (
+        config.l2_weight * (shown - target).square().flatten(1).mean(1)
+        + config.lpips_weight * judges.perceptual(shown.clamp(-1, 1), target)
+        + 0.3 * (1 - likeness(found.ws))
+        + config.anchor_weight * (found.ws - begin).square().flatten(1).mean(1)
+    )
+    torch.testing.assert_close(found.after, expected)
+
+    class Blind:
+        perceptual = judges.perceptual
+
+        @property
+        def identity(self) -> None:
+            raise AssertionError("has no weight")
+
+    without = refine(begin, target, generator, Blind(), replace(config, identity_weight=0.0), 40)
+    assert (likeness(found.ws) > likeness(without.ws) + 0.01).all()
 
 
 def test_refine_never_makes_it_worse(toy_models) -> None:
     config = replace(toy_models.config.refine, learning_rate=50.0)
     target = torch.zeros(1, 3, 16, 16)
-    found = refine(
-        torch.full((1, 4, 8), 0.01), target, toy_models.generator, toy_models.judges.perceptual, config, 5
-    )
+    found = refine(torch.full((1, 4, 8), 0.01), target, toy_models.generator, toy_models.judges, config, 5)
     assert found.after <= found.before
 
 
@@ -63,9 +99,7 @@ def test_the_anchor_keeps_the_codes_near(toy_models) -> None:
     def moved(weight: float) -> float:
         config = replace(toy_models.config.refine, anchor_weight=weight)
         begin = torch.zeros(1, 4, 8)
-        return float(
-            refine(begin, target, toy_models.generator, toy_models.judges.perceptual, config, 40).ws.norm()
-        )
+        return float(refine(begin, target, toy_models.generator, toy_models.judges, config, 40).ws.norm())
 
     assert moved(1.0) < 0.5 * moved(0.0)
 
@@ -75,7 +109,7 @@ def test_a_frame_that_follows_goes_on_with_what_was_remembered(toy_models) -> No
     target = torch.ones(1, 3, 16, 16) * 0.5
     config = replace(toy_models.config.refine, anchor_weight=0.0)
     follow = replace(toy_models.config.follow, learning_rate=0.01)
-    parts = toy_models.generator, toy_models.judges.perceptual, config
+    parts = toy_models.generator, toy_models.judges, config
     begin = torch.zeros(1, 4, 8)
     whole = refine(begin, target, *parts, 4, follow=follow)
     first = refine(begin, target, *parts, 2, follow=follow)
@@ -106,7 +140,7 @@ def test_a_refined_frame_is_told_what_the_one_before_remembers(toy_models, image
     start = toy_models.encoder(targets, None)[0] if toy_models.encoder else toy_models.mean_codes(4)
     expected, offset, moments = [], torch.zeros_like(start[:1]), None
     for k, (ws, target) in enumerate(zip(start.split(1), targets.split(1), strict=True)):
-        parts = (toy_models.generator, toy_models.judges.perceptual, config, 2)
+        parts = (toy_models.generator, toy_models.judges, config, 2)
         better = refine(
             ws + offset, target, *parts,
             follow=toy_models.config.follow if k else None, moments=moments, encoded=ws,
@@ -125,7 +159,9 @@ def test_frames_that_follow_stay_where_the_anchor_and_the_frame_agree(toy_models
     random = torch.Generator().manual_seed(2)
     target = 0.3 * torch.randn(1, 3, 16, 16, generator=random)
     weight, pixels, numbers = 0.06, target.numel(), 4 * 8
-    config = replace(toy_models.config.refine, lpips_weight=0.0, l2_weight=1.0, anchor_weight=weight)
+    config = replace(
+        toy_models.config.refine, lpips_weight=0.0, identity_weight=0.0, l2_weight=1.0, anchor_weight=weight
+    )
     basis = generator.basis.double()
     ridge = basis @ basis.T / pixels + weight / numbers * torch.eye(numbers, dtype=torch.float64)
     anchored = torch.linalg.solve(ridge, basis @ target.flatten().double() / pixels)
@@ -136,7 +172,7 @@ def test_frames_that_follow_stay_where_the_anchor_and_the_frame_agree(toy_models
     ws, moments = encoded, None
     for _ in range(150):
         found = refine(
-            ws, target, generator, toy_models.judges.perceptual, config, 3,
+            ws, target, generator, toy_models.judges, config, 3,
             follow=follow, moments=moments, encoded=encoded,
         )  # fmt: skip
         ws, moments = found.ws, found.moments

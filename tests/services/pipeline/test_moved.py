@@ -199,7 +199,8 @@ def test_a_real_mouth_that_opens_shows_once_and_skin_keeps_its_detail() -> None:
     frames = to_pixels(np.ascontiguousarray(faces.permute(0, 2, 3, 1).numpy()))
 
     def pasted(way):
-        made = edit_crops(ws, faces, [EditRequest("mouth_open", 1.0)], models, EditOptions(paste=way), 256)
+        options = EditOptions(paste=way, region="face")  # with skin that stays
+        made = edit_crops(ws, faces, [EditRequest("mouth_open", 1.0)], models, options, 256)
         for frame, crop in zip(frames, made, strict=True):
             shown = composite(frame, crop.reconstruction, crop.edit, crop.mask, np.eye(3), 1.0, way, crop.moved)
             edit = np.clip((crop.edit + 1) * 127.5, 0, 255)

@@ -16,6 +16,7 @@ from datamodules.shards import to_tensor
 from datamodules.spread import spread
 from modules.editing.directions import EditRequest
 from modules.perception.flow import DenseFlow, FlowConfig
+from services.evaluation.optimise import ChosenNets
 from services.pipeline.follow import Follower
 from services.pipeline.interpolate import interpolate_video
 from services.pipeline.invert import CodesState, invert_crops
@@ -65,9 +66,12 @@ def test_what_frames_share_is_the_least_squares_of_what_all_of_them_lack(models:
     targets = targets + 0.05 * torch.randn(targets.shape, generator=random)
     lacks = (targets - generator.synthesize(encoded, resolution=16)).flatten(1).mean(0)
     expected = torch.linalg.lstsq(generator.basis.T, lacks[:, None]).solution.view(1, 4, 8)
-    config = replace(models.config.refine, lpips_weight=0.0, l2_weight=1.0, anchor_weight=0.0, learning_rate=0.001)
+    config = replace(
+        models.config.refine,
+        lpips_weight=0.0, identity_weight=0.0, l2_weight=1.0, anchor_weight=0.0, learning_rate=0.001,
+    )  # fmt: skip
     follow = replace(models.config.follow, shared_steps=1800)
-    offset = refine_shared(encoded, targets, generator, models.judges.perceptual, config, follow)
+    offset = refine_shared(encoded, targets, generator, models.judges, config, follow)
     torch.testing.assert_close(offset, expected, rtol=0.1, atol=0.02)
     assert not offset.requires_grad
 
@@ -76,7 +80,7 @@ def test_one_step_on_one_frame_is_the_first_of_that_frame_by_itself(models: Mode
     """The same loss and the same rate."""
     target = torch.ones(1, 3, 16, 16) * 0.5
     encoded = 0.1 * torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(4))
-    parts = models.generator, models.judges.perceptual, models.config.refine
+    parts = models.generator, models.judges, models.config.refine
     offset = refine_shared(encoded, target, *parts, replace(models.config.follow, shared_steps=1))
     torch.testing.assert_close(encoded + offset, refine(encoded, target, *parts, 1).ws)
 
@@ -91,14 +95,17 @@ def test_a_loss_that_is_no_number_leaves_the_offset_before_it(models: Models, br
             looked += 1
             return super().__call__(images, target) * (float("nan") if looked == broken else 1.0)
 
+    def nets(perceptual: ToyPerceptual) -> ChosenNets:
+        return ChosenNets(perceptual, models.judges.identity)
+
     target = torch.ones(1, 3, 16, 16) * 0.5
     encoded = torch.zeros(1, 4, 8)
     config = models.config
-    offset = refine_shared(encoded, target, models.generator, Breaks(), config.refine, config.follow)
+    offset = refine_shared(encoded, target, models.generator, nets(Breaks()), config.refine, config.follow)
     expected = torch.zeros(1, 4, 8)
     if broken > 2:  # the third look was at what two steps made; what the second saw was the last that is sound
         follow = replace(config.follow, shared_steps=broken - 2)
-        expected = refine_shared(encoded, target, models.generator, ToyPerceptual(), config.refine, follow)
+        expected = refine_shared(encoded, target, models.generator, nets(ToyPerceptual()), config.refine, follow)
     assert looked == broken
     torch.testing.assert_close(offset, expected, rtol=0, atol=0)
 
@@ -149,7 +156,7 @@ def test_the_first_frame_of_a_shot_takes_more_steps_and_the_others_follow_it(
     targets = to_tensor(crops_of(clip, plan, models)[:3])
     offset = 0.1 * torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(5))
     encoded = models.mean_codes(1)
-    parts = models.generator, models.judges.perceptual, models.config.refine
+    parts = models.generator, models.judges, models.config.refine
     for steps, first in ((2, 4), (7, 7)):
         one = refine(encoded + offset, targets[:1], *parts, first, encoded=encoded)
         follow = models.config.follow
