@@ -139,6 +139,7 @@ def invert_file(
         frames = clip.faces[0].frames
         measured = {
             "identity": [f.identity for f in frames if f.identity is not None],
+            "identity_distance": [f.identity_distance for f in frames if f.identity_distance is not None],
             "landmark_error": [f.landmark_error for f in frames if f.landmark_error is not None],
         }
         metrics = {name: float(np.mean(values)) for name, values in measured.items() if values}

@@ -160,18 +160,23 @@ def _forget(folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+_HIGHER = {"psnr", "psnr_gain", "identity"}
+"""Metrics of an adaptation that are better where they are higher."""
+
+
 def evaluation_of(folder: Path) -> Evaluation:
     """What the gate reads of an adaptation: measured on the clip that it learned from, when it had."""
     model = load_model(folder, KIND)
     report, settings = model.config["report"], model.config["settings"]
     after = report["after"]
+    metrics = {**after, "psnr_gain": after["psnr"] - report["before"]["psnr"]}
     return Evaluation(
         model_sha256=model.weights_sha256,
         config_sha256=model.config_sha256,
         generator_sha256=str(model.config["generator_sha256"]),
         data_hash=str(model.config["source"]["sha256"]),
-        metrics={**after, "psnr_gain": after["psnr"] - report["before"]["psnr"]},
-        higher_is_better={"psnr": True, "psnr_gain": True, "identity": True, "landmark_error": False},
+        metrics=metrics,
+        higher_is_better={name: name in _HIGHER for name in metrics},
         frames=min(int(settings["measured"]), int(report["frames"])),
         clips=1,
         created=utc_now(),

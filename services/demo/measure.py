@@ -139,8 +139,6 @@ def _nearness(shown: Tensor, target: Tensor, models: Models) -> dict[str, float]
     values = measure(target, shown, models)
     with torch.no_grad():
         values["lpips"] = models.judges.perceptual(shown, target).double().cpu().numpy()
-        apart = models.judges.second_identity(shown) - models.judges.second_identity(target)
-        values["identity_distance"] = apart.norm(dim=1).double().cpu().numpy()
     return {name: float(np.mean(values[name])) for name in NEARNESS}
 
 

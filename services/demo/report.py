@@ -27,8 +27,8 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         "",
         "Every row is compared with the input's crop: the first two as the generator draws them, the edits as "
         "they stand in the finished clips. LPIPS is lower where nearer; an edit that changes much is far from the "
-        "input, and rightly so. The reconstruction was refined through the net of *identity*; the second net is "
-        "in no loss, and takes two pictures for one person's where they are within 0.6.",
+        "input, and rightly so. Refinement looks through the net of *identity* (`pipeline.refine`); the second "
+        "net is in no loss, and takes two pictures for one person's where they are within 0.6.",
         "",
         "| edit | asked | got, face | got, clip | identity kept |",
         "|---|--:|--:|--:|--:|",

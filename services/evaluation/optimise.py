@@ -67,6 +67,8 @@ def optimised_codes(
         )
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**asdict(config), "precision": precision}
+    if not config.identity_weight:  # frames that were kept before there was one are the same
+        del settings["identity_weight"]
     paths = [folder / f"{_key(frames, i, start_name, generator.sha256, settings)}.safetensors" for i in indices]
     kept = [_kept(path, start.shape[1:]) for path in paths]
     advance(sum(one is not None for one in kept))

@@ -46,15 +46,15 @@ class BehindConfig:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What lies around a head in two pictures of one crop, each ``(s, s)`` in [0, 1]."""
+    """Heads and what lies around them in two pictures of one crop, each ``(s, s)`` in [0, 1]."""
 
     head: Floats
     """The frame's head."""
-    before: Floats
-    """The frame's background."""
-    moved: Floats
+    background: Floats
+    """The frame's background; what is neither is the body: neck, clothes, hands."""
+    head_after: Floats
     """The edited picture's head."""
-    after: Floats
+    background_after: Floats
     """The edited picture's background."""
 
 
@@ -64,7 +64,7 @@ class Before(NamedTuple):
     edit: Floats
     """``(S, S, 3)``."""
     mask: Floats
-    """``(S, S)`` in [0, 1]: without what the frame shows by itself."""
+    """``(S, S)`` in [0, 1]: without what the frame shows by itself, background and body."""
     share: Floats
     """``(S, S)`` in [0, 1]: how much of the picture is the background."""
 
@@ -72,29 +72,30 @@ class Before(NamedTuple):
 def frames_background(
     edit: Floats, mask: Floats, frame: Floats, around: Surroundings, config: BehindConfig
 ) -> Before:
-    """Put the edit ``(S, S, 3)`` before the frame's background.
+    """Put the edit ``(S, S, 3)`` before the frame's background, and leave it out where the frame's body is.
 
-    ``mask`` is ``(S, S)`` in [0, 1]; ``frame`` ``(T, T, 3)`` is the crop of the frame, in the edit's range. Edit
-    and mask are returned as they are where the frame shows hardly any background. Raises ``ValueError`` for shapes
-    that do not fit.
+    ``mask`` is ``(S, S)`` in [0, 1]; ``frame`` ``(T, T, 3)`` is the crop of the frame, in the edit's range. The
+    edit is returned as it is where the frame shows hardly any background. Raises ``ValueError`` for shapes that do
+    not fit.
     """
     size = len(edit)
     if edit.shape != (size, size, 3) or mask.shape != (size, size):
         raise ValueError(f"an edit (S, S, 3) needs a mask (S, S), got {edit.shape} and {mask.shape}")
     side = min(config.side, size, len(frame), len(around.head))
-    head, before, after = (averaged(region, side) for region in (around.head, around.before, around.after))
+    head, background = averaged(around.head, side), averaged(around.background, side)
     across = 2 * max(1, round(config.clear * side)) + 1
     wide = cv2.dilate(head, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across)))
-    known = surely(before * (1.0 - np.asarray(wide, np.float32)))
+    known = surely(background * (1.0 - np.asarray(wide, np.float32)))
     trust = np.float32(np.clip(known.mean() / config.least - 1.0, 0.0, 1.0))
+    sigma = config.soften * side
+    body, beside = surely(1.0 - head - background), surely(1.0 - averaged(around.head_after, side))
+    shown = at_size(smoothed(beside * np.maximum(trust * known, body), sigma), size)
+    mask = mask * (1.0 - shown)
     if trust == 0:
         return Before(edit, mask, np.zeros_like(mask))
     behind = at_size(carried_in(averaged(frame, side), known), size)
-    sigma = config.soften * side
-    share = trust * at_size(smoothed(surely(after), sigma), size)
-    body, beside = surely(1.0 - head - before), surely(1.0 - averaged(around.moved, side))
-    shown = trust * at_size(smoothed(beside * np.maximum(known, body), sigma), size)
-    return Before(edit + share[..., None] * (behind - edit), mask * (1.0 - shown), share)
+    share = trust * at_size(smoothed(surely(averaged(around.background_after, side)), sigma), size)
+    return Before(edit + share[..., None] * (behind - edit), mask, share)
 
 
 def surely(share: Floats) -> Floats:

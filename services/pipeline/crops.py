@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_scale
-from modules.editing.directions import EditRequest
+from modules.editing.directions import Direction, Edit, EditRequest
 from modules.generators.protocol import Generator
 from modules.ops import move_image
 from modules.out_of_memory import BatchSize
@@ -122,8 +122,8 @@ class _Manner:
     head: bool
     """Whether the whole head may change, or the face alone."""
     paste: Paste
-    part: tuple[str, ...]
-    """Edits that may change a part of the face only."""
+    parts: tuple[str, ...]
+    """The edits, by what they are for, if they may leave a part of the face to the frame."""
     recoloured: bool
     """Whether colours stay as they are drawn."""
     stitched: bool
@@ -145,19 +145,21 @@ class _Rendered(NamedTuple):
     region: Floats
     """``(S, S)`` in [0, 1]: where the face may change."""
     around: Surroundings | None
-    """What lies around a head that is pasted whole."""
+    """The heads and what lies around them, where a whole head changes."""
 
 
 def _manner(requests: Sequence[EditRequest], still: bool, models: Models, options: EditOptions) -> _Manner:
     asked = [request for request in requests if request.strength]
     head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
     stitched = models.stitched is not None
+    whole = head or paste == "replace" or options.region != "auto"
     return _Manner(
         same=not asked,
         still=still or not asked,
         head=head,
         paste=paste,
-        part=tuple(request.name for request in asked) if options.region == "auto" and not head else (),
+        # A face that replaces the frame's does so whole: half of it would meet the other half at the nose.
+        parts=() if whole else tuple(_attribute(models.edits[request.name]) for request in asked),
         # A stitched face has the frame's light along its border already.
         recoloured=stitched or any(models.edits[request.name].recolours for request in asked),
         stitched=stitched,
@@ -183,13 +185,13 @@ def _rendered(
     around: Sequence[Surroundings | None] = [None] * len(seen)
     if not manner.still:
         after = draw(models.generator).clamp(-1, 1)
-    if manner.follows or manner.frames_background:
+    if manner.follows or manner.head:
         now = models.judges.regions(after)
         if manner.follows:
             region = torch.maximum(region, now.head if manner.head else now.face)
-        if manner.frames_background:
+        if manner.head:
             around = surroundings(was, now)
-    if (part := part_of(manner.part, size, models.config.parts)) is not None:
+    if (part := part_of(manner.parts, size, models.config.parts)) is not None:
         region = region * torch.from_numpy(part).to(region)
     if models.stitched is not None:  # the mask stays the one that the stitching was tuned with
         after = draw(models.stitched).clamp(-1, 1)
@@ -209,7 +211,7 @@ def _pasted(
         # elsewhere is compared with the one that it was, there.
         still = before if transform is None else _placed(before, transform)
         # A head that turned comes before what was wall: darker hair there is no other light.
-        within = mask if around is None else mask * at_size(np.minimum(around.head, around.moved), len(mask))
+        within = mask if around is None else mask * at_size(np.minimum(around.head, around.head_after), len(mask))
         after = after - at_size(complexion(still, after, config.complexion, within), len(after))
     if manner.paste == "mixed" and manner.same:
         return EditedCrop(before, after, mask, moved=np.zeros_like(mask))
@@ -222,10 +224,15 @@ def _pasted(
     shown = before if manner.head and not manner.stitched else after
     taken = corrector.correction(shown, there, mask)
     after = corrected(after, taken)
-    if around is not None:
+    if around is not None and manner.frames_background:
         after, mask, share = frames_background(after, mask, there, around, config.behind)
         taken = taken * (1.0 - averaged(share, len(taken))[..., None])
     return EditedCrop(before, after, mask, taken)
+
+
+def _attribute(edit: Edit) -> str:
+    """What an edit is for: of an imported one what it was set to, of ours its name says it."""
+    return (edit.attribute if isinstance(edit, Direction) else "") or edit.name
 
 
 def at_side(mask: Tensor, side: int) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from datamodules.alignment import crop_frame, crop_scale
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
+from modules.editing.random_identity import RandomIdentity
 from services.pipeline.balance import balanced
 from services.pipeline.canvas import on_canvas
 from services.pipeline.composite import Image, composite, resized_transform
@@ -64,6 +65,17 @@ def edit_image(
         meter.advance()
     warnings = tuple(warning for inversion in inversions for warning in inversion.warnings)
     return EditedImage(image, tuple(inversions), tuple(strengths(some) for some in applied), warnings)
+
+
+def hiding(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> EditOptions:
+    """The options, without refinement where a person is to be hidden and no steps were asked for.
+
+    What refinement finds of a person would come through; the face that is pasted over it needs none of it.
+    """
+    hidden = any(
+        request.strength and isinstance(models.edits[request.name], RandomIdentity) for request in requests
+    )
+    return replace(options, refine=0) if hidden and options.refine is None else options
 
 
 def strengths(requests: Sequence[EditRequest]) -> dict[str, float]:

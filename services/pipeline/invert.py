@@ -45,7 +45,7 @@ class Inversion:
     size: int
     """Side of the crop that ``crop_to_frame`` speaks of, in pixels."""
     metrics: dict[str, float]
-    """Of the reconstruction against the crop: ``psnr`` (dB), ``lpips``, ``identity``, ``landmark_error`` (%)."""
+    """Of the reconstruction against the crop: what ``measure`` gives, and ``lpips``."""
     warnings: tuple[str, ...] = ()
     """One line each, where the reconstruction is poor."""
 
@@ -150,7 +150,7 @@ def invert_faces(
             target = to_tensor(crop, models.device)
             metrics = {name: float(value[0]) for name, value in measure(target, shown, models).items()}
             metrics["lpips"] = float(models.judges.perceptual(shown, target)[0])
-        judged = [metrics["identity"]], [metrics["landmark_error"]]
+        judged = [metrics["identity_distance"]], [metrics["landmark_error"]]
         warnings = poor_reconstruction(*judged, models.config.warnings, advice=advice_of(models))
         found.append(Inversion(image, ws.cpu(), matrix, size, metrics, warnings))
         meter.advance()
@@ -160,34 +160,36 @@ def invert_faces(
 def measure(crops: Tensor, shown: Tensor, models: Models) -> dict[str, NDArray[np.float64]]:
     """``psnr`` in dB, ``identity`` similarity, ``landmark_error`` in % of the distance of the eyes, each ``(N,)``.
 
-    Both are ``(N, 3, s, s)`` in [-1, 1]; ``crops`` is what ``shown`` should be.
+    ``identity_distance`` is by a second net, which neither encoder nor refinement looks through. Crops are
+    ``(N, 3, s, s)`` in [-1, 1]; ``crops`` is what ``shown`` should be.
     """
     with torch.no_grad():
-        identity = identity_similarity(models.judges.identity, shown, crops)
+        identity, second = identity_similarity(models.judges.identity, shown, crops), models.judges.second_identity
         wanted, got = (landmarks_68(models.judges.mesh(images).points) for images in (crops, shown))
         values = {
             "psnr": psnr(shown, crops).clamp_max(_SAME),
             "identity": identity,
+            "identity_distance": (second(shown) - second(crops)).norm(dim=1),
             "landmark_error": landmark_error_percent(got, wanted),
         }
     return {name: value.double().cpu().numpy() for name, value in values.items()}
 
 
 def poor_reconstruction(
-    identity: Sequence[float] | NDArray[np.float64],
+    identity_distance: Sequence[float] | NDArray[np.float64],
     landmark_error: Sequence[float] | NDArray[np.float64],
     config: WarningsConfig,
     numbers: Sequence[int] = (),
     advice: str = "",
 ) -> tuple[str, ...]:
-    """One line per stretch of frames whose reconstruction is poor: "identity 0.30 on frames 40-71: try …".
+    """One line per stretch of frames whose reconstruction is poor: "identity distance 0.65 on frames 4-7: try …".
 
     Values are per frame, NaN where not measured; such frames take after their neighbours. ``numbers`` are the
     frames' numbers in the clip; without them the values are of one image and no frame is named. ``advice`` stands
     in the place of "try …".
     """
     judged: tuple[tuple[str, Sequence[float] | NDArray[np.float64], Callable[[float], bool]], ...] = (
-        ("identity {:.2f}", identity, lambda value: value < config.identity),
+        ("identity distance {:.2f}", identity_distance, lambda value: value > config.identity_distance),
         ("landmark error {:.1f} %", landmark_error, lambda value: value > config.landmark_error),
     )
     lines = []

@@ -45,8 +45,8 @@ class PreviewConfig:
 class WarningsConfig:
     """Where the report warns of a poor reconstruction."""
 
-    identity: float
-    """Identity similarity of reconstruction and crop below which frames are named."""
+    identity_distance: float
+    """Distance of reconstruction and crop by the second identity net, above which frames are named."""
     landmark_error: float
     """Landmark error, in percent of the distance of the eyes, above which frames are named."""
     try_refine: int

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modules.generators.protocol import Generator
+from modules.perception.identity import FaceSight
 
 
 class Perceptual(Protocol):
@@ -26,10 +27,14 @@ class Perceptual(Protocol):
 
 
 class Embeds(Protocol):
-    """A net that tells who a face is."""
+    """A net that tells who a face is; ``IdentityNet`` is one. Crops are ``(N, 3, H, W)`` in [-1, 1]."""
 
     def embed(self, images: Tensor) -> Tensor:
-        """Crops ``(N, 3, H, W)`` in [-1, 1] to embeddings ``(N, D)`` of length 1."""
+        """Embeddings ``(N, D)`` of length 1."""
+        ...
+
+    def look(self, images: Tensor) -> FaceSight:
+        """The same without a gradient, and whether there is a face."""
         ...
 
 
@@ -62,8 +67,8 @@ class RefineConfig:
     lpips_net: Literal["vgg", "alex"]
     """Backbone of LPIPS."""
     identity_weight: float
-    """Of 1 less the identity similarity, as in the encoder's losses: few steps bring colours and edges nearer, not
-    the person."""
+    """Of 1 less the identity similarity, as in the encoder's losses, where the frame's face is seen: few steps
+    bring colours and edges nearer, not the person."""
     anchor_weight: float
     """Of the mean squared distance to the encoder's codes, in units of W: keeps them editable."""
 
@@ -213,7 +218,7 @@ def _losses(
         raise ValueError(f"targets must be ({len(anchored)}, 3, r, r), got {tuple(targets.shape)}")
     with torch.no_grad():
         wanted = nets.perceptual.features(targets) if config.lpips_weight else ()
-        person = nets.identity.embed(targets) if config.identity_weight else None
+        person = nets.identity.look(targets) if config.identity_weight else None
 
     def losses(codes: Tensor) -> Tensor:
         shown = generator.synthesize(codes, resolution=targets.shape[-1])
@@ -224,7 +229,8 @@ def _losses(
         if config.lpips_weight:
             loss = loss + config.lpips_weight * nets.perceptual(seen, wanted)
         if person is not None:
-            loss = loss + config.identity_weight * (1.0 - (nets.identity.embed(seen) * person).sum(1))
+            apart = 1.0 - (nets.identity.embed(seen) * person.embedding).sum(1)
+            loss = loss + config.identity_weight * person.seen * apart
         return loss
 
     return losses

@@ -33,7 +33,7 @@ from services.pipeline.crops import (
     to_pixels,
     way_to_paste,
 )
-from services.pipeline.edit import strengths
+from services.pipeline.edit import hiding, strengths
 from services.pipeline.faces import FaceState
 from services.pipeline.follow import Follower, Seen, Starts, Stretch
 from services.pipeline.invert import advice_of, measure, poor_reconstruction
@@ -47,6 +47,8 @@ from services.pipeline.stitch import EditedFace, Stitching, is_stitched, stitche
 from services.pipeline.track import Track, begun_tracks, codes_of, encoded_tracks
 from services.progress import Cancelled, Meter, Report, never, silent
 
+_NEARNESS = "identity", "identity_distance", "landmark_error"
+
 
 @dataclass(frozen=True)
 class FrameReport:
@@ -59,9 +61,11 @@ class FrameReport:
     weight: float
     """How much of the edit the frame shows, in [0, 1]."""
     identity: float | None
-    """Similarity of the reconstruction to the crop, at most 1; None where it was not measured."""
+    """Similarity of the reconstruction to the crop, at most 1; None where it was not measured, as the others."""
+    identity_distance: float | None
+    """By a second net, which is in no loss: two pictures of one person are within 0.6."""
     landmark_error: float | None
-    """Of the reconstruction, in % of the distance of the eyes; None where it was not measured."""
+    """Of the reconstruction, in % of the distance of the eyes."""
     crop: tuple[float, float, float, float]
     """``a, b, x, y`` of ``crop_to_frame = [[a, -b, x], [b, a, y], [0, 0, 1]]``."""
 
@@ -119,6 +123,7 @@ def edit_video(
     """
     started = time.monotonic()
     models.edits.check(requests)
+    options = hiding(requests, models, options)
     stitch = is_stitched(requests, models, options)
     writer = check_output(source, target, models, options)
     plan = plan_clip(source, models, options, report, cancelled)
@@ -270,10 +275,7 @@ class Lane:
         track: Track | None = None,
         starts: Starts | None = None,
     ) -> None:
-        """For ``applied`` see ``edit_crops``; ``track`` has codes and offsets found before, and is given more.
-
-        For ``starts`` see ``shot_starts``; they are those of the shots that ``track`` has no codes of.
-        """
+        """For ``applied`` see ``edit_crops``; ``track`` has what was found before, ``starts`` are for the rest."""
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
         self.track = track
         steps = options.steps(models.config.follow, models.adapted)
@@ -284,8 +286,7 @@ class Lane:
         seen = on_canvas(models.task, alignment.crop_to_frame[alignment.valid])
         self.size = crop_synthesis_size(seen, alignment.size, models, options)
         self.batch = faces_at_once(models, self.size)
-        self.identity = np.full(len(plan.numbers), np.nan)
-        self.landmark_error = np.full(len(plan.numbers), np.nan)
+        self.near = {name: np.full(len(plan.numbers), np.nan) for name in _NEARNESS}
         self._last: EditedCrop | None = None
         self._seam, self._corrector = SeamMeter(models.config.seam), SeamCorrector(models.config.seam)
         self.applied = requests if applied is None else applied
@@ -361,8 +362,9 @@ class Lane:
                     number,
                     presence.state[i],
                     round(float(presence.weight[i]), 4),
-                    _rounded(self.identity[i]),
-                    _rounded(self.landmark_error[i]),
+                    _rounded(self.near["identity"][i]),
+                    _rounded(self.near["identity_distance"][i]),
+                    _rounded(self.near["landmark_error"][i]),
                     (m[0, 0], m[1, 0], m[0, 2], m[1, 2]),
                 )
                 for i, (number, m) in enumerate(
@@ -377,7 +379,8 @@ class Lane:
         advice = advice_of(self.models)
         if not advice and not self.models.adapted:
             advice = f"try --adapt, or --refine {config.try_refine}"
-        poor = poor_reconstruction(self.identity, self.landmark_error, config, self.plan.numbers, advice)
+        judged = self.near["identity_distance"], self.near["landmark_error"]
+        poor = poor_reconstruction(*judged, config, self.plan.numbers, advice)
         return (*self.batch.said, *poor)
 
     def _paste(self, into: NDArray[np.uint8], index: int, place: int, crop: EditedCrop) -> None:
@@ -409,7 +412,8 @@ class Lane:
         images = to_tensor(to_pixels(np.stack(shown)), self.models.device)
         values = measure(to_tensor(seen.crops[chosen], self.models.device), images, self.models)
         at = [stretch.start + index for index in chosen]
-        self.identity[at], self.landmark_error[at] = values["identity"], values["landmark_error"]
+        for name, found in self.near.items():
+            found[at] = values[name]
 
 
 def _rounded(value: float) -> float | None:

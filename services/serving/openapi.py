@@ -19,7 +19,7 @@ OPTIONS = {
     "face": "largest, or a number counted from the left from 0; what is edited or restored may be all.",
     "refine": "Steps of optimisation per frame, a whole number from 0.",
     "paste": "auto, difference, mixed or replace.",
-    "region": "auto, face or head: what may change.",
+    "region": "face, head, or auto: the head for pose and hair, a part of the face for mouth or eyes.",
     "balance": "false to apply edits as they are, without balancing them on the face at hand.",
     "seed": "A whole number from 0: which person random_identity gives, the same on every frame.",
     "start": "Seconds into the clip at which to begin, e.g. 2 or 2.5s.",

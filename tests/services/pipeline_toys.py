@@ -17,6 +17,7 @@ from datamodules.video import ShotConfig
 from modules.assets import asset_path
 from modules.editing.directions import Direction, EditSet
 from modules.perception.detection import DetectionConfig, FaceObservation, load_face_finder
+from modules.perception.identity import FaceSight
 from modules.perception.parsing import Regions
 from services.pipeline.models import Judges, Models
 from services.pipeline.options import PipelineConfig
@@ -51,6 +52,10 @@ class ToyIdentity:
         # A grey picture, as the mean code's is, has a direction too: else the gradient there would have no bound.
         return F.normalize(F.pad(F.adaptive_avg_pool2d(images, 4).flatten(1), (0, 1), value=0.5), dim=1)
 
+    def look(self, images: Tensor) -> FaceSight:
+        count = len(images)
+        return FaceSight(self.embed(images), torch.zeros(count, 68, 3), torch.ones(count, dtype=torch.bool))
+
 
 class ToyPerceptual:
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -70,6 +75,7 @@ class ToyJudges(Judges):
 
     identity = ToyIdentity()
     perceptual = ToyPerceptual()
+    second_identity = staticmethod(ToyIdentity().embed)
     visible = 10**6
     looked = 0
 

@@ -17,6 +17,7 @@ from services.pipeline.crops import EditedCrop, edit_crops, way_to_paste
 from services.pipeline.edit import edit_image
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
+from services.pipeline.stream import edit_video
 from services.serving.request_options import edit_options
 
 
@@ -107,3 +108,20 @@ def test_the_seed_comes_as_text_over_http() -> None:
     for text in ("-1", "x", "1.5"):
         with pytest.raises(BadInputError, match="seed"):
             edit_options({"seed": text})
+
+
+def test_a_person_to_be_hidden_is_not_refined_unless_that_is_asked(models, clip, tmp_path) -> None:
+    """What refinement finds of the person would come through."""
+    follow = replace(models.config.follow, steps=2, shared_steps=3)
+    models = replace(models, config=replace(models.config, follow=follow))
+
+    def looks(request: EditRequest, refine: int | None) -> int:
+        made = models.generator
+        made.calls = 0
+        edit_video(clip, tmp_path / "out.mp4", [request], models, EditOptions(refine=refine, end=0.1))
+        return int(made.calls)
+
+    usual, hidden = looks(LIPS, None), looks(OTHER, None)
+    assert hidden < usual - 6
+    assert looks(LIPS, 0) < usual - 6 and looks(OTHER, 2) > hidden + 6
+    assert looks(replace(OTHER, strength=0.0), None) > hidden + 6

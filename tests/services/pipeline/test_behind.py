@@ -56,7 +56,18 @@ def test_where_the_frame_is_all_head_nothing_is_carried_in() -> None:
     edit, mask = drawn(disc(0.2), HAZE), disc(0.0, 0.9)
     around = Surroundings(whole, 1 - whole, disc(0.2), 1 - disc(0.2))
     found = frames_background(edit, mask, drawn(whole, WALL), around, CONFIG)
-    assert found.edit is edit and found.mask is mask and not found.share.any()
+    assert found.edit is edit and not found.share.any()
+    np.testing.assert_array_equal(found.mask, mask)
+
+
+def test_where_the_frame_shows_no_background_its_body_stays_all_the_same() -> None:
+    was, now = disc(0.0), disc(0.25)
+    edit, none = drawn(now, HAZE), np.zeros((SIDE, SIDE), np.float32)
+    found = frames_background(edit, 1 - none, drawn(was, WALL), Surroundings(was, none, now, 1 - now), CONFIG)
+    assert found.edit is edit and not found.share.any()
+    far = 1 - np.maximum(disc(0.0, 0.36), disc(0.25, 0.36))
+    assert found.mask[far > 0].max() < 1e-3
+    assert found.mask[disc(0.0, 0.24) > 0].min() > 0.99 and found.mask[disc(0.25, 0.24) > 0].min() > 0.99
 
 
 def test_with_more_background_in_the_frame_it_comes_in_by_and_by() -> None:

@@ -128,7 +128,7 @@ def test_only_what_is_pasted_whole_has_its_colours_corrected(models) -> None:
     np.testing.assert_allclose(turned.taken, -12.75, atol=0.05)
 
 
-def test_around_a_head_that_is_pasted_whole_the_frame_shows_its_own_background(models) -> None:
+def test_around_a_head_that_is_pasted_whole_the_frame_shows_itself(models) -> None:
     """A face before the same background, and a head that was stitched to it, are pasted as before."""
     target = torch.full((1, 3, 64, 64), 0.1)
 
@@ -136,15 +136,16 @@ def test_around_a_head_that_is_pasted_whole_the_frame_shows_its_own_background(m
         seeing, options = replace(models, judges=judges, **more), EditOptions(stitch=stitch)
         return next(edit_crops(models.mean_codes(1), target, [request], seeing, options, 64)).mask
 
-    without, before = mask(Disc(), TURN), mask(BeforeWall(), TURN)
+    without = mask(BeforeWall(), TURN, stitch=True)
+    before, body = mask(BeforeWall(), TURN), mask(Disc(), TURN)
     at = np.linspace(-1, 1, 64)
     apart = np.hypot(at[:, None], at[None])
     ring = (apart > 0.76) & (apart < 0.8)
     assert without[ring].mean() > 0.05 > 0.005 > before[ring].max()
-    assert before[apart < 0.55].min() > 0.95
+    assert body[ring].max() < 0.005 and min(one[apart < 0.55].min() for one in (before, body)) > 0.95
     # What the stitching is tuned with is what it is pasted with.
-    for tuned in ({"stitch": True}, {"stitch": True, "stitched": models.generator}):
-        np.testing.assert_array_equal(mask(BeforeWall(), TURN, **tuned), without)
+    np.testing.assert_array_equal(mask(BeforeWall(), TURN, stitch=True, stitched=models.generator), without)
+    np.testing.assert_array_equal(mask(Disc(), TURN, stitch=True), without)
     np.testing.assert_array_equal(mask(Disc(), OLDER), mask(BeforeWall(), OLDER))
 
 
@@ -264,7 +265,8 @@ class Turning:
         return Regions(head, head, 1 - head)
 
 
-def test_a_head_that_comes_before_a_wall_keeps_its_hair_dark(models) -> None:
+@pytest.mark.parametrize("options", [EditOptions(), EditOptions(stitch=True), EditOptions(paste="mixed")])
+def test_a_head_that_comes_before_a_wall_keeps_its_hair_dark(models, options: EditOptions) -> None:
     """What changed from wall to hair is no light that the edit must leave, nor any of the face beside it."""
     step = torch.zeros_like(models.edits["turn"].vector)
     step[0, 0] = 0.25  # 32 levels: as little as light could be
@@ -273,7 +275,7 @@ def test_a_head_that_comes_before_a_wall_keeps_its_hair_dark(models) -> None:
     config = replace(models.config, seam=replace(models.config.seam, strength=0))
     models = replace(models, generator=made, judges=made, edits=EditSet([turn]), config=config)
     ws, target = models.mean_codes(1), torch.full((1, 3, 64, 64), 0.1)
-    (crop,) = edit_crops(ws, target, [EditRequest("turn", 1.0)], models, EditOptions(), 64)
+    (crop,) = edit_crops(ws, target, [EditRequest("turn", 1.0)], models, options, 64)
     np.testing.assert_allclose(crop.edit[16:48, 8:24], crop.reconstruction[16:48, 8:24] - 0.25, atol=0.01)
     np.testing.assert_allclose(crop.edit[16:48, 40:56], crop.reconstruction[16:48, 40:56], atol=0.01)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pipeline_toys import ToyIdentity
 
 from datamodules.alignment import crop_frame
 from datamodules.images import read_image
@@ -12,6 +13,8 @@ from datamodules.shards import to_tensor
 from datamodules.types import BadInputError
 from modules.assets import asset_path
 from modules.editing.directions import Direction, EditRequest, EditSet
+from modules.perception.identity import FaceSight
+from services.evaluation.optimise import ChosenNets
 from services.pipeline.crops import crop_synthesis_size
 from services.pipeline.edit import edit_image
 from services.pipeline.invert import (
@@ -26,7 +29,7 @@ from services.pipeline.options import EditOptions, WarningsConfig
 from services.pipeline.refine import refine
 from services.pipeline.stream import invert_video
 
-WARN = WarningsConfig(identity=0.5, landmark_error=5.0, try_refine=50)
+WARN = WarningsConfig(identity_distance=0.6, landmark_error=5.0, try_refine=50)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,13 @@ def test_refine_comes_nearer_to_the_person_as_well(toy_models) -> None:
 
     without = refine(begin, target, generator, Blind(), replace(config, identity_weight=0.0), 40)
     assert (likeness(found.ws) > likeness(without.ws) + 0.01).all()
+
+    class FirstHidden(ToyIdentity):
+        def look(self, images: torch.Tensor) -> FaceSight:
+            return super().look(images)._replace(seen=torch.tensor([False, True]))
+
+    hidden = refine(begin, target, generator, ChosenNets(judges.perceptual, FirstHidden()), config, 40)
+    torch.testing.assert_close(hidden.ws, torch.stack([without.ws[0], found.ws[1]]))
 
 
 def test_refine_never_makes_it_worse(toy_models) -> None:
@@ -203,7 +213,7 @@ def test_codes_that_were_kept_give_the_same_edit(toy_models, image) -> None:
     direct = edit_image(image, [EditRequest("age", 10)], toy_models, EditOptions(refine=2))
     np.testing.assert_array_equal(again.image, direct.image)
     assert (direct.image != image).any() and direct.image.shape == image.shape
-    assert set(inversion.metrics) == {"psnr", "lpips", "identity", "landmark_error"}
+    assert set(inversion.metrics) == {"psnr", "lpips", "identity", "identity_distance", "landmark_error"}
 
 
 def test_metrics_are_those_of_the_reconstruction(toy_models, image) -> None:
@@ -214,6 +224,7 @@ def test_metrics_are_those_of_the_reconstruction(toy_models, image) -> None:
     assert inversion.metrics["psnr"] == pytest.approx(10 * np.log10(4 / error), abs=1e-3)
     same = measure(to_tensor(crop[None]), to_tensor(crop[None]), toy_models)
     assert same["identity"][0] == pytest.approx(1, abs=1e-5) and same["landmark_error"][0] == 0
+    assert same["identity_distance"][0] == 0
 
 
 def test_faces_of_a_group_are_counted_from_the_left(toy_models) -> None:
@@ -256,12 +267,12 @@ def test_preview_is_drawn_small(toy_models) -> None:
 
 
 def test_warnings_name_the_frames() -> None:
-    identity = [0.9, 0.3, np.nan, 0.2, 0.9, 0.4]
-    lines = poor_reconstruction(identity, [1.0, np.nan, 9.0, 1.0, 1.0, 1.0], WARN, range(40, 46))
+    distance = [0.3, 0.7, np.nan, 0.8, 0.3, 0.61]
+    lines = poor_reconstruction(distance, [1.0, np.nan, 9.0, 1.0, 1.0, 1.0], WARN, range(40, 46))
     assert lines == (
-        "identity 0.25 on frames 41-43: try --refine 50",
-        "identity 0.40 on frame 45: try --refine 50",
+        "identity distance 0.75 on frames 41-43: try --refine 50",
+        "identity distance 0.61 on frame 45: try --refine 50",
         "landmark error 9.0 % on frame 42: try --refine 50",
     )
-    assert poor_reconstruction([0.31], [2.0], WARN) == ("identity 0.31: try --refine 50",)
-    assert poor_reconstruction([0.9], [2.0], WARN) == ()
+    assert poor_reconstruction([0.71], [2.0], WARN) == ("identity distance 0.71: try --refine 50",)
+    assert poor_reconstruction([0.3], [2.0], WARN) == ()

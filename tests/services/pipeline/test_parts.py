@@ -86,7 +86,10 @@ class Everywhere(ToyJudges):
         (["smile", "turn"], {}, 1, 1),
         (["smile"], {"region": "face"}, 1, 1),
         (["smile"], {"region": "head"}, 1, 1),
-        (["smile"], {"paste": "replace"}, 0, 1),
+        (["smile"], {"paste": "difference"}, 0, 1),
+        (["smile"], {"paste": "replace"}, 1, 1),
+        (["grin"], {}, 0, 1),
+        (["gaze"], {}, 1, 1),
     ],
 )
 def test_the_mask_is_that_of_the_part(toy_models, names: list[str], options: dict, above: int, below: int) -> None:
@@ -95,6 +98,9 @@ def test_the_mask_is_that_of_the_part(toy_models, names: list[str], options: dic
     sha = toy_models.generator.sha256
     edits = [Direction(name, "steps", step, -1, 1, sha) for name in ("smile", "eyes_open", "age")]
     edits.append(Direction("turn", "degrees", step, -1, 1, sha))
+    # Imported ones are of what they were set to, whatever their name.
+    edits.append(Direction("grin", "smiles", step, -1, 1, sha, attribute="smile"))
+    edits.append(Direction("gaze", "years", step, -1, 1, sha, attribute="age"))
     judges = Everywhere(toy_models.judges.detection, "alex", "cpu")
     models = replace(toy_models, edits=EditSet(edits), judges=judges)
     target = torch.zeros(1, 3, 64, 64)

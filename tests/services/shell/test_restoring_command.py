@@ -59,7 +59,7 @@ def test_a_picture_is_coloured_with_a_sidecar(shell, tmp_path, picture, capsys) 
         target
     )
     (face,) = sidecar["report"]["faces"]
-    assert set(face["metrics"]) == {"psnr", "identity", "landmark_error", "lpips"}
+    assert set(face["metrics"]) == {"psnr", "identity", "identity_distance", "landmark_error", "lpips"}
     said = capsys.readouterr()
     assert said.out.strip() == str(target) and "another person's" in said.err and "refine" not in said.err
 

@@ -78,7 +78,7 @@ def test_invert_then_edit_by_id(client: TestClient, face: bytes) -> None:
     assert inverted.status_code == 200, inverted.text
     body = inverted.json()
     assert np.asarray(body["codes"]).shape == (NUM_WS, W_DIM)
-    assert set(body["metrics"]) >= {"psnr", "lpips", "identity", "landmark_error"}
+    assert set(body["metrics"]) >= {"psnr", "lpips", "identity", "identity_distance", "landmark_error"}
     assert body["generator_sha256"] == ToyGenerator.sha256 and inverted.headers[MODEL_HEADER]
     assert client.post("/v1/invert", files={"image": face}).json()["codes"] is None
     asked = {"latent": body["latent"], "edits": [{"name": "age", "strength": 20}]}
