@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_scale
-from modules.editing.directions import Direction, Edit, EditRequest
+from modules.editing.directions import Direction, EditRequest
 from modules.generators.protocol import Generator
 from modules.ops import move_image
 from modules.out_of_memory import BatchSize
@@ -152,14 +152,12 @@ def _manner(requests: Sequence[EditRequest], still: bool, models: Models, option
     asked = [request for request in requests if request.strength]
     head, paste = _whole_head(requests, models, options), way_to_paste(requests, models, options)
     stitched = models.stitched is not None
-    whole = head or paste == "replace" or options.region != "auto"
     return _Manner(
         same=not asked,
         still=still or not asked,
         head=head,
         paste=paste,
-        # A face that replaces the frame's does so whole: half of it would meet the other half at the nose.
-        parts=() if whole else tuple(_attribute(models.edits[request.name]) for request in asked),
+        parts=edits_by_part(asked, models, options),
         # A stitched face has the frame's light along its border already.
         recoloured=stitched or any(models.edits[request.name].recolours for request in asked),
         stitched=stitched,
@@ -230,9 +228,18 @@ def _pasted(
     return EditedCrop(before, after, mask, taken)
 
 
-def _attribute(edit: Edit) -> str:
-    """What an edit is for: of an imported one what it was set to, of ours its name says it."""
-    return (edit.attribute if isinstance(edit, Direction) else "") or edit.name
+def edits_by_part(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> tuple[str, ...]:
+    """What the edits are for, by which a part of the face may stay the frame's; empty where all of it may change.
+
+    An imported edit is for what it was set to, of ours the name says it.
+    """
+    asked = [request for request in requests if request.strength]
+    head, paste = _whole_head(asked, models, options), way_to_paste(asked, models, options)
+    # A face that replaces the frame's does so whole: half of it would meet the other half at the nose.
+    if head or paste == "replace" or options.region != "auto":
+        return ()
+    edits = [models.edits[request.name] for request in asked]
+    return tuple((edit.attribute if isinstance(edit, Direction) else "") or edit.name for edit in edits)
 
 
 def at_side(mask: Tensor, side: int) -> Tensor:

@@ -23,7 +23,7 @@ from modules.perception.landmarks import landmarks_68
 from services.pipeline.canvas import kept_of
 from services.pipeline.composite import Image
 from services.pipeline.faces import Tracker
-from services.pipeline.models import Models
+from services.pipeline.models import Judges, Models
 from services.pipeline.options import EditOptions, WarningsConfig
 from services.pipeline.refine import Moments, refine
 from services.progress import Cancelled, Meter, Report, never, silent
@@ -163,16 +163,23 @@ def measure(crops: Tensor, shown: Tensor, models: Models) -> dict[str, NDArray[n
     ``identity_distance`` is by a second net, which neither encoder nor refinement looks through. Crops are
     ``(N, 3, s, s)`` in [-1, 1]; ``crops`` is what ``shown`` should be.
     """
-    with torch.no_grad():
-        identity, second = identity_similarity(models.judges.identity, shown, crops), models.judges.second_identity
-        wanted, got = (landmarks_68(models.judges.mesh(images).points) for images in (crops, shown))
-        values = {
-            "psnr": psnr(shown, crops).clamp_max(_SAME),
-            "identity": identity,
-            "identity_distance": (second(shown) - second(crops)).norm(dim=1),
-            "landmark_error": landmark_error_percent(got, wanted),
-        }
-    return {name: value.double().cpu().numpy() for name, value in values.items()}
+    found = models.unedited.compared(crops, shown, lambda one, other: _nearness(one, other, models.judges))
+    return {name: value.double().cpu().numpy() for name, value in zip(_MEASURED, found, strict=True)}
+
+
+_MEASURED = "psnr", "identity", "identity_distance", "landmark_error"
+
+
+def _nearness(crops: Tensor, shown: Tensor, judges: Judges) -> tuple[Tensor, ...]:
+    """``_MEASURED``, each ``(N,)``."""
+    second = judges.second_identity
+    wanted, got = (landmarks_68(judges.mesh(images).points) for images in (crops, shown))
+    return (
+        psnr(shown, crops).clamp_max(_SAME),
+        identity_similarity(judges.identity, shown, crops),
+        (second(shown) - second(crops)).norm(dim=1),
+        landmark_error_percent(got, wanted),
+    )
 
 
 def poor_reconstruction(

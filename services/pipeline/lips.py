@@ -32,8 +32,10 @@ from modules.perception.fan import FaceAlignmentNet, load_fan
 from modules.perception.landmarks import eye_distance, lip_gaps, mouth_corners
 from modules.perception.mesh import FaceMesh
 from services.pipeline.balance import Requests, balanced_in_clip
+from services.pipeline.crops import edits_by_part
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
+from services.pipeline.parts import part_that_stays
 from services.pipeline.plan import ClipPlan
 from services.pipeline.track import Track, encoded_tracks
 from services.progress import Cancelled, Meter, Report, never, silent
@@ -60,6 +62,12 @@ def before_expression(requests: Sequence[EditRequest], edits: Mapping[str, Edit]
     """
     first = next((at for at, request in enumerate(requests) if is_expression(request.name, edits)), 0)
     return tuple(requests[:first])
+
+
+def moves_lips(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:
+    """Whether lips in the frame may move under the edits; one of the eyes alone may leave the mouth as it is."""
+    stays = part_that_stays(edits_by_part(requests, models, options), models.config.parts)
+    return stays != "lower" and any(request.strength for request in requests)
 
 
 def is_expression(name: str, edits: Mapping[str, Edit]) -> bool:

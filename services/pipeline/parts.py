@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -37,17 +38,28 @@ class PartsConfig:
             raise ValueError(f"{min(both)!r} cannot be of the lower and of the upper part alone")
 
 
-def part_of(names: Iterable[str], side: int, config: PartsConfig) -> Floats | None:
-    """``(side, 1)`` in [0, 1] by row: where the edits of these names may change a face; None: everywhere.
+Part = Literal["lower", "upper"]
 
-    That is so for edits of both parts together, as for each that is of neither.
+
+def part_that_stays(names: Iterable[str], config: PartsConfig) -> Part | None:
+    """Which part of a face the edits of these names leave to the frame.
+
+    None for edits of both parts together, as for each that is of neither.
     """
     asked = set(names)
     if not asked:
         return None
+    if asked <= set(config.lower):
+        return "upper"
+    return "lower" if asked <= set(config.upper) else None
+
+
+def part_of(names: Iterable[str], side: int, config: PartsConfig) -> Floats | None:
+    """``(side, 1)`` in [0, 1] by row: where the edits of these names may change a face; None: everywhere."""
+    stays = part_that_stays(names, config)
+    if stays is None:
+        return None
     top = config.line - config.soft / 2
     ramp = np.clip(((np.arange(side) + 0.5) / side - top) / config.soft, 0.0, 1.0)
     lower = np.asarray(ramp * ramp * (3.0 - 2.0 * ramp), np.float32)[:, None]
-    if asked <= set(config.lower):
-        return lower
-    return 1.0 - lower if asked <= set(config.upper) else None
+    return lower if stays == "upper" else 1.0 - lower

@@ -37,7 +37,7 @@ from services.pipeline.edit import hiding, strengths
 from services.pipeline.faces import FaceState
 from services.pipeline.follow import Follower, Seen, Starts, Stretch
 from services.pipeline.invert import advice_of, measure, poor_reconstruction
-from services.pipeline.lips import keep_lips
+from services.pipeline.lips import keep_lips, moves_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
@@ -130,7 +130,7 @@ def edit_video(
     with place_for(work, target) as place_of_work, writer:
         tracks: Sequence[Track | None] = [None] * len(plan.faces)
         tuning, said = None, tuple[str, ...]()
-        keeps_lips = options.keep_lips and any(request.strength for request in requests)
+        keeps_lips = options.keep_lips and moves_lips(requests, models, options)
         if stitch or keeps_lips or balancing_for(requests, models, options):
             tracks = encoded_tracks(source, plan, models, options, place_of_work, report, cancelled)
         elif work is not None:

@@ -1,4 +1,4 @@
-"""Faces as their codes show them, and what is what in their crops: found once, however many edits are tried."""
+"""Faces as their codes show them, how near that is, and what is what in their crops: found once for all edits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from modules.generators.protocol import Generator
 from modules.perception.parsing import Regions
 
 Parse = Callable[[Tensor], Regions]
+Compare = Callable[[Tensor, Tensor], Sequence[Tensor]]
 
 
 class UneditedFaces:
-    """Remembers renderings of codes and regions of crops, until the memory that it was given is full.
+    """Remembers renderings of codes, regions of crops and how near they come, until its memory is full.
 
     What came first is kept: of a clip that is gone through again and again, a memory of the latest that is too
     small would hold none when its turn comes. All is forgotten where another generator comes. For one thread, one
@@ -42,6 +43,11 @@ class UneditedFaces:
     def regions(self, crops: Tensor, parse: Parse) -> Regions:
         """What ``parse`` finds in crops ``(N, 3, s, s)``."""
         return Regions(*self._recalled("regions", crops, parse))
+
+    def compared(self, crops: Tensor, shown: Tensor, compare: Compare) -> Sequence[Tensor]:
+        """What ``compare`` finds of crops ``(N, 3, s, s)`` and as many pictures of codes: each ``(N, ...)``."""
+        both = torch.cat([crops, shown.to(crops)], 1)
+        return self._recalled("compared", both, lambda rows: compare(rows[:, :3], rows[:, 3:]))
 
     def _recalled(
         self, what: str, inputs: Tensor, make: Callable[[Tensor], Sequence[Tensor]]

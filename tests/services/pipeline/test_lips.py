@@ -22,7 +22,7 @@ from modules.generators.stylegan3_layout import StyleGAN3Config, plan_layers
 from modules.out_of_memory import BatchSize
 from modules.perception.mesh import FaceMesh
 from services.pipeline import lips
-from services.pipeline.lips import asked_expressions, before_expression, keep_lips
+from services.pipeline.lips import asked_expressions, before_expression, keep_lips, moves_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, PipelineConfig
 from services.pipeline.plan import plan_clip
@@ -88,6 +88,27 @@ def test_expressions_that_a_net_judges_are_known_by_name_and_by_what_an_import_w
         "angry": -1.0, "surprised": 1.0
     }  # fmt: skip
     assert asked_expressions([EditRequest("fury", -0.5), EditRequest("anger", 1.0)], edits) == {}
+
+
+def test_lips_are_kept_only_where_the_edits_may_move_them(
+    clip: Path, small_models: Models, tmp_path: Path
+) -> None:
+    """An edit of the eyes alone leaves the mouth to the frame, unless the whole face is pasted."""
+    eyes = EditRequest("eyes_open", 1.0)
+    edits = joined(small_models.edits, EditSet([replace(small_models.edits["smile"], name="eyes_open")]))
+    models = replace(small_models, edits=edits, adapted=False)
+    assert not moves_lips([eyes], models, SHORT)
+    assert not moves_lips([eyes, replace(SMILE, strength=0.0)], models, SHORT)
+    assert moves_lips([eyes, SMILE], models, SHORT) and moves_lips([SMILE], models, SHORT)
+    assert moves_lips([eyes], replace(models, adapted=True), SHORT)
+    assert moves_lips([eyes], models, replace(SHORT, region="face"))
+    stages: dict[bool, set[str]] = {}
+    for whole in (False, True):
+        told: list[Progress] = []
+        options = replace(SHORT, end=0.6, balance=False, region="face" if whole else "auto")
+        edit_video(clip, tmp_path / "out.mp4", [eyes], models, options, told.append)
+        stages[whole] = {progress.stage for progress in told}
+    assert stages[True] - stages[False] >= {"keep lips"}
 
 
 def test_an_expression_that_was_asked_for_is_held_while_lips_are_led_back(

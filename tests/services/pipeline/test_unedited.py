@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pipeline_toys import ToyIdentity
 
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
 from modules.perception.parsing import Regions
 from services.pipeline.crops import edit_crops
+from services.pipeline.invert import measure
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.unedited import UneditedFaces
@@ -157,3 +159,35 @@ def test_an_edit_that_does_not_move_the_codes_is_drawn_once(toy_models: Models, 
     moved = list(edit_crops(ws, targets, asked, models, EditOptions(), 64, applied=(), offsets=offset))
     for one, other in zip(still, moved, strict=True):
         assert np.abs(one.edit - other.edit).max() > 0.01
+
+
+def test_how_near_a_rendering_comes_is_found_once_for_each_pair(toy_models: Models) -> None:
+    seen = 0
+
+    class Counts(ToyIdentity):
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            nonlocal seen
+            seen += len(images)
+            return super().embed(images)
+
+    class Counting(type(toy_models.judges)):
+        identity = Counts()
+
+    judges = Counting(toy_models.judges.detection, "alex", "cpu")
+    judges.finder = toy_models.judges.finder
+    models = replace(toy_models, judges=judges, unedited=UneditedFaces(2**20))
+    random = torch.Generator().manual_seed(4)
+    crops, shown = (torch.rand(3, 3, 64, 64, generator=random) for _ in range(2))
+    first = measure(crops, shown, models)
+    assert seen == 6
+    again = measure(crops[[1, 0]], shown[[1, 0]], models)
+    assert seen == 6
+    other = measure(crops[[0, 1]], shown[[1, 1]], models)
+    assert seen == 8, "the second pair is known, the first is another one"
+    for name, values in first.items():
+        np.testing.assert_array_equal(again[name], values[[1, 0]])
+        np.testing.assert_array_equal(other[name][1], values[1])
+    plain = measure(crops, shown, replace(models, unedited=UneditedFaces(0)))
+    assert seen == 14
+    for name, values in plain.items():
+        np.testing.assert_allclose(values, first[name], rtol=1e-6)
