@@ -24,11 +24,12 @@ class BadInputError(ValueError):
     """Input that cannot be used; the message is one line that says what to do.
 
     ``status`` is the HTTP status the service answers with (400, 413, 415, 422, or 507 for a full disk or
-    memory); the shell exits with 2.
+    memory); the shell exits with 2. Names that a file brought along may hold anything: what is no printable
+    character is written as Python escapes it.
     """
 
     def __init__(self, message: str, status: int = 422) -> None:
-        super().__init__(message)
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
         self.status = status
 
 

@@ -331,6 +331,7 @@ def _warm(models: Models) -> None:
         face = models.generator.synthesize(models.mean_codes(1), resolution=side)
         judges.regions(face)
         judges.identity.embed(face)
+        judges.second_identity(face)
         judges.perceptual(face, face)
         if models.balancing is not None:
             judges.attributes(face)
