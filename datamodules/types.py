@@ -5,6 +5,7 @@ Pixel coordinates are x then y, origin top-left, pixel centres on integers, ever
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,16 +21,24 @@ PROGRESSIVE = 1
 """FFmpeg's number of the field order of whole frames."""
 
 
+_UNSAFE = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode's categories of control characters, halves of surrogate pairs, and ends of lines and paragraphs."""
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 class BadInputError(ValueError):
     """Input that cannot be used; the message is one line that says what to do.
 
     ``status`` is the HTTP status the service answers with (400, 413, 415, 422, or 507 for a full disk or
-    memory); the shell exits with 2. Names that a file brought along may hold anything: what is no printable
-    character is written as Python escapes it.
+    memory); the shell exits with 2. Names that a file brought along may hold anything: characters that end a line
+    or command a terminal are written as Python escapes them.
     """
 
     def __init__(self, message: str, status: int = 422) -> None:
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+        super().__init__("".join(_escaped(c) if unicodedata.category(c) in _UNSAFE else c for c in message))
         self.status = status
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import scipy.signal
 import scipy.special
 import torch
 from numpy.typing import NDArray
@@ -183,11 +182,14 @@ def _lowpass(taps: int, cutoff: float, width: float, rate: float, radial: bool) 
     """Kaiser-windowed low-pass filter of unit sum (appendix C.3); a jinc where it is radial (eq. 16)."""
     if taps == 1:
         return None
+    # It takes a second to import, in every command that loads any generator; only this one's filters need it.
+    from scipy.signal import firwin, kaiser_atten, kaiser_beta
+
     if not radial:
-        return torch.as_tensor(scipy.signal.firwin(taps, cutoff, width=width, fs=rate), dtype=torch.float32)
+        return torch.as_tensor(firwin(taps, cutoff, width=width, fs=rate), dtype=torch.float32)
     axis = (np.arange(taps) - (taps - 1) / 2) / rate
     radius = np.hypot(axis[:, None], axis[None])
     jinc: NDArray[np.float64] = scipy.special.j1(2 * cutoff * np.pi * radius) / (np.pi * radius)
-    window = np.kaiser(taps, scipy.signal.kaiser_beta(scipy.signal.kaiser_atten(taps, width / (rate / 2))))
+    window = np.kaiser(taps, kaiser_beta(kaiser_atten(taps, width / (rate / 2))))
     jinc = jinc * np.outer(window, window)
     return torch.as_tensor(jinc / jinc.sum(), dtype=torch.float32)

@@ -36,8 +36,8 @@ class BehindConfig:
     soften: float
     """Standard deviation of the blur of its edges, as a fraction of the crop's side."""
     least: float
-    """Share of the crop that must be background in the frame; with less, all stays as the generator drew it, and
-    from twice as much on nothing does, so that a head that comes near does not flicker."""
+    """Share of the crop that must be background in the frame; with less, it stays as the generator drew it, and
+    from twice as much on nothing of it does, so that a head that comes near does not flicker."""
 
     def __post_init__(self) -> None:
         if self.side < 2 or min(self.clear, self.soften) <= 0 or not 0 < self.least < 1:

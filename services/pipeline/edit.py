@@ -49,6 +49,7 @@ def edit_image(
     without a face.
     """
     models.edits.check(requests)
+    options = hiding(requests, models, options)
     if isinstance(source, Inversion):
         inversions = [source]
     else:
@@ -67,15 +68,20 @@ def edit_image(
     return EditedImage(image, tuple(inversions), tuple(strengths(some) for some in applied), warnings)
 
 
-def hiding(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> EditOptions:
-    """The options, without refinement where a person is to be hidden and no steps were asked for.
+def hides(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:
+    """Whether a person is hidden: another one's face is pasted over it whole."""
+    edits = [models.edits[request.name] for request in requests if request.strength]
+    asked = any(isinstance(edit, RandomIdentity) for edit in edits)
+    return asked and way_to_paste(requests, models, options) == "replace"
 
-    What refinement finds of a person would come through; the face that is pasted over it needs none of it.
+
+def hiding(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> EditOptions:
+    """The options, without refinement where a person is hidden and no steps were asked for.
+
+    What refinement finds of a person would come through; a face that is pasted over it needs none of it.
     """
-    hidden = any(
-        request.strength and isinstance(models.edits[request.name], RandomIdentity) for request in requests
-    )
-    return replace(options, refine=0) if hidden and options.refine is None else options
+    unasked = options.refine is None and hides(requests, models, options)
+    return replace(options, refine=0) if unasked else options
 
 
 def strengths(requests: Sequence[EditRequest]) -> dict[str, float]:

@@ -164,14 +164,15 @@ def measure(crops: Tensor, shown: Tensor, models: Models) -> dict[str, NDArray[n
     ``(N, 3, s, s)`` in [-1, 1]; ``crops`` is what ``shown`` should be.
     """
     found = models.unedited.compared(crops, shown, lambda one, other: _nearness(one, other, models.judges))
-    return {name: value.double().cpu().numpy() for name, value in zip(_MEASURED, found, strict=True)}
+    return {name: value.double().cpu().numpy() for name, value in zip(MEASURED, found, strict=True)}
 
 
-_MEASURED = "psnr", "identity", "identity_distance", "landmark_error"
+MEASURED = "psnr", "identity", "identity_distance", "landmark_error"
+"""What ``measure`` gives."""
 
 
 def _nearness(crops: Tensor, shown: Tensor, judges: Judges) -> tuple[Tensor, ...]:
-    """``_MEASURED``, each ``(N,)``."""
+    """``MEASURED``, each ``(N,)``."""
     second = judges.second_identity
     wanted, got = (landmarks_68(judges.mesh(images).points) for images in (crops, shown))
     return (

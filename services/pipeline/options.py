@@ -148,7 +148,8 @@ class EditOptions:
     face: str = "largest"
     """``largest``, ``all``, or a number that counts the faces from the left, from 0."""
     refine: int | None = None
-    """Steps of W+ optimisation; None: those of ``pipeline.refine`` (images) or ``pipeline.follow`` (clips)."""
+    """Steps of W+ optimisation; None: those of ``pipeline.refine`` (images) or ``pipeline.follow`` (clips), none
+    in a preview, with a generator that learned the face, and where ``random_identity`` hides the person."""
     paste: Literal["auto", "difference", "mixed", "replace"] = "auto"
     """``difference`` adds what the edit changes to the frame, ``replace`` pastes the edited face itself.
 
@@ -158,7 +159,7 @@ class EditOptions:
     """
     region: Region = "auto"
     """What may change: the ``face``, the ``head`` with its hair; ``auto`` is the head for a pose or the hair, and
-    a part of the face for an edit of mouth or eyes alone (``pipeline.parts``)."""
+    a part of the face for an edit of mouth or eyes alone that does not replace it (``pipeline.parts``)."""
     start: float | None = None
     """Seconds into the clip at which to begin."""
     end: float | None = None

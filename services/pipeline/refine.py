@@ -116,7 +116,7 @@ class Refined:
     before: Tensor
     """``(N,)``: the loss of the codes at the start."""
     after: Tensor
-    """``(N,)``: the loss of these codes."""
+    """``(N,)``: the loss of these codes; of a frame that follows another, of those that were last looked at."""
     moments: Moments | None = None
     """For the frame after a frame that followed another."""
 
@@ -141,7 +141,8 @@ def refine(
     A frame that follows another, as ``follow`` says, begins near its end and has few steps: Adam goes on with the
     ``moments`` of that frame, for its own first steps would go equally far along every coordinate, whatever the
     gradient. It is anchored at ``encoded``, the encoder's codes of the frame itself: anchored at where it begins,
-    the frames of a long clip would leave the encoder's codes step by step.
+    the frames of a long clip would leave the encoder's codes step by step. Its last step is taken unseen where
+    the loss was still falling: another look costs half a step.
     """
     start = ws.detach()
     losses = _losses(start if encoded is None else encoded.detach(), targets, generator, nets, config)
@@ -149,14 +150,16 @@ def refine(
         codes = start.clone().requires_grad_()
         optimizer = _optimizer(codes, config, follow, moments)
         best, best_loss, first = start.clone(), torch.full((len(ws),), torch.inf, device=ws.device), None
-        for step in range(steps + 1):
+        seen_to_the_end = follow is None or not steps
+        falling = torch.zeros(len(ws), dtype=torch.bool, device=ws.device)
+        for step in range(steps + seen_to_the_end):
             check()
             last = step == steps
             with torch.set_grad_enabled(not last):
                 loss = losses(codes)
             value = loss.detach()
             first = value if first is None else first
-            better = value < best_loss
+            falling = better = value < best_loss
             best = torch.where(better[:, None, None], codes.detach(), best)
             best_loss = torch.where(better, value, best_loss)
             if last:
@@ -168,6 +171,9 @@ def refine(
             loss.sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     assert first is not None
+    if not seen_to_the_end:
+        unseen = falling & codes.detach().isfinite().flatten(1).all(1)
+        best = torch.where(unseen[:, None, None], codes.detach(), best)
     kept = optimizer.state.get(codes) if follow else None
     left = Moments(kept["exp_avg"], kept["exp_avg_sq"], kept["step"]) if kept else None
     return Refined(best, first, best_loss, left)

@@ -33,10 +33,10 @@ from services.pipeline.crops import (
     to_pixels,
     way_to_paste,
 )
-from services.pipeline.edit import hiding, strengths
+from services.pipeline.edit import hides, hiding, strengths
 from services.pipeline.faces import FaceState
 from services.pipeline.follow import Follower, Seen, Starts, Stretch
-from services.pipeline.invert import advice_of, measure, poor_reconstruction
+from services.pipeline.invert import MEASURED, advice_of, measure, poor_reconstruction
 from services.pipeline.lips import keep_lips, moves_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
@@ -46,8 +46,6 @@ from services.pipeline.shot_starts import shot_starts
 from services.pipeline.stitch import EditedFace, Stitching, is_stitched, stitched
 from services.pipeline.track import Track, begun_tracks, codes_of, encoded_tracks
 from services.progress import Cancelled, Meter, Report, never, silent
-
-_NEARNESS = "identity", "identity_distance", "landmark_error"
 
 
 @dataclass(frozen=True)
@@ -286,7 +284,7 @@ class Lane:
         seen = on_canvas(models.task, alignment.crop_to_frame[alignment.valid])
         self.size = crop_synthesis_size(seen, alignment.size, models, options)
         self.batch = faces_at_once(models, self.size)
-        self.near = {name: np.full(len(plan.numbers), np.nan) for name in _NEARNESS}
+        self.near = {name: np.full(len(plan.numbers), np.nan) for name in MEASURED}
         self._last: EditedCrop | None = None
         self._seam, self._corrector = SeamMeter(models.config.seam), SeamCorrector(models.config.seam)
         self.applied = requests if applied is None else applied
@@ -375,13 +373,14 @@ class Lane:
 
     def warnings(self) -> tuple[str, ...]:
         """One line where memory ran out, and for each stretch of frames where the reconstruction is poor."""
+        if hides(self.requests, self.models, self.options):  # the less the codes have of the person the better
+            return tuple(self.batch.said)
         config = self.models.config.warnings
         advice = advice_of(self.models)
         if not advice and not self.models.adapted:
             advice = f"try --adapt, or --refine {config.try_refine}"
-        judged = self.near["identity_distance"], self.near["landmark_error"]
-        poor = poor_reconstruction(*judged, config, self.plan.numbers, advice)
-        return (*self.batch.said, *poor)
+        judged = self.near["identity_distance"], self.near["landmark_error"], config, self.plan.numbers
+        return (*self.batch.said, *poor_reconstruction(*judged, advice))
 
     def _paste(self, into: NDArray[np.uint8], index: int, place: int, crop: EditedCrop) -> None:
         weight = float(self.face.presence.weight[index])

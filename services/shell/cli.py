@@ -215,7 +215,7 @@ def invert(
     with bars(quiet) as report:
         metrics, warnings = invert_file(source, target, params, options, (encoder, None, generator), report)
     for name, value in metrics.items():
-        print(f"{name:>16} {value:.3f}")
+        print(f"{name:>17} {value:.3f}")
     _tell(target, warnings)
 
 

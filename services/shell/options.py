@@ -22,7 +22,7 @@ Refine = Annotated[
     typer.Option(
         min=0,
         help="Optimisation steps per frame: slower, closer to the person. Default: pipeline.follow.steps of "
-        "params.yaml for clips; none for images, previews and generators that learned the face.",
+        "params.yaml for clips; none for images, previews, random_identity and generators that learned the face.",
     ),
 ]
 Start = Annotated[str | None, typer.Option(help="Where in a video to begin, e.g. 2s or 1:30.")]

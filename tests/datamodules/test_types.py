@@ -12,6 +12,7 @@ from datamodules.types import BadInputError
     [
         ("face.jpg is no image; give a JPEG", "face.jpg is no image; give a JPEG"),
         ("müde … 日本 '-20 °'", "müde … 日本 '-20 °'"),
+        ("at 3.04\u202fPM \U0001f469\u200d\U0001f680.mov", "at 3.04\u202fPM \U0001f469\u200d\U0001f680.mov"),
         ("its pickle asks for \norch.load", "its pickle asks for \\norch.load"),
         ("\x1b[31mred\x00\r\u2028\ud800", "\\x1b[31mred\\x00\\r\\u2028\\ud800"),
     ],

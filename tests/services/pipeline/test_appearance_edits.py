@@ -14,7 +14,7 @@ from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
 from modules.perception.parsing import Regions
 from services.pipeline.crops import EditedCrop, edit_crops, way_to_paste
-from services.pipeline.edit import edit_image
+from services.pipeline.edit import edit_image, hides
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.stream import edit_video
@@ -115,13 +115,30 @@ def test_a_person_to_be_hidden_is_not_refined_unless_that_is_asked(models, clip,
     follow = replace(models.config.follow, steps=2, shared_steps=3)
     models = replace(models, config=replace(models.config, follow=follow))
 
-    def looks(request: EditRequest, refine: int | None) -> int:
+    def looks(request: EditRequest, refine: int | None, **options) -> int:
         made = models.generator
         made.calls = 0
-        edit_video(clip, tmp_path / "out.mp4", [request], models, EditOptions(refine=refine, end=0.1))
+        asked = EditOptions(refine=refine, end=0.1, **options)
+        done = edit_video(clip, tmp_path / "out.mp4", [request], models, asked)
+        # Nobody is told to come nearer to a person whom the edit is to hide.
+        assert bool(done.warnings) != hides([request], models, asked)
         return int(made.calls)
 
     usual, hidden = looks(LIPS, None), looks(OTHER, None)
     assert hidden < usual - 6
     assert looks(LIPS, 0) < usual - 6 and looks(OTHER, 2) > hidden + 6
     assert looks(replace(OTHER, strength=0.0), None) > hidden + 6
+    assert looks(OTHER, None, paste="difference") > hidden + 6, "the face stays below"
+
+
+def test_a_picture_of_a_person_to_be_hidden_is_not_refined_either(models, picture) -> None:
+    image, config = read_image(picture, 10**8), models.config
+    models = replace(models, config=replace(config, refine=replace(config.refine, steps=40)))
+    made = models.generator
+
+    def looks(request: EditRequest) -> int:
+        made.calls = 0
+        edit_image(image, [request], models, EditOptions())
+        return int(made.calls)
+
+    assert looks(OTHER) < 40 < looks(LIPS)

@@ -132,6 +132,24 @@ def test_a_frame_that_follows_goes_on_with_what_was_remembered(toy_models) -> No
     assert refine(begin, target, *parts, 2).moments is None
 
 
+def test_the_last_step_of_a_frame_that_follows_counts_only_while_the_loss_falls(toy_models) -> None:
+    target = torch.ones(2, 3, 16, 16) * torch.tensor([0.5, 0.0])[:, None, None, None]
+    config = replace(toy_models.config.refine, anchor_weight=0.0, identity_weight=0.0)
+    parts = toy_models.generator, toy_models.judges, config
+    begin = torch.zeros(2, 4, 8)
+    begin[1] = 0.01  # so near that a large step makes it worse
+    follow = replace(toy_models.config.follow, learning_rate=0.05)
+    found = refine(begin, target, *parts, 2, follow=follow)
+    assert not torch.allclose(found.ws[0], begin[0]) and found.after[0] < found.before[0]
+    torch.testing.assert_close(found.ws[1], begin[1], rtol=0, atol=0)
+
+    def loss(ws: torch.Tensor) -> torch.Tensor:
+        shown = toy_models.generator.synthesize(ws, resolution=16)
+        return (shown - target[:1]).square().mean()
+
+    assert loss(found.ws[:1]) < loss(refine(begin[:1], target[:1], *parts, 1, follow=follow).ws)
+
+
 def test_refinement_goes_on_where_the_last_frame_ended(toy_models, image) -> None:
     crop = np.ascontiguousarray(image[:256, :256])[None]
     calls = toy_models.generator
@@ -139,7 +157,7 @@ def test_refinement_goes_on_where_the_last_frame_ended(toy_models, image) -> Non
     first, state = invert_crops(crop, toy_models, 2, CodesState())
     calls.calls = 0
     rest, _ = invert_crops(crop.repeat(2, 0), toy_models, 2, state)
-    assert calls.calls == 2 * (2 + 1)  # and one look at the end
+    assert calls.calls == 2 * 2, "the last step of frames that follow is taken unseen"
     torch.testing.assert_close(torch.cat([first, rest]), whole)
 
 
