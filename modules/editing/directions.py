@@ -195,6 +195,11 @@ def check_strength(edit: Edit, strength: float) -> None:
 E = TypeVar("E", bound=Edit, default=Direction, covariant=True)
 
 
+def purpose_of(edit: Edit) -> str:
+    """What an edit is for: of an imported one the attribute that it was set to, of ours its name says it."""
+    return (edit.attribute if isinstance(edit, Direction) else "") or edit.name
+
+
 class EditSet(Mapping[str, E], Generic[E]):
     """The edits of one generator, by name; without a parameter they are all directions."""
 

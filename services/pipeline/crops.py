@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_scale
-from modules.editing.directions import Direction, EditRequest
+from modules.editing.directions import EditRequest, purpose_of
 from modules.generators.protocol import Generator
 from modules.ops import move_image
 from modules.out_of_memory import BatchSize
@@ -229,17 +229,13 @@ def _pasted(
 
 
 def edits_by_part(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> tuple[str, ...]:
-    """What the edits are for, by which a part of the face may stay the frame's; empty where all of it may change.
-
-    An imported edit is for what it was set to, of ours the name says it.
-    """
+    """What the edits are for, where they may leave a part of a face to the frame; empty where all may change."""
     asked = [request for request in requests if request.strength]
     head, paste = _whole_head(asked, models, options), way_to_paste(asked, models, options)
     # A face that replaces the frame's does so whole: half of it would meet the other half at the nose.
     if head or paste == "replace" or options.region != "auto":
         return ()
-    edits = [models.edits[request.name] for request in asked]
-    return tuple((edit.attribute if isinstance(edit, Direction) else "") or edit.name for edit in edits)
+    return tuple(purpose_of(models.edits[request.name]) for request in asked)
 
 
 def at_side(mask: Tensor, side: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.disk import write_whole
-from modules.editing.directions import Direction, Edit, EditRequest, MovesPicture
+from modules.editing.directions import Edit, EditRequest, MovesPicture, purpose_of
 from modules.editing.expression_dynamics import (
     Expressed,
     Eyes,
@@ -72,13 +72,13 @@ def moves_lips(requests: Sequence[EditRequest], models: Models, options: EditOpt
 
 def is_expression(name: str, edits: Mapping[str, Edit]) -> bool:
     """Whether an edit of a set is one of the expression: ours by name, an imported one by what it was set to."""
-    return name in EXPRESSIONS or name.startswith("expression.") or _attribute_of(name, edits) in EXPRESSIONS
+    purpose = _purpose(name, edits)
+    return purpose in EXPRESSIONS or purpose.startswith("expression.")
 
 
-def _attribute_of(name: str, edits: Mapping[str, Edit]) -> str:
-    """What an imported edit was set to; nothing for ours, whose names say it."""
+def _purpose(name: str, edits: Mapping[str, Edit]) -> str:
     edit = edits.get(name)
-    return edit.attribute if isinstance(edit, Direction) else ""
+    return name if edit is None else purpose_of(edit)
 
 
 def asked_expressions(requests: Sequence[EditRequest], edits: Mapping[str, Edit]) -> dict[str, float]:
@@ -88,7 +88,7 @@ def asked_expressions(requests: Sequence[EditRequest], edits: Mapping[str, Edit]
     """
     asked: dict[str, set[float]] = {}
     for request in requests:
-        name = request.name if request.name in EXPRESSED else _attribute_of(request.name, edits)
+        name = _purpose(request.name, edits)
         if name in EXPRESSED and request.strength:
             asked.setdefault(EXPRESSED[name], set()).add(1.0 if request.strength > 0 else -1.0)
     return {emotion: signs.pop() for emotion, signs in asked.items() if len(signs) == 1}
