@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import math
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from datamodules.clips import Prepared, PreparedClip
 from datamodules.shards import encode_jpeg, save_shard
 from datamodules.types import BadInputError
+from modules.perception.identity import FaceSight
 from modules.perception.parsing import Regions
 from services.evaluation.frames import HeldOutFrames, held_out_frames
 from services.evaluation.measure import HIGHER_IS_BETTER, FrameMeter, means
@@ -84,6 +86,10 @@ class ToyMesh:
 
 class ToyIdentity:
     """Who it is depends on how bright it is."""
+
+    def look(self, images: Tensor) -> FaceSight:
+        count = len(images)
+        return FaceSight(self.embed(images), torch.zeros(count, 68, 3), torch.ones(count, dtype=torch.bool))
 
     def embed(self, images: Tensor) -> Tensor:
         angle = images.mean((1, 2, 3)) * math.pi / 2
@@ -215,6 +221,25 @@ def test_optimised_frames_are_kept_and_a_killed_run_goes_on(tmp_path: Path) -> N
     optimise(name="another model")
     optimise(config=replace(refine, steps=1))
     assert generator.calls > before, "another start and other settings are other results"
+
+
+def test_frames_kept_before_there_was_an_identity_term_are_found_where_it_has_no_weight(tmp_path: Path) -> None:
+    frames, generator, config = frames_of([200], (0,)), ToyGenerator(), replace(REFINE, steps=1)
+    assert config.identity_weight == 0
+    settings = {name: value for name, value in asdict(config).items() if name != "identity_weight"}
+    digest = hashlib.sha256(frames.pixels[0].tobytes())
+    digest.update(json.dumps(["mean", "toy", settings | {"precision": "float32"}], sort_keys=True).encode())
+    kept = torch.full((1, 1), 0.25)
+    save_file({"ws": kept}, tmp_path / f"{digest.hexdigest()[:32]}.safetensors")
+
+    def optimise(weight: float) -> Tensor:
+        asked = replace(config, identity_weight=weight)
+        return optimised_codes(
+            frames, [0], torch.zeros(1, 1, 1), "mean", generator, NETS, asked, "float32", tmp_path
+        ).ws
+
+    assert torch.equal(optimise(0.0)[0], kept) and generator.calls == 0
+    assert not torch.equal(optimise(0.5)[0], kept) and generator.calls > 0
 
 
 def test_a_damaged_kept_frame_is_made_anew(tmp_path: Path) -> None:

@@ -284,6 +284,28 @@ def test_preview_is_drawn_small(toy_models) -> None:
     assert crop_synthesis_size(*large, EditOptions()) > toy_models.config.preview.size
 
 
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_a_poor_reconstruction_is_told_by_the_second_net(toy_models, image, clip, apart: float) -> None:
+    """The first is what encoder and refinement look through; of it both are told the same here."""
+    seen = 0
+
+    def second(images: torch.Tensor) -> torch.Tensor:
+        nonlocal seen
+        seen += 1
+        return torch.full((len(images), 1), apart * (seen % 2))
+
+    judges = type("Told", (type(toy_models.judges),), {"second_identity": staticmethod(second)})
+    told = judges(toy_models.judges.detection, "alex", "cpu")
+    told.finder = toy_models.judges.finder
+    models = replace(toy_models, judges=told)
+    _, report = invert_video(clip, models, EditOptions(end=0.1))
+    frames = [frame for frame in report.faces[0].frames if frame.identity_distance is not None]
+    assert frames and {frame.identity_distance for frame in frames} == {apart}
+    for warnings in (invert_image(image, models, EditOptions()).warnings, report.warnings):
+        assert any(line.startswith("identity distance 1.00") for line in warnings) == bool(apart)
+        assert apart or not any(line.startswith("identity") for line in warnings)
+
+
 def test_warnings_name_the_frames() -> None:
     distance = [0.3, 0.7, np.nan, 0.8, 0.3, 0.61]
     lines = poor_reconstruction(distance, [1.0, np.nan, 9.0, 1.0, 1.0, 1.0], WARN, range(40, 46))
