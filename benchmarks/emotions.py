@@ -26,10 +26,10 @@ from datamodules.spread import spread
 from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.perception.emotion import EMOTIONS, EXPRESSED
 from modules.perception.landmarks import brows_up, eyes_open, mouth_open, smile
+from modules.sheet import Row, draw_sheet, to_picture
 from services.direction_settings import DirectionSettings
 from services.edits.encoded_codes import encoded_frames
 from services.edits.instruments import Instruments, load_instruments
-from services.edits.sheets import Row, draw_sheet, to_picture
 from services.places import CLIPS, DIRECTIONS, FRAME_ENCODER
 from services.settings import load_params
 

@@ -38,7 +38,7 @@ from services.console import bars
 from services.places import CLIPS, FRAME_ENCODER, SAMPLES
 from services.progress import Meter, Report, never
 from services.settings import load_params
-from services.training.parts import training_generator
+from services.training.generator import training_generator
 
 SIDE, SIZE = 32, 256
 """Of the thumbnails that the look is solved on, and of the pictures that it is measured on."""

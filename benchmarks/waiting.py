@@ -34,7 +34,7 @@ def seconds_of_a_step(steps: int, briefly: bool) -> float:
 
     from modules.losses.perceptual import load_lpips
     from services.settings import load_params
-    from services.training.parts import training_generator
+    from services.training.generator import training_generator
 
     generator, lpips = training_generator(load_params()), load_lpips("alex")
     random = torch.Generator().manual_seed(0)

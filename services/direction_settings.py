@@ -107,6 +107,8 @@ class DirectionSettings:
     """Frames of each test person's clip on which finished edits are measured."""
     measured_codes: int
     """Codes of one z each on which an imported edit is measured."""
+    sheet_codes: int
+    """Codes of one z each on which the run's sheet shows every edit."""
     truncation: float
     """Psi of all codes of one z."""
     resolution: int

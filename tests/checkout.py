@@ -13,6 +13,8 @@ import yaml
 
 from services.settings import ROOT
 
+_PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+_EDITS = _PARAMS["directions"]["edits"]
 ONE_STEP = {"steps": 1, "learning_rate": 1e-5}
 SMALL = {
     "clips.max_frames": 12,
@@ -41,6 +43,10 @@ SMALL = {
     "directions.samples": 24,
     "directions.calibration_codes": 2,
     "directions.measured_per_clip": 1,
+    "directions.sheet_codes": 1,
+    **{f"directions.edits.{name}.measured": [1] for name in _EDITS},
+    "directions.edits.age.measured": [20],
+    "directions.edits.yaw.measured": [15],
     "directions.refine.training.steps": 1,
     "directions.alone.age.training.steps": 1,
     "directions.alone.surprise.training.steps": 1,
@@ -53,6 +59,8 @@ SMALL = {
     "stylespace.calibration_codes": 1,
     "stylespace.calibration_rounds": 1,
     "stylespace.measured_codes": 2,
+    "stylespace.sheet_codes": 1,
+    "stylespace.edits": {name: _PARAMS["stylespace"]["edits"][name] for name in ("lip_colour", "hair_style")},
     "stylespace.random_identity.people": 4,
     "stylespace.random_identity.chosen": 2,
     "stylespace.random_identity.tried_on": 1,

@@ -46,6 +46,8 @@ LEFT_OUT = {
     "services/edits/pose_card.py": "words for people",
     "services/edits/pose_settings.py": "the keys of params.yaml, whose values count",
     "services/edits/sheets.py": "pictures for people",
+    "services/evaluation/sheets.py": "pictures for people",
+    "services/stages/data_sheets.py": "pictures for people",
     "services/pipeline/options.py": "the keys of params.yaml, whose values count",
     "services/pipeline/restorers.py": "where a stage's model lies",
     "services/places.py": "where things lie",

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression, Ridge
 
 Array = NDArray[np.float64]
 
@@ -70,6 +69,8 @@ def fit_regression(features: Array, values: Array, ridge: float, held_out: int) 
 
     ``ridge`` is in units of the mean variance of a feature, per sample.
     """
+    from sklearn.linear_model import Ridge  # a second and a half, which only fits need
+
     train, test = _parts(len(features), held_out)
     model = Ridge(alpha=ridge * len(features[train]) * float(features[train].var(axis=0).mean()))
     model.fit(features[train], values[train])
@@ -78,6 +79,8 @@ def fit_regression(features: Array, values: Array, ridge: float, held_out: int) 
 
 def fit_classes(features: Array, positive: NDArray[np.bool_], ridge: float, held_out: int) -> Boundary:
     """Logistic regression of a yes or no ``(N,)``; raises ``ValueError`` where only one of them occurs."""
+    from sklearn.linear_model import LogisticRegression
+
     train, test = _parts(len(features), held_out)
     if positive[train].all() or not positive[train].any():
         raise ValueError("one of the two classes does not occur among the samples")

@@ -54,7 +54,8 @@ from services.places import CLIPS, DIRECTIONS, FRAME_ENCODER, METRICS_FOLDER, RU
 from services.registry.gate import Evaluation
 from services.registry.tracking import Run
 from services.settings import ROOT, Params
-from services.training.parts import face_seen, image_losses, seen_by, training_generator
+from services.training.generator import training_generator
+from services.training.parts import face_seen, image_losses, seen_by
 from services.training.runs import code_sha256, stage_run
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ JUDGED_BY = "face-api age and expression, mediapipe mesh, smile over the upper l
 POOL = RUNS / "direction-codes.safetensors"
 METRICS = "metrics.json"
 EVALUATION = METRICS_FOLDER / "directions.evaluation.json"
-SHOWN = 3
-"""Codes on which the run's sheet shows every edit."""
 _COVARIANCE_CODES = 8_000
 """Codes of one z each, from which the covariance of W is taken; mapping them takes seconds."""
 
@@ -172,7 +171,7 @@ def _learn(
     run.log_metrics({**numbers_of(summary), **evaluation.metrics})
     run.log_file(folder / METRICS)
     run.log_model(folder)
-    shown = draw_single(tools.generator, SHOWN, settings.calibration_seed + 1, settings.truncation)
+    shown = draw_single(tools.generator, settings.sheet_codes, settings.calibration_seed + 1, settings.truncation)
     run.log_image("edits", edits_sheet(shown, edits, tools.render))
     return folder
 

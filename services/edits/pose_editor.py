@@ -44,14 +44,8 @@ from services.edits.pose_settings import PoseEditorSettings
 from services.edits.refinement import render_pool
 from services.places import CLIPS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
 from services.settings import ROOT, Params
-from services.training.parts import (
-    OF_FACES,
-    face_seen,
-    image_losses,
-    judged_by,
-    seen_by,
-    training_generator,
-)
+from services.training.generator import training_generator
+from services.training.parts import OF_FACES, face_seen, image_losses, judged_by, seen_by
 from services.training.runs import code_sha256, training_run
 from services.training.trainer import fit_steps
 

@@ -44,15 +44,13 @@ from services.places import CLIPS, DIRECTIONS, FRAME_ENCODER
 from services.registry.gate import Evaluation, utc_now
 from services.registry.tracking import Run
 from services.settings import ROOT, Params
-from services.training.parts import training_generator
+from services.training.generator import training_generator
 from services.training.runs import code_sha256, stage_run
 
 FOLDER = ROOT / "assets" / "stylespace"
 FOUND = ROOT / "build" / "stylespace"
 METRICS = "metrics.json"
 EVALUATION = ROOT / "metrics" / "stylespace.evaluation.json"
-SHOWN = 3
-"""Codes on which the run's sheet shows every edit."""
 
 Array = NDArray[np.float64]
 Say = Callable[[str], None]
@@ -117,6 +115,8 @@ class StylespaceSettings:
     """Times that slopes are measured and taken out."""
     measured_codes: int
     """Other codes, on which the finished edits are measured."""
+    sheet_codes: int
+    """The first of these, on which the run's sheet shows every edit."""
     random_identity: RandomIdentitySettings
     """Another person from a seed."""
     edits: dict[str, ChannelEditSettings]
@@ -302,7 +302,7 @@ def _find(settings: StylespaceSettings, tools: Tools, directions: EditSet, run: 
     run.log_metrics(dict(evaluation.metrics))
     run.log_file(folder / METRICS)
     run.log_model(folder)
-    run.log_image("edits", appearance_sheet(ws[:SHOWN], everything, tools.render))
+    run.log_image("edits", appearance_sheet(ws[: settings.sheet_codes], everything, tools.render))
     return folder
 
 

@@ -33,7 +33,8 @@ from services.registry.tracking import Run
 from services.settings import ROOT, Params
 from services.stages.encoder import Crops, fingerprint, first_encoder, validation_crops
 from services.stages.evaluate_table import load_table_parts, shortened
-from services.training.parts import OF_FACES, face_seen, generator_to_train_through, image_losses
+from services.training.generator import generator_to_train_through
+from services.training.parts import OF_FACES, face_seen, image_losses
 from services.training.runs import stage_run
 from services.training.trainer import FrameEncoderSettings, fit_frame_encoder
 

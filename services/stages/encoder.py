@@ -20,11 +20,12 @@ from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts
 from modules.model_folder import load_model
 from modules.sheet import Image
-from services.edits.sheets import pairs_sheet
+from services.evaluation.sheets import pairs_sheet
 from services.places import CLIPS, FRAME_ENCODER, RUNS, SAMPLES
 from services.settings import ROOT, Params
+from services.training.generator import generator_to_train_through
 from services.training.generator_terms import terms_of
-from services.training.parts import OF_FACES, face_seen, generator_to_train_through, image_losses, judged_by
+from services.training.parts import OF_FACES, face_seen, image_losses, judged_by
 from services.training.runs import code_sha256, training_run
 from services.training.trainer import FrameEncoderSettings, fit_frame_encoder
 

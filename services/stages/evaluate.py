@@ -21,7 +21,6 @@ from services.edits.instruments import load_instruments
 from services.edits.pose_evaluation import data_hash_of as pose_data_hash_of
 from services.edits.pose_evaluation import evaluate_pose_editor
 from services.edits.pose_settings import PoseEditorSettings
-from services.edits.sheets import Shown
 from services.evaluation.frames import HeldOutFrames, held_out_frames
 from services.evaluation.reconstruction import EvaluationConfig, Optimise, Rows, See, evaluate_frame_encoder
 from services.evaluation.reconstruction import data_hash_of as frames_data_hash_of
@@ -36,6 +35,7 @@ from services.evaluation.report import (
     write_evaluation,
 )
 from services.evaluation.restoring import evaluate_restoring_encoder
+from services.evaluation.sheets import Shown
 from services.evaluation.table import BLOCK as VIDEO_BLOCK
 from services.evaluation.table import TABLE, write_table
 from services.evaluation.table import markdown as video_markdown

@@ -22,10 +22,10 @@ from datamodules.video import ShotConfig
 from modules.assets import asset_path, fetch, manifest
 from modules.perception.detection import DetectionConfig, FaceTracker, load_face_finder, to_landmarks
 from modules.perception.identity import load_identity
-from services.edits.sheets import clips_sheet, samples_sheet
 from services.places import CLIPS, SAMPLES
 from services.settings import ROOT, Params
-from services.training.parts import training_generator
+from services.stages.data_sheets import clips_sheet, samples_sheet
+from services.training.generator import training_generator
 from services.training.runs import code_sha256, stage_run
 
 REGISTRY_CLIPS = ("clips", "franck")

@@ -34,14 +34,15 @@ from modules.lit.reconstructions import Show
 from modules.lit.restoring import LitRestoringEncoder, RestoringTraining
 from modules.model_folder import CARD, weights_sha256
 from modules.sheet import Image
-from services.edits.sheets import pairs_sheet
 from services.evaluation.restoring import evaluate_restoring_encoder
+from services.evaluation.sheets import pairs_sheet
 from services.pipeline.restorers import SHIPPED
 from services.places import CLIPS, METRICS_FOLDER, RUNS, SAMPLES
 from services.settings import ROOT, Params
 from services.stages.encoder import Crops, validation_crops
+from services.training.generator import generator_to_train_through
 from services.training.generator_terms import terms_of
-from services.training.parts import OF_FACES, face_seen, generator_to_train_through, image_losses, judged_by
+from services.training.parts import OF_FACES, face_seen, image_losses, judged_by
 from services.training.runs import code_sha256, training_run
 from services.training.trainer import TrainerConfig, fit_on_mixture
 

@@ -18,11 +18,12 @@ from modules.generators.rows import coarse_rows
 from modules.lit.frame_encoder import PartsWithFrameEncoder
 from modules.model_folder import load_model, weights_sha256
 from modules.sheet import Image
-from services.edits.sheets import pairs_sheet
+from services.evaluation.sheets import pairs_sheet
 from services.places import CLIPS, RUNS
 from services.settings import ROOT, Params
+from services.training.generator import generator_to_train_through
 from services.training.generator_terms import terms_of
-from services.training.parts import OF_FACES, face_seen, generator_to_train_through, image_losses, judged_by
+from services.training.parts import OF_FACES, face_seen, image_losses, judged_by
 from services.training.runs import code_sha256, training_run
 from services.training.trainer import VideoEncoderSettings, fit_video_encoder
 

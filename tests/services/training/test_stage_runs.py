@@ -21,7 +21,7 @@ from datamodules.images import read_image
 from modules.assets import asset_path, manifest
 from modules.lit.frame_encoder import LitFrameEncoder
 from modules.sheet import GAP
-from services.edits.sheets import SIDE
+from services.evaluation.sheets import SIDE
 from services.registry.connection import Connection, RegistryConfig
 from services.settings import ROOT, Params, load_params
 from services.stages.evaluate import EvaluateOptions, evaluate

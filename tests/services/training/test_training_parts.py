@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
 from modules.lit.frame_encoder import FrozenParts
 from modules.perception.mesh import MeshOutput
-from services.settings import Runtime, load_params
+from services.settings import load_params
 from services.training import parts as training_parts
-from services.training.parts import OF_FACES, generator_to_train_through, image_losses
+from services.training.parts import OF_FACES, image_losses
 from services.training.trainer import FrameEncoderSettings
 
 
@@ -24,29 +22,6 @@ def test_every_judge_of_faces_moves_with_the_frozen_parts() -> None:
     for name, loss in losses.items():
         assert isinstance(loss, torch.nn.Module), name
         assert {value.device.type for value in loss.state_dict().values()} == {"meta"}, name
-
-
-@pytest.mark.parametrize(("device", "compile_", "triton", "compiled"), [
-    ("cuda", "auto", True, True), ("cuda", "never", True, False), ("cpu", "auto", True, False),
-    ("cuda", "auto", False, False),
-])  # fmt: skip
-def test_renderings_are_compiled_on_a_gpu_where_that_can_be(
-    monkeypatch: pytest.MonkeyPatch, device: str, compile_: str, triton: bool, compiled: bool
-) -> None:
-    class Toy:
-        compiled = False
-
-        def compile_gradients(self) -> None:
-            self.compiled = True
-
-    monkeypatch.setattr(training_parts, "training_generator", lambda params: Toy())
-    monkeypatch.setattr(training_parts, "has_triton", lambda: triton)
-    monkeypatch.setattr(training_parts, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(Runtime, "torch_device", lambda runtime: device)
-    params = load_params(environment={})
-    trainer = params.section("frame_encoder", FrameEncoderSettings).trainer
-    generator = generator_to_train_through(params, dataclasses.replace(trainer, compile=compile_))
-    assert generator.compiled is compiled
 
 
 class _Judge(torch.nn.Module):
