@@ -47,6 +47,7 @@ SMALL = {
     **{f"directions.edits.{name}.measured": [1] for name in _EDITS},
     "directions.edits.age.measured": [20],
     "directions.edits.yaw.measured": [15],
+    "directions.edits.pitch.measured": [10],
     "directions.refine.training.steps": 1,
     "directions.alone.age.training.steps": 1,
     "directions.alone.surprise.training.steps": 1,
