@@ -131,7 +131,7 @@ def invert_file(
     result: object
     if still:
         inversion = invert_image(read_image(source, params.runtime.max_pixels), models, options, report)
-        ws, metrics = inversion.ws, inversion.metrics
+        ws, metrics = inversion.ws, {k: v for k, v in inversion.metrics.items() if not np.isnan(v)}
         warnings = (*_said_of_animation(source), *inversion.warnings)
         result = _about(inversion)
     else:

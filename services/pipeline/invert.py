@@ -161,7 +161,8 @@ def measure(crops: Tensor, shown: Tensor, models: Models) -> dict[str, NDArray[n
     """``psnr`` in dB, ``identity`` similarity, ``landmark_error`` in % of the distance of the eyes, each ``(N,)``.
 
     ``identity_distance`` is by a second net, which neither encoder nor refinement looks through. Crops are
-    ``(N, 3, s, s)`` in [-1, 1]; ``crops`` is what ``shown`` should be.
+    ``(N, 3, s, s)`` in [-1, 1]; ``crops`` is what ``shown`` should be. All but ``psnr`` are NaN where the mesh
+    sees no face in ``crops``, behind a hand for example.
     """
     found = models.unedited.compared(crops, shown, lambda one, other: _nearness(one, other, models.judges))
     return {name: value.double().cpu().numpy() for name, value in zip(MEASURED, found, strict=True)}
@@ -173,14 +174,14 @@ MEASURED = "psnr", "identity", "identity_distance", "landmark_error"
 
 def _nearness(crops: Tensor, shown: Tensor, judges: Judges) -> tuple[Tensor, ...]:
     """``MEASURED``, each ``(N,)``."""
-    second = judges.second_identity
-    wanted, got = (landmarks_68(judges.mesh(images).points) for images in (crops, shown))
-    return (
-        psnr(shown, crops).clamp_max(_SAME),
+    second, wanted = judges.second_identity, judges.mesh(crops)
+    seen = wanted.score >= judges.detection.mesh_score
+    of_faces = (
         identity_similarity(judges.identity, shown, crops),
         (second(shown) - second(crops)).norm(dim=1),
-        landmark_error_percent(got, wanted),
+        landmark_error_percent(landmarks_68(judges.mesh(shown).points), landmarks_68(wanted.points)),
     )
+    return psnr(shown, crops).clamp_max(_SAME), *(torch.where(seen, value, torch.nan) for value in of_faces)
 
 
 def poor_reconstruction(

@@ -87,7 +87,9 @@ class InvertOut(BaseModel):
     latent: str = Field(description="Id of the codes, for POST /v1/edit.")
     expires: str = Field(description="When the id stops answering; UTC, ISO 8601.")
     generator_sha256: str = Field(description="Of the generator that the codes belong to.")
-    metrics: dict[str, float | None] = Field(description="How well the codes show the face.")
+    metrics: dict[str, float | None] = Field(
+        description="How well the codes show the face; null where none is seen."
+    )
     warnings: list[str] = Field(description="One line each, where the reconstruction is poor.")
     codes: list[list[float]] | None = Field(description="(num_ws, w_dim), where ?codes=true asked for them.")
 

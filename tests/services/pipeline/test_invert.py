@@ -245,6 +245,19 @@ def test_metrics_are_those_of_the_reconstruction(toy_models, image) -> None:
     assert same["identity_distance"][0] == 0
 
 
+def test_a_face_behind_a_hand_is_not_compared_and_not_warned_of(toy_models, image) -> None:
+    inversion = invert_image(image, toy_models, EditOptions())
+    crop = crop_frame(image, inversion.crop_to_frame, inversion.size)
+    covered = crop.copy()
+    covered[60:250, 40:216] = covered[128, 128]
+    found = measure(to_tensor(np.stack([crop, covered])), to_tensor(np.stack([crop, crop])), toy_models)
+    assert np.isfinite(found["psnr"]).all()
+    for name in ("identity", "identity_distance", "landmark_error"):
+        assert np.isnan(found[name]).tolist() == [False, True], name
+    judged = [found[name][1:] for name in ("identity_distance", "landmark_error")]
+    assert poor_reconstruction(*judged, toy_models.config.warnings) == ()
+
+
 def test_faces_of_a_group_are_counted_from_the_left(toy_models) -> None:
     group = read_image(asset_path("clips", "multi_face.jpg"), 10**8)
     everyone = invert_faces(group, toy_models, EditOptions(face="all"))
