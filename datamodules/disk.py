@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,16 @@ def not_written(path: Path, error: BaseException) -> NotWrittenError:
     """What to say where ``error`` came while ``path`` was written."""
     status, remedy = (507, "free some space") if is_disk_full(error) else (422, "check the folder")
     return NotWrittenError(f"cannot write {path} ({getattr(error, 'strerror', None) or error}); {remedy}", status)
+
+
+def require_writable(path: Path) -> None:
+    """Raise ``NotWrittenError`` where no file can be made beside ``path``; folders that lack are made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Permissions alone do not tell: a file system may be read-only, or take no files at all.
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise not_written(path, error) from error
 
 
 @contextmanager

@@ -288,7 +288,8 @@ def _rate(pts: tuple[int, ...], time_base: Fraction, named: tuple[Fraction | Non
     tolerance = max(1.0, min(0.001, float(0.25 / mean)) / time_base)
     for rate in [*candidates, mean.limit_denominator(1001)]:
         ideal = np.arange(len(pts)) / float(rate * time_base)
-        if np.abs(ticks - ideal).max() <= tolerance:
+        # In AVI a tick is a frame: where one is off by most of a half, frames were dropped.
+        if np.abs(ticks - ideal).max() <= min(tolerance, 0.3 / float(rate * time_base)):
             return rate, False
     return mean.limit_denominator(100_000), True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from fractions import Fraction
@@ -43,10 +44,11 @@ class VideoWriter:
     ``info`` gives size, time base, rate and colour, usually the source's own. ``crf`` is the codec's quality
     number (lower is better; H.264 18 is near transparent). ``bit_depth`` is 8 or 10; None keeps what 8-bit
     frames hold. ``audio_from`` is the clip whose audio packets are copied; ``start`` and ``end`` (seconds from
-    its first frame) say which section the frames are of, and the file then begins at 0 s. Chroma is kept as
-    the source samples it where the codec can; odd sizes, which 4:2:0 cannot hold, are written as 4:4:4. RGB
-    sources stay RGB in ffv1, and become 4:2:0 elsewhere, which every player shows. Pixels that are not square
-    stay so, and frames of two fields are marked as such where the codec can (``loses_fields``).
+    its first frame) say which section the frames are of. The file begins at 0 s where that is said, and where
+    the source begins later, as broadcasts do. Chroma is kept as the source samples it where the codec can; odd
+    sizes, which 4:2:0 cannot hold, are written as 4:4:4. RGB sources stay RGB in ffv1, and become 4:2:0
+    elsewhere, which every player shows. Pixels that are not square stay so, and frames of two fields are marked
+    as such where the codec can (``loses_fields``).
     Raises ``BadInputError`` for containers, codecs and settings that do not go together, and when the disk
     is full.
     """
@@ -97,6 +99,7 @@ class VideoWriter:
         self._zero = 0
         self._last: int | None = None
         self._audio: _AudioCopy | None = None
+        self._sound_begins: Fraction | None = None
 
     def check(self) -> None:
         """Raise what entering would raise for a container that does not hold the codecs; touches no file.
@@ -164,6 +167,8 @@ class VideoWriter:
         self._stream = self._add_video()
         if self._audio_from is not None:
             source = self._stack.enter_context(opened(self._audio_from))
+            started = [s.start_time * s.time_base for s in source.streams.audio if s.start_time is not None]
+            self._sound_begins = min(started, default=None)
             self._audio = _AudioCopy(source, self._out)
         self._out.start_encoding()
 
@@ -189,7 +194,7 @@ class VideoWriter:
     def _write_frame(self, pixels: NDArray[np.uint8], pts: int) -> None:
         if self._first is None:
             self._first = pts
-            self._zero = self._ticks(pts) if self._start else 0
+            self._zero = self._ticks(pts) if self._start else self._late(pts)
             if self._audio is not None:
                 self._audio.begin(self._zero * self._time_base, whole=not self._start)
         ticks = self._ticks(pts) - self._zero
@@ -222,6 +227,13 @@ class VideoWriter:
             return pts
         frames = round((pts - self._first) / self._step)
         return round(self._first / self._step * FINE) + frames * FINE
+
+    def _late(self, pts: int) -> int:
+        """Ticks of the output before picture and sound begin: broadcasts count from the sender's start."""
+        begins = pts * self.info.time_base
+        if self._sound_begins is not None:
+            begins = min(begins, self._sound_begins)
+        return max(0, math.floor(begins / self._time_base))
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.disk import not_written
+from datamodules.disk import require_writable
 from datamodules.images import HEAD, STILLS, count_frames, read_image, sniff, write_image
 from datamodules.types import BadInputError
 from datamodules.video import probe
@@ -52,7 +51,8 @@ from services.progress import Meter, Report, never
 from services.settings import Params
 
 WIDEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".bmp": 65_535}
-"""Pixels that a format's pictures can be wide; the others hold more than memory does."""
+"""Pixels that a format's pictures can be wide, where that is less than ``WIDEST_PNG``."""
+WIDEST_PNG = 1_000_000
 SIDE = "the result has a side of {} px"
 CODES = (".safetensors", ".pt", ".pth", ".npy")
 
@@ -257,13 +257,14 @@ def _edit_codes(
     """The edited faces of ``(N, num_ws, w_dim)``, side by side."""
     ws = ws.to(models.device)
     meter = Meter("edit", len(ws), report, never)
-    faces = []
-    for one in torch.split(ws, 1):
+    side = models.generator.resolution
+    row = np.empty((side, len(ws), side, 3), np.uint8)
+    for place, one in enumerate(torch.split(ws, 1)):
         with torch.no_grad():
             edited = models.edits.synthesize(models.generator, one, requests, options.seed)
-            faces.append(to_pixels(to_arrays(edited)[0]))
+            row[:, place] = to_pixels(to_arrays(edited)[0])
         meter.advance()
-    return np.concatenate(faces, axis=1)
+    return row.reshape(side, -1, 3)
 
 
 def _about(inversion: Inversion) -> dict[str, object]:
@@ -279,11 +280,7 @@ def _check_paths(source: Path, target: Path) -> None:
         raise BadInputError(f"{target} is a folder; name a file")
     if target.exists() and target.samefile(source):
         raise BadInputError(f"{target} is the input itself; give the output another name")
-    try:
-        # Permissions alone do not tell: a file system may be read-only, or take no files at all.
-        tempfile.TemporaryFile(dir=target.parent).close()
-    except OSError as error:
-        raise not_written(target, error) from error
+    require_writable(target)
 
 
 def _check_still(source: Path, options: EditOptions) -> None:
@@ -321,9 +318,10 @@ def _check_image_output(source: Path, target: Path, options: EditOptions) -> Non
 
 
 def _check_width(target: Path, width: int, what: str = "the faces side by side are {} px wide") -> None:
-    widest = WIDEST.get(target.suffix.lower(), width)
+    widest = WIDEST.get(target.suffix.lower(), WIDEST_PNG)
     if width > widest:
-        raise BadInputError(f"{what.format(width)}, and {target.suffix} holds {widest}: write a .png")
+        advice = "write a .png" if width <= WIDEST_PNG else "take a section with fewer frames"
+        raise BadInputError(f"{what.format(width)}, and {target.suffix} holds {widest}: {advice}")
 
 
 def _is_image(source: Path, target: Path) -> bool:

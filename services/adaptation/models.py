@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from datamodules.disk import write_whole
+from datamodules.disk import require_writable, write_whole
 from datamodules.types import BadInputError
 from datamodules.video import probe
 from modules.generators.adaptation import KIND, Adaptation, load_adaptation
@@ -51,6 +51,7 @@ def adapt_file(
     if not source.is_file():
         raise BadInputError(f"{source} {'is not a file' if source.exists() else 'does not exist'}; check the name")
     require_replaceable(folder, KIND)
+    require_writable(folder)  # said before minutes of learning
     if subject is not None:
         require_consent(subject, subject.name or folder.name)  # what nobody may use later is not learned
     probe(source)

@@ -64,7 +64,9 @@ def edit_image(
             meter.check()
             image = with_face(image, inversion, requests, models, options, applied[number])
         meter.advance()
-    warnings = tuple(warning for inversion in inversions for warning in inversion.warnings)
+    # Of who is hidden the codes may have as little as they want.
+    warned = [] if hides(requests, models, options) else inversions
+    warnings = tuple(warning for inversion in warned for warning in inversion.warnings)
     return EditedImage(image, tuple(inversions), tuple(strengths(some) for some in applied), warnings)
 
 

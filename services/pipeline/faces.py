@@ -121,17 +121,21 @@ class Tracker:
                 live[t].successor = heirs[f]
         self.count += 1
 
-    @property
-    def changes(self) -> tuple[int, ...]:
-        """Frames in which, inside a shot, another person's face took the place of one."""
+    def changes(self, face: str) -> tuple[int, ...]:
+        """Frames in which, inside a shot, another person takes the place of a face to be edited, or it another's.
+
+        ``face`` is as for ``choose``: what happens to faces that are not edited is no change.
+        """
         found = set()
-        for lanes in self._lanes():
-            lane_of = {id(track): number for number, lane in enumerate(lanes) for track in lane}
-            for lane in lanes:
-                for track in lane:
-                    heir = track.successor
-                    if heir is not None and lane_of.get(id(heir), lane_of[id(track)]) != lane_of[id(track)]:
-                        found.add(heir.frames[0])
+        lanes_of_shots = self._lanes()
+        for ranks in self._ranks(face, lanes_of_shots):
+            for lanes, rank in zip(lanes_of_shots, ranks, strict=True):
+                lane_of = {id(track): number for number, lane in enumerate(lanes) for track in lane}
+                for track in (track for lane in lanes for track in lane):
+                    if track.successor is None or (heir := lane_of.get(id(track.successor))) is None:
+                        continue
+                    if (lane_of[id(track)] == rank) != (heir == rank):
+                        found.add(track.successor.frames[0])
         return tuple(sorted(found))
 
     def choose(self, face: str, required: bool = True) -> list[Landmarks]:
@@ -146,17 +150,19 @@ class Tracker:
             return []
         if not most:
             raise BadInputError("no face was found; use a picture or a section of the clip that shows one")
-        shots = range(len(lanes))
-        if face == "largest":
-            return [self._landmarks(lanes, [0 for _ in shots])]
-        if face == "all":
-            return [self._landmarks(lanes, [rank for _ in shots]) for rank in range(most)]
-        number = int(check_face(face))
-        if number >= most:
+        if check_face(face).isdigit() and int(face) >= most:
             raise BadInputError(
                 f"face {face} was asked for, but at most {most} can be seen, counted from the left from 0"
             )
-        return [self._landmarks(lanes, [_rank_from_left(shot, number) for shot in lanes])]
+        return [self._landmarks(lanes, ranks) for ranks in self._ranks(face, lanes)]
+
+    def _ranks(self, face: str, lanes: list[list[list[Track]]]) -> list[list[int]]:
+        """For each face to be edited its place among the lanes of every shot; one beyond them where it is not."""
+        if face == "largest":
+            return [[0 for _ in lanes]]
+        if face == "all":
+            return [[rank for _ in lanes] for rank in range(max((len(shot) for shot in lanes), default=0))]
+        return [[_rank_from_left(shot, int(check_face(face))) for shot in lanes]]
 
     def _lanes(self) -> list[list[list[Track]]]:
         """For each shot its faces, largest first, each the tracks on which it is seen.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,8 +22,9 @@ from services.pipeline.canvas import kept_of
 from services.pipeline.composite import Image
 from services.pipeline.faces import Tracker
 from services.pipeline.models import Judges, Models
-from services.pipeline.options import EditOptions, WarningsConfig
+from services.pipeline.options import EditOptions
 from services.pipeline.refine import Moments, refine
+from services.pipeline.said import advice_for, poor_reconstruction
 from services.progress import Cancelled, Meter, Report, never, silent
 
 _SAME = 100.0
@@ -151,7 +150,7 @@ def invert_faces(
             metrics = {name: float(value[0]) for name, value in measure(target, shown, models).items()}
             metrics["lpips"] = float(models.judges.perceptual(shown, target)[0])
         judged = [metrics["identity_distance"]], [metrics["landmark_error"]]
-        warnings = poor_reconstruction(*judged, models.config.warnings, advice=advice_of(models))
+        warnings = poor_reconstruction(*judged, models.config.warnings, advice=advice_for(models))
         found.append(Inversion(image, ws.cpu(), matrix, size, metrics, warnings))
         meter.advance()
     return found
@@ -182,41 +181,3 @@ def _nearness(crops: Tensor, shown: Tensor, judges: Judges) -> tuple[Tensor, ...
         landmark_error_percent(landmarks_68(judges.mesh(shown).points), landmarks_68(wanted.points)),
     )
     return psnr(shown, crops).clamp_max(_SAME), *(torch.where(seen, value, torch.nan) for value in of_faces)
-
-
-def poor_reconstruction(
-    identity_distance: Sequence[float] | NDArray[np.float64],
-    landmark_error: Sequence[float] | NDArray[np.float64],
-    config: WarningsConfig,
-    numbers: Sequence[int] = (),
-    advice: str = "",
-) -> tuple[str, ...]:
-    """One line per stretch of frames whose reconstruction is poor: "identity distance 0.65 on frames 4-7: try …".
-
-    Values are per frame, NaN where not measured; such frames take after their neighbours. ``numbers`` are the
-    frames' numbers in the clip; without them the values are of one image and no frame is named. ``advice`` stands
-    in the place of "try …".
-    """
-    judged: tuple[tuple[str, Sequence[float] | NDArray[np.float64], Callable[[float], bool]], ...] = (
-        ("identity distance {:.2f}", identity_distance, lambda value: value > config.identity_distance),
-        ("landmark error {:.1f} %", landmark_error, lambda value: value > config.landmark_error),
-    )
-    lines = []
-    for text, values, is_poor in judged:
-        measured = [(frame, float(value)) for frame, value in enumerate(values) if not np.isnan(value)]
-        for poor, group in groupby(((frame, value, is_poor(value)) for frame, value in measured), itemgetter(2)):
-            if poor:
-                stretch = list(group)
-                mean = float(np.mean([value for _, value, _ in stretch]))
-                where = _named([numbers[frame] for frame, _, _ in stretch]) if numbers else ""
-                lines.append(f"{text.format(mean)}{where}: {advice or f'try --refine {config.try_refine}'}")
-    return tuple(lines)
-
-
-def advice_of(models: Models) -> str:
-    """What ``poor_reconstruction`` has to say of a task: its codes are not refined, the input lacks the truth."""
-    return "what is added may be another person's" if models.task else ""
-
-
-def _named(frames: Sequence[int]) -> str:
-    return f" on frame {frames[0]}" if len(frames) == 1 else f" on frames {frames[0]}-{frames[-1]}"

@@ -55,7 +55,7 @@ class ClipPlan:
     cuts: tuple[int, ...]
     """Indices into ``numbers`` of frames that begin a new shot, or where another person takes a face's place."""
     changes: tuple[int, ...]
-    """Those of ``cuts`` that are a change of person inside a shot."""
+    """Those of ``cuts`` that are a change of person inside a shot, of a face that is edited."""
     faces: tuple[FacePlan, ...]
 
 
@@ -138,7 +138,7 @@ def plan_clip(
         meter.advance(len(batch.frames))
     rule, smoothing = per_taken_frame(every, config.faces, models.smoothing)
     tracker = track(found, shots.cuts, rule, persons)
-    changes = tracker.changes
+    changes = tracker.changes(options.face)
     cuts = tuple(sorted({*shots.cuts, *changes}))
     plans = []
     for landmarks in tracker.choose(options.face, required=models.task is None):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.disk import beside
+from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from services.version import version
 
@@ -47,25 +48,35 @@ def write_sidecar(
     ``options``, ``params`` and ``report`` are dataclasses or plain values; ``models`` maps each model's name
     to its version or hash. Numbers that are not finite become null.
     """
-    content = {
-        "kind": KIND,
-        "stylereel": version(),
-        "input": {"name": source.name, "sha256": file_sha256(source), "bytes": source.stat().st_size},
-        "output": {"name": output.name, "sha256": file_sha256(output), "bytes": output.stat().st_size},
-        "edits": plain(list(requests)),
-        "options": plain(options),
-        "models": dict(models),
-        "params": plain(params),
-        "report": plain(report),
-    }
     path = sidecar_path(output)
     try:
+        content = {
+            "kind": KIND,
+            "stylereel": version(),
+            "input": _about(source),
+            "output": _about(output),
+            "edits": plain(list(requests)),
+            "options": plain(options),
+            "models": dict(models),
+            "params": plain(params),
+            "report": plain(report),
+        }
         with beside(path) as part:
             part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     except BaseException:
         output.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # one of an earlier output says nothing of this one
         raise
     return path
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        return {"name": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
+    except OSError as error:
+        raise BadInputError(
+            f"{path.name} cannot be read any more ({error.strerror}); leave it in its place until all is done"
+        ) from error
 
 
 def plain(value: Any) -> Any:

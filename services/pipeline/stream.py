@@ -36,11 +36,12 @@ from services.pipeline.crops import (
 from services.pipeline.edit import hides, hiding, strengths
 from services.pipeline.faces import FaceState
 from services.pipeline.follow import Follower, Seen, Starts, Stretch
-from services.pipeline.invert import MEASURED, advice_of, measure, poor_reconstruction
+from services.pipeline.invert import MEASURED, measure
 from services.pipeline.lips import keep_lips, moves_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions, VideoConfig
 from services.pipeline.plan import ClipPlan, FacePlan, plan_clip, taken_frames
+from services.pipeline.said import advice_for, changed_persons, not_hidden, poor_reconstruction
 from services.pipeline.seam import SeamCorrector, SeamMeter, SeamReport, averaged
 from services.pipeline.shot_starts import shot_starts
 from services.pipeline.stitch import EditedFace, Stitching, is_stitched, stitched
@@ -229,7 +230,7 @@ def _report(plan: ClipPlan, lanes: Sequence[Lane], started: float) -> VideoRepor
         seconds=time.monotonic() - started,
         cuts=tuple(plan.numbers[cut] for cut in plan.cuts),
         faces=tuple(lane.report() for lane in lanes),
-        warnings=(*_changes(plan, lanes), *(line for lane in lanes for line in lane.warnings())),
+        warnings=tuple(dict.fromkeys(line for lane in lanes for line in lane.warnings())),
     )
 
 
@@ -246,17 +247,6 @@ def lost(info: ClipInfo, written: ClipInfo, video: VideoConfig) -> tuple[str, ..
             "the clip is interlaced and is written as whole frames, where players show combs; deinterlace it first"
         )
     return tuple(said)
-
-
-def _changes(plan: ClipPlan, lanes: Sequence[Lane]) -> tuple[str, ...]:
-    """One line where persons take turns inside a shot."""
-    if not plan.changes:
-        return ()
-    where = ", ".join(str(plan.numbers[change]) for change in plan.changes)
-    # A generator that learned one face draws nobody else.
-    learned = any(lane.models.adapted for lane in lanes)
-    advice = "choose a section that shows one person" if learned else "--face all edits everybody"
-    return (f"another person takes the face's place at frame {where}: {advice}",)
 
 
 class Lane:
@@ -279,8 +269,11 @@ class Lane:
         steps = options.steps(models.config.follow, models.adapted)
         self.follower = Follower(face, plan.cuts, models, steps, track.codes if track else None, starts)
         self.idle = models.task is None and changes_nothing(requests, options)
+        self.hides = hides(requests, models, options)
         self.way = way_to_paste(requests, models, options)
         alignment = face.alignment
+        # Who is to be hidden is not faded in.
+        self.weight = np.maximum(face.presence.weight, alignment.valid if self.hides else 0.0)
         seen = on_canvas(models.task, alignment.crop_to_frame[alignment.valid])
         self.size = crop_synthesis_size(seen, alignment.size, models, options)
         self.batch = faces_at_once(models, self.size)
@@ -359,7 +352,7 @@ class Lane:
                 FrameReport(
                     number,
                     presence.state[i],
-                    round(float(presence.weight[i]), 4),
+                    round(float(self.weight[i]), 4),
                     _rounded(self.near["identity"][i]),
                     _rounded(self.near["identity_distance"][i]),
                     _rounded(self.near["landmark_error"][i]),
@@ -372,18 +365,17 @@ class Lane:
         )
 
     def warnings(self) -> tuple[str, ...]:
-        """One line where memory ran out, and for each stretch of frames where the reconstruction is poor."""
-        if hides(self.requests, self.models, self.options):  # the less the codes have of the person the better
-            return tuple(self.batch.said)
-        config = self.models.config.warnings
-        advice = advice_of(self.models)
-        if not advice and not self.models.adapted:
-            advice = f"try --adapt, or --refine {config.try_refine}"
-        judged = self.near["identity_distance"], self.near["landmark_error"], config, self.plan.numbers
-        return (*self.batch.said, *poor_reconstruction(*judged, advice))
+        """One line each: persons change places, memory ran out, the reconstruction is poor, nobody is hidden."""
+        numbers = self.plan.numbers
+        changes = changed_persons([numbers[at] for at in self.plan.changes], self.models, self.options)
+        if self.hides:  # the less the codes have of the person the better
+            return (*changes, *self.batch.said, *not_hidden(self.weight, numbers))
+        judged = self.near["identity_distance"], self.near["landmark_error"], self.models.config.warnings
+        advice = advice_for(self.models, self.options)
+        return (*changes, *self.batch.said, *poor_reconstruction(*judged, numbers, advice))
 
     def _paste(self, into: NDArray[np.uint8], index: int, place: int, crop: EditedCrop) -> None:
-        weight = float(self.face.presence.weight[index])
+        weight = float(self.weight[index])
         if weight == 0 or self.idle:
             return
         alignment = self.face.alignment

@@ -111,3 +111,17 @@ def test_a_clip_of_fields_says_so(tmp_path, mode, order):
     info = probe(make_clip(tmp_path / "a.mp4", frames=3, coding={"x264-params": f"{mode}=1:weightp=0"}))
     assert info.interlaced and info.field_order == order
     assert not probe(make_clip(tmp_path / "b.mp4", frames=3)).interlaced
+
+
+@pytest.mark.parametrize("dropped", [(20,), (12, 24), (9, 18, 27), tuple(range(9, 40, 10))])
+def test_frames_that_an_avi_dropped_leave_their_gaps(tmp_path, dropped):
+    kept = [n for n in range(40) if n not in dropped]
+    pictures = [picture(n, 64, 48) for n in kept]
+    clip = make_clip(
+        tmp_path / "a.avi", len(kept), codec="mpeg4", pts=kept, time_base=Fraction(1, 25), rate=Fraction(25),
+        pictures=pictures,
+    )  # fmt: skip
+    assert probe(clip).variable_rate
+    again = copy(clip, tmp_path / "b.mp4")
+    times = [pts * again.time_base for batch in read_frames(again.path) for pts in batch.pts]
+    assert times == [Fraction(n, 25) for n in kept]

@@ -4,10 +4,10 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clip_maker import copy, frames_of, make_clip, psnr
+from clip_maker import audio_packets, copy, frames_of, make_clip, psnr
 
 from datamodules.types import BadInputError
-from datamodules.video import VideoWriter, loses_fields, probe
+from datamodules.video import VideoWriter, loses_fields, probe, read_frames
 from datamodules.video_write import pixel_format
 
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
@@ -155,3 +155,23 @@ def test_fields_that_cannot_be_kept_are_told(tmp_path, codec, changes):
     assert loses_fields(fields, codec)
     assert not loses_fields(dataclasses.replace(info, field_order=1), codec)
     assert not copy(info.path, tmp_path / "b.mkv", fields, codec=codec).interlaced
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv", "b.mov"])
+@pytest.mark.parametrize("sound", [None, "aac"])
+def test_what_a_sender_had_sent_before_is_not_waited_for(tmp_path, name, sound):
+    clip = make_clip(
+        tmp_path / "a.ts", audio=sound, rate=Fraction(25), frames=25, options={"output_ts_offset": "36000"}
+    )
+    with av.open(str(clip)) as began:
+        assert began.start_time > 35999 * 10**6
+    again = copy(clip, tmp_path / name, audio_from=clip if sound else None)
+    with av.open(str(again.path)) as container:
+        assert container.start_time < 0.2 * 10**6 and container.duration < 1.3 * 10**6
+    assert frames_of(again.path).shape == frames_of(clip).shape
+    if sound:
+        apart = [
+            audio_packets(path)[0][0] - next(read_frames(path)).pts[0] * float(probe(path).time_base)
+            for path in (clip, again.path)
+        ]
+        assert apart[0] == pytest.approx(apart[1], abs=0.02)

@@ -14,7 +14,7 @@ from PIL import Image
 import services.media
 from datamodules.video import probe, read_frames
 from modules.assets import asset_path
-from modules.generators.codes_file import read_codes
+from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.models import Models
 from services.pipeline.restorers import restoring
 from services.shell.cli import run
@@ -85,6 +85,19 @@ def test_a_gif_of_one_frame_is_a_picture(shell, pictures, tmp_path, capsys) -> N
     assert "in.gif gives an image" in capsys.readouterr().err
     assert shell("edit", tmp_path / "in.gif", tmp_path / "out.png", "-e", "age=20") == 0
     assert "animation" not in capsys.readouterr().err
+
+
+def test_codes_whose_faces_no_picture_holds_side_by_side_are_refused(
+    shell, tmp_path, capsys, monkeypatch, toy_models
+) -> None:
+    monkeypatch.setattr(services.media, "_edit_codes", None)
+    count = 1_000_000 // toy_models.generator.resolution + 1
+    ws = torch.zeros(count, toy_models.generator.num_ws, toy_models.generator.w_dim)
+    codes = save_codes(tmp_path / "in.safetensors", ws, toy_models.generator)
+    for name, holds in (("out.png", 1_000_000), ("out.tiff", 1_000_000), ("out.jpg", 65_500)):
+        assert shell("edit", codes, tmp_path / name, "-e", "age=20") == 2
+        said = capsys.readouterr().err
+        assert f"holds {holds}: take a section with fewer frames" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("shape", [(8, 16_384, 3), (16_384, 8, 3)])

@@ -187,6 +187,9 @@ def test_what_cannot_be_adapted_to_is_refused(clip: Path, small_models: Models, 
     with pytest.raises(BadInputError, match="no model folder"):
         adapt(clip, tmp_path / "taken", small_models)
     assert (tmp_path / "taken" / "letter.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BadInputError, match=r"cannot write .*file/anna"):
+        adapt_file(clip, tmp_path / "file" / "anna", load_params(), SHORT, (None, None, None))
     with pytest.raises(BadInputError, match="expires must be a day like 2027-12-31, got 'soon'"):
         Subject(expires="soon")
 

@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pipeline_toys import NUM_WS, W_DIM, ToyGenerator
+from pipeline_toys import NUM_WS, W_DIM, ToyGenerator, ToyJudges
 
 from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest, EditSet
 from modules.editing.random_identity import RandomIdentity
 from modules.editing.stylespace import ChannelEdit, joined
+from modules.perception.detection import FaceObservation
 from modules.perception.parsing import Regions
 from services.pipeline.crops import EditedCrop, edit_crops, way_to_paste
 from services.pipeline.edit import edit_image, hides
@@ -142,3 +143,40 @@ def test_a_picture_of_a_person_to_be_hidden_is_not_refined_either(models, pictur
         return int(made.calls)
 
     assert looks(OTHER) < 40 < looks(LIPS)
+
+
+class SeenLater(ToyJudges):
+    """Find faces, but none on the first four frames, nor on the ninth and later ones."""
+
+    count = 0
+
+    def find(self, frames: np.ndarray) -> list[list[FaceObservation]]:
+        first, self.count = self.count, self.count + len(frames)
+        found = super().find(frames)
+        return [faces if 4 <= first + index < 8 else [] for index, faces in enumerate(found)]
+
+
+@pytest.mark.parametrize("request_", [OTHER, LIPS])
+def test_a_person_to_be_hidden_is_not_faded_in_and_it_is_said_where_nobody_was_found(
+    models, clip, tmp_path, request_: EditRequest
+) -> None:
+    judges = SeenLater(models.judges.detection, "alex", "cpu")
+    judges.finder = models.judges.finder
+    faces = replace(models.config.faces, gap=1, hold=2, fade=3)
+    models = replace(models, judges=judges, config=replace(models.config, faces=faces))
+    done = edit_video(clip, tmp_path / "out.mp4", [request_], models, EditOptions(end=0.5))
+    frames = done.faces[0].frames
+    assert [frame.state for frame in frames[4:8]] == ["face"] * 4
+    faded = [frame.weight for frame in frames[4:8]] == [0.25, 0.5, 0.75, 1.0]
+    assert [frame.weight for frame in frames[4:10]] == [1.0] * 6 if request_ is OTHER else faded
+    told = [line for line in done.warnings if line.startswith("no face was found to hide")]
+    wanted = [f"on frames {first}-{last}: look at them, or leave them out" for first, last in ((0, 3), (10, 14))]
+    assert told == ([f"no face was found to hide {line}" for line in wanted] if request_ is OTHER else [])
+
+
+def test_of_who_is_hidden_no_picture_is_told_to_be_nearer(models, picture) -> None:
+    image, config = read_image(picture, 10**8), models.config
+    strict = replace(config, warnings=replace(config.warnings, identity_distance=-1.0))
+    models = replace(models, config=strict)
+    assert edit_image(image, [LIPS], models, EditOptions()).warnings
+    assert not edit_image(image, [OTHER], models, EditOptions()).warnings

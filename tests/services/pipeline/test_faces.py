@@ -132,7 +132,7 @@ def test_another_person_in_the_same_place_is_another_face() -> None:
         [None],
     ]
     tracker = followed(frames, who)
-    assert tracker.changes == (6,)
+    assert tracker.changes("all") == (6,)
     largest, other = tracker.choose("all")
     np.testing.assert_array_equal(largest.valid, [True] * 6 + [False] * 4)
     assert tags(other.points[6:]) == [2.0] * 4 and not other.valid[:6].any()
@@ -146,7 +146,17 @@ def test_two_who_change_places_are_followed_by_who_they_are() -> None:
         who.append([ANNA, BERT] if t < 5 else [BERT, ANNA])
     tracker = followed(frames, who)
     assert [tags(lane.points) for lane in tracker.choose("all")] == [[1.0] * 10, [2.0] * 10]
-    assert tracker.changes == (5,)
+    assert tracker.changes("all") == (5,)
+
+
+def test_a_change_among_others_is_none_of_the_face_that_is_edited() -> None:
+    frames = [[face(100, 90, tag=1), face(10, 30, tag=2 if t < 6 else 3)] for t in range(12)]
+    stranger = np.eye(3, dtype=np.float32)[2]
+    who: list[list[np.ndarray | None]] = [[ANNA, BERT if t < 6 else stranger] for t in range(12)]
+    tracker = followed(frames, who)
+    assert tracker.choose("largest")[0].valid.all()
+    assert tracker.changes("largest") == tracker.changes("2") == ()  # counted from the left, over the shot
+    assert tracker.changes("0") == tracker.changes("1") == tracker.changes("all") == (6,)
 
 
 def test_a_glance_that_looks_like_nobody_parts_no_face() -> None:
@@ -154,7 +164,7 @@ def test_a_glance_that_looks_like_nobody_parts_no_face() -> None:
     strange = np.array([0, 0, 1], np.float32)
     who: list[list[np.ndarray | None]] = [[ANNA]] * 4 + [[strange]] + [[ANNA]] * 4
     tracker = followed(frames, who)
-    assert tracker.changes == ()
+    assert tracker.changes("all") == ()
     (lane,) = tracker.choose("all")
     np.testing.assert_array_equal(lane.valid, [True] * 4 + [False] + [True] * 4)
 

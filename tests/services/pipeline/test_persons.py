@@ -61,7 +61,7 @@ def followed(finder, frames: Frames) -> tuple[Tracker, int]:
 def test_persons_who_take_turns_in_one_place_are_two_faces(finder, two_persons) -> None:
     anna, bert = two_persons
     tracker, looked = followed(finder, np.concatenate([anna, bert]))
-    assert tracker.changes == (12,)
+    assert tracker.changes("all") == (12,)
     lanes = sorted((lane.valid.tolist() for lane in tracker.choose("all")), reverse=True)
     assert lanes == [[True] * 12 + [False] * 12, [False] * 12 + [True] * 12]
     assert looked == 3 + CHUNK - 1  # the last of each batch, and all of the one in which somebody else came
@@ -70,6 +70,6 @@ def test_persons_who_take_turns_in_one_place_are_two_faces(finder, two_persons) 
 def test_one_person_stays_one_face_and_is_looked_at_once_a_batch(finder, two_persons) -> None:
     anna, _ = two_persons
     tracker, looked = followed(finder, np.concatenate([anna, anna[::-1]]))
-    assert tracker.changes == () and looked == 3
+    assert tracker.changes("all") == () and looked == 3
     (lane,) = tracker.choose("all")
     assert lane.valid.all()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from services.pipeline.options import EditOptions
 from services.pipeline.sidecar import plain, sidecar_path, write_sidecar
@@ -48,6 +49,15 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_sidecar(output, source, [], EditOptions(), {}, {}, object())
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_an_input_that_went_away_leaves_no_output_beside_an_older_report(tmp_path: Path) -> None:
+    output = tmp_path / "out.png"
+    output.write_bytes(b"new")
+    sidecar_path(output).write_text("{}")
+    with pytest.raises(BadInputError, match="cannot be read any more"):
+        write_sidecar(output, tmp_path / "in.png", [], EditOptions(), {}, {}, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_plain_is_json() -> None:

@@ -1,0 +1,81 @@
+"""What an output says beside itself: one line for each thing that a user should look at, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.pipeline.models import Models
+from services.pipeline.options import EditOptions, WarningsConfig
+
+
+def poor_reconstruction(
+    identity_distance: Sequence[float] | NDArray[np.float64],
+    landmark_error: Sequence[float] | NDArray[np.float64],
+    config: WarningsConfig,
+    numbers: Sequence[int] = (),
+    advice: str = "",
+) -> tuple[str, ...]:
+    """One line per stretch of frames whose reconstruction is poor: "identity distance 0.65 on frames 4-7: try …".
+
+    Values are per frame, NaN where not measured; such frames take after their neighbours. ``numbers`` are the
+    frames' numbers in the clip; without them the values are of one image and no frame is named. ``advice`` stands
+    in the place of "try …".
+    """
+    judged: tuple[tuple[str, Sequence[float] | NDArray[np.float64], Callable[[float], bool]], ...] = (
+        ("identity distance {:.2f}", identity_distance, lambda value: value > config.identity_distance),
+        ("landmark error {:.1f} %", landmark_error, lambda value: value > config.landmark_error),
+    )
+    lines = []
+    for text, values, is_poor in judged:
+        measured = [(frame, float(value)) for frame, value in enumerate(values) if not np.isnan(value)]
+        for poor, group in groupby(((frame, value, is_poor(value)) for frame, value in measured), itemgetter(2)):
+            if poor:
+                stretch = list(group)
+                mean = float(np.mean([value for _, value, _ in stretch]))
+                where = _named([numbers[frame] for frame, _, _ in stretch]) if numbers else ""
+                lines.append(f"{text.format(mean)}{where}: {advice or f'try --refine {config.try_refine}'}")
+    return tuple(lines)
+
+
+def advice_for(models: Models, clip: EditOptions | None = None) -> str:
+    """What ``poor_reconstruction`` advises: only what these options leave open. ``clip`` are those of a clip.
+
+    The codes of a task are not refined, and its input lacks the truth.
+    """
+    if models.task:
+        return "what is added may be another person's"
+    refine = f"try --refine {models.config.warnings.try_refine}"
+    if clip is None or models.adapted:
+        return refine
+    if clip.preview:
+        return "a preview is not refined, the finished clip is"
+    return refine if clip.face == "all" else f"try --adapt, or{refine.removeprefix('try')}"
+
+
+def changed_persons(numbers: Sequence[int], models: Models, options: EditOptions) -> tuple[str, ...]:
+    """One line where others take the place of an edited face inside a shot, from frames ``numbers`` on."""
+    if not numbers or options.face == "all":
+        return ()
+    # A generator that learned one face draws nobody else.
+    advice = "choose a section that shows one person" if models.adapted else "--face all edits everybody"
+    where = ", ".join(map(str, numbers))
+    return (f"another person takes the face's place at frame {where}: {advice}",)
+
+
+def not_hidden(weight: NDArray[np.float32], numbers: Sequence[int]) -> tuple[str, ...]:
+    """One line for each stretch of frames on which a face that is to be hidden is not, or not whole.
+
+    ``weight`` ``(T,)`` is how much of the edit each frame shows.
+    """
+    found = groupby(zip(weight < 1, numbers, strict=True), itemgetter(0))
+    stretches = [_named([number for _, number in group]) for shown, group in found if shown]
+    return tuple(f"no face was found to hide{where}: look at them, or leave them out" for where in stretches)
+
+
+def _named(frames: Sequence[int]) -> str:
+    return f" on frame {frames[0]}" if len(frames) == 1 else f" on frames {frames[0]}-{frames[-1]}"

@@ -1,0 +1,44 @@
+"""What is advised is what can be done."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from services.pipeline.options import EditOptions
+from services.pipeline.said import advice_for, changed_persons, not_hidden
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "advice"),
+    [
+        ({}, None, "try --refine 50"),
+        ({}, EditOptions(), "try --adapt, or --refine 50"),
+        ({}, EditOptions(face="all"), "try --refine 50"),
+        ({}, EditOptions(preview=True), "a preview is not refined, the finished clip is"),
+        ({"adapted": {"anna": "1"}}, EditOptions(), "try --refine 50"),
+        ({"task": "colourise"}, EditOptions(), "what is added may be another person's"),
+    ],
+)
+def test_poor_reconstructions(toy_models, changes, options, advice) -> None:
+    assert toy_models.config.warnings.try_refine == 50
+    assert advice_for(replace(toy_models, **changes), options) == advice
+
+
+def test_persons_who_take_turns(toy_models) -> None:
+    said = "another person takes the face's place at frame 3, 9"
+    assert changed_persons([3, 9], toy_models, EditOptions()) == (f"{said}: --face all edits everybody",)
+    assert changed_persons([3, 9], toy_models, EditOptions(face="all")) == ()
+    assert changed_persons([], toy_models, EditOptions()) == ()
+    (line,) = changed_persons([3, 9], replace(toy_models, adapted={"anna": "1"}), EditOptions())
+    assert line == f"{said}: choose a section that shows one person"
+
+
+def test_frames_that_hide_nobody() -> None:
+    weight = np.array([0, 0.5, 1, 1, 0.9, 1, 0], np.float32)
+    assert [line.split(":")[0] for line in not_hidden(weight, range(10, 17))] == [
+        "no face was found to hide on frames 10-11",
+        "no face was found to hide on frame 14",
+        "no face was found to hide on frame 16",
+    ]
+    assert not_hidden(np.ones(3, np.float32), range(3)) == ()
