@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +53,18 @@ def require_writable(path: Path) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise not_written(path, error) from error
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it; what is not there is no error, what stays is a ``BadInputError``."""
+
+    def failed(_: object, place: str, how: tuple[type, BaseException, object]) -> None:
+        error = how[1]
+        if not isinstance(error, FileNotFoundError):
+            reason = getattr(error, "strerror", None) or error
+            raise BadInputError(f"cannot delete {place} ({reason}); do it as the user whose it is", 500) from error
+
+    shutil.rmtree(folder, onerror=failed)
 
 
 @contextmanager

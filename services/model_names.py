@@ -48,15 +48,28 @@ def is_adaptation(name: str) -> bool:
     return name.startswith(start) and _SUBJECT.fullmatch(name.removeprefix(start)) is not None
 
 
+def require_kind(config: Mapping[str, Any], name: str) -> None:
+    """Raise ``BadInputError`` where models of this kind, task or person are not what ``name`` is served as."""
+    if is_adaptation(name) and config["kind"] == "adaptation" and not _person(config):
+        return
+    usual = usual_name(config)
+    if usual != name:
+        raise BadInputError(f"this model is registered as {usual}; under {name} no server could load it")
+
+
 def usual_name(config: Mapping[str, Any]) -> str:
     """What a model folder is registered under where nobody says: by its task or subject, or else by its kind.
 
     Raises ``BadInputError`` for an adaptation that does not say whose it is.
     """
     if config["kind"] == "adaptation":
-        subject = config.get("subject")
-        name = str(subject.get("name", "")) if isinstance(subject, dict) else ""
+        name = _person(config)
         if not name:
             raise BadInputError("this adaptation does not say whose it is; adapt with --subject to register it")
         return adaptation_of(name)
     return RESTORERS.get(str(config.get("task")), f"stylereel-{config['kind']}")
+
+
+def _person(config: Mapping[str, Any]) -> str:
+    subject = config.get("subject")
+    return str(subject.get("name", "")) if isinstance(subject, dict) else ""

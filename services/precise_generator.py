@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from modules.generators import Generator, load_generator
-from modules.generators.load import DEFAULT_GENERATOR
+from modules.generators.load import DEFAULT_GENERATOR, DEFAULT_SHA256
 from modules.generators.protocol import HasPrecision
 from services.settings import ROOT, Params
 
@@ -34,6 +34,12 @@ def exact_generator(params: Params, source: str | None = None) -> Generator:
     runtime.apply_threads()
     chosen = source or params.section("generator", GeneratorSettings).path() or DEFAULT_GENERATOR
     return load_generator(chosen, runtime.torch_device())
+
+
+def generator_sha256(params: Params) -> str:
+    """Of the generator of the section ``generator``, which is loaded only where it is not the default."""
+    path = params.section("generator", GeneratorSettings).path()
+    return DEFAULT_SHA256 if path is None else load_generator(path).sha256
 
 
 def generator_for(params: Params, source: str | None = None) -> Generator:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.disk import remove_tree
 from modules.generators.adaptation import KIND
 from modules.model_folder import CONFIG
 from services.adaptation.alone import alone_at_once
@@ -36,13 +36,15 @@ class Forgotten:
     """Jobs that asked for the person's adaptation, or whose clip one was learned from."""
 
 
-def forget_adaptations(subject: str, store: ModelStore, state: Path) -> tuple[int, int, frozenset[str]]:
-    """Delete a person's registered versions, with their files and downloads, and the adaptations in ``state``.
+def forget_adaptations(
+    subject: str, store: ModelStore, state: Path, delete_jobs: Callable[[frozenset[str]], int]
+) -> Forgotten:
+    """Delete a person's jobs, the adaptations in ``state``, and the registered versions with files and downloads.
 
     What ``edit --adapt`` learned names nobody: it is the person's where it was learned from one of ``clips_of``.
-    Returns how many of each there were, and these clips, for ``jobs_of``. Raises ``BadInputError`` for a name that
-    no subject can have and (409) where a call is learning the face right now, and ``RegistryUnavailableError``:
-    nothing is deleted then.
+    ``delete_jobs`` gets these clips, and says how many jobs there were. What knows the clips goes last, so that a
+    call which was interrupted can be repeated. Raises ``BadInputError`` for a name that no subject can have and
+    (409) where a call is learning the face right now, and ``RegistryUnavailableError``: nothing is deleted then.
     """
     clips = clips_of(subject, store, state)
     folders = [
@@ -54,10 +56,10 @@ def forget_adaptations(subject: str, store: ModelStore, state: Path) -> tuple[in
         for folder in folders:
             if (folder / WHOSE).is_file():
                 alone.enter_context(alone_at_once(folder))
-        versions = forget_model(store, adaptation_of(subject))
-        for folder in folders:
-            shutil.rmtree(folder)
-    return versions, len(folders), clips
+        jobs = delete_jobs(clips)
+        for folder in sorted(folders, key=lambda one: subject_of(one) is not None):
+            remove_tree(folder)
+        return Forgotten(forget_model(store, adaptation_of(subject)), len(folders), jobs)
 
 
 def clips_of(subject: str, store: ModelStore, state: Path) -> frozenset[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from datamodules.disk import remove_tree
 from datamodules.types import BadInputError
 from modules.model_folder import CONFIG
 from services.registry.errors import RegistryUnavailableError
@@ -61,7 +61,7 @@ def forget_model(store: ModelStore, name: str) -> int:
             _forget_run(store, client, run_id)
         if client.search_registered_models(f"name = '{name}'", max_results=1):
             client.delete_registered_model(name)
-    shutil.rmtree(store.cache / name, ignore_errors=True)
+    remove_tree(store.cache / name)
     for lock in store.cache.glob(f".{name}.*"):  # of its promotions: the file's name is the person's
         lock.unlink(missing_ok=True)
     return len(versions)

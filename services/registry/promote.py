@@ -29,6 +29,7 @@ from services.registry.store import (
     ROLLED_BACK,
     ModelStore,
     RegisteredVersion,
+    check_name,
 )
 
 ReEvaluate = Callable[[RegisteredVersion, Path, Evaluation], Evaluation]
@@ -163,6 +164,8 @@ class ModelRegistry(ModelStore):
 
     def history(self, name: str | None = None) -> list[Event]:
         """Who became champion when and why, refusals included, the oldest first; of all models without a name."""
+        if name is not None:
+            check_name(name)
         events = [
             Event(**json.loads(text))
             for each in ([name] if name else (*NAMES, *self.subjects()))

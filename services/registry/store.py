@@ -22,7 +22,7 @@ from mlflow.models import Model
 
 from datamodules.types import BadInputError
 from modules.model_folder import ModelFolder, load_model
-from services.model_names import ADAPTATION, NAMES, is_adaptation
+from services.model_names import ADAPTATION, NAMES, is_adaptation, require_kind
 from services.registry.connection import Connection, RegistryConfig
 from services.registry.errors import NoSuchVersionError, RegistryUnavailableError
 from services.registry.gate import Evaluation
@@ -105,7 +105,7 @@ class ModelStore:
 
         Raises ``BadInputError`` where the run logged none; nothing is left behind in the registry then.
         """
-        _check_name(name)
+        check_name(name)
         with self.connection.reach() as client:
             outputs = client.get_run(run_id).outputs
             logged = [client.get_logged_model(o.model_id) for o in outputs.model_outputs] if outputs else []
@@ -118,7 +118,7 @@ class ModelStore:
 
     def resolve(self, name: str, alias: str = CHAMPION) -> RegisteredVersion:
         """The version that an alias points to; raises ``NoSuchVersionError`` where it points to none."""
-        _check_name(name)
+        check_name(name)
         try:
             with self.connection.reach() as client:
                 return _version(client.get_model_version_by_alias(name, alias))
@@ -130,7 +130,7 @@ class ModelStore:
 
     def version(self, name: str, version: str) -> RegisteredVersion:
         """A version by its number; raises ``NoSuchVersionError``."""
-        _check_name(name)
+        check_name(name)
         try:
             with self.connection.reach() as client:
                 return _version(client.get_model_version(name, version))
@@ -139,7 +139,7 @@ class ModelStore:
 
     def versions(self, name: str) -> list[RegisteredVersion]:
         """All versions, the newest first; empty where the model is not registered."""
-        _check_name(name)
+        check_name(name)
         with self.connection.reach() as client:
             found = client.search_model_versions(f"name = '{name}'")
         return sorted((_version(v) for v in found), key=lambda v: int(v.version), reverse=True)
@@ -224,8 +224,9 @@ class ModelStore:
         run_id: str | None,
         model_id: str | None,
     ) -> RegisteredVersion:
-        _check_name(name)
+        check_name(name)
         model = load_model(folder)
+        require_kind(model.config, name)
         described = _describe(model)
         if reserved := own.keys() & _RESERVED:
             raise BadInputError(
@@ -297,7 +298,10 @@ class ModelStore:
         with self.connection.reach() as client:
             for key, value in own.items():
                 _tag(client, version, key, value)
-            if ROLLED_BACK not in version.tags:
+            aliases = {alias: str(v) for alias, v in client.get_registered_model(version.name).aliases.items()}
+            # A champion that is measured anew takes no challenger's place.
+            settled = aliases.get(CHAMPION) == version.version and CHALLENGER in aliases
+            if ROLLED_BACK not in version.tags and not settled:
                 client.set_registered_model_alias(version.name, CHALLENGER, version.version)
         if evaluation is not None:
             return self.evaluate(version, evaluation)
@@ -372,7 +376,8 @@ def _tag(client: MlflowClient, version: RegisteredVersion, key: str, value: str)
     client.set_model_version_tag(version.name, version.version, key, value)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise ``BadInputError`` for a name that nothing can be registered under."""
     if name not in NAMES and not is_adaptation(name):
         raise BadInputError(f"no registered model is called {name!r}; there are {', '.join(NAMES)}")
 

@@ -26,7 +26,7 @@ from modules.perception.flow import DenseFlow, FlowConfig
 from services.adaptation.learn import AdaptationSettings
 from services.adaptation.models import adapted_in
 from services.adaptation.options import check_one_face
-from services.adaptation.subjects import forget_adaptations
+from services.adaptation.subjects import Forgotten, forget_adaptations
 from services.code_hash import code_sha256
 from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.canvas import canvas_info, check_canvas
@@ -43,8 +43,8 @@ from services.progress import Progress
 from services.registry.connection import RegistryConfig
 from services.registry.store import CHAMPION, ModelStore
 from services.serving.job import Report
+from services.serving.job_folder import WORK
 from services.serving.job_request import JobRequest
-from services.serving.jobs import WORK
 from services.serving.limits import in_api_terms, one_line
 from services.serving.served_adaptations import ServedAdaptations
 from services.serving.served_restorers import NONE_SHIPPED, SHIPPED_SERVES, ServedRestorers
@@ -131,11 +131,11 @@ class Engine:
         """The models with the generator adapted to a person; raises as ``ServedAdaptations.session``."""
         return self._ready().adaptations.session(subject, self.session())
 
-    def forget(self, subject: str) -> tuple[int, int, frozenset[str]]:
+    def forget(self, subject: str, delete_jobs: Callable[[frozenset[str]], int]) -> Forgotten:
         """Delete what is kept of a person, see ``forget_adaptations``; raises ``NotReadyError``."""
         runtime, adaptations = self._params.runtime, self._ready().adaptations
         adaptations.forget(subject)
-        return forget_adaptations(subject, adaptations.store, runtime.state)
+        return forget_adaptations(subject, adaptations.store, runtime.state, delete_jobs)
 
     def served(self) -> tuple[ServedModel, ...]:
         """All models that answer at this moment, those that restore too; raises ``NotReadyError``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -48,6 +48,12 @@ def deadline(seconds: float) -> Callable[[], bool]:
     """Says whether that many seconds have passed since now."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end
+
+
+async def admitted(request: Request) -> AsyncIterator[None]:
+    """Be one of those who wait or are at work, from before the body is read; raises ``BusyError``."""
+    with state_of(request).turns.admitted():
+        yield
 
 
 async def in_thread(work: Callable[[], Value]) -> Value:

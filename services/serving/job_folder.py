@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from datamodules.disk import beside
 from datamodules.types import BadInputError
 from services.pipeline.sidecar import INPUT_SHA256, file_sha256
 
+CLIP = "input"
+"""What was sent; gone when the job is over."""
+WORK = "work"
+"""Folder of a job in which its editor leaves what it goes on from; gone when the job is over."""
 STARTS = "starts.json"
 """How often the step that is under way was begun; gone when it ended or the server stopped in good order."""
 MOST_STARTS = 5
@@ -35,9 +40,21 @@ def forget_starts(folder: Path) -> None:
 
 
 def write_request(folder: Path, request: dict[str, Any]) -> None:
-    """Keep what was asked of the clip in ``folder/input``, and when; raises ``OSError``."""
-    noted = {"created": time.time(), INPUT_SHA256: file_sha256(folder / "input")}
+    """Keep what was asked of its clip, and when; raises ``OSError``."""
+    noted = {"created": time.time(), INPUT_SHA256: file_sha256(folder / CLIP)}
     write_json(folder / "request.json", request | noted)
+
+
+def note_progress(folder: Path, stage: str, progress: float) -> None:
+    """Keep how far a job is, unless it was deleted; ``progress`` is of its stage, in [0, 1]."""
+    if folder.exists():
+        write_json(folder / "progress.json", {"stage": stage, "progress": round(progress, 4)})
+
+
+def remove_rest(folder: Path) -> None:
+    """What a job that is over no longer needs; whose clip it was stays known by its hash."""
+    (folder / CLIP).unlink(missing_ok=True)
+    shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -22,11 +22,21 @@ from typing import Any, Literal
 from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID, WorkflowStatus
 from sqlalchemy.exc import SQLAlchemyError
 
-from datamodules.disk import is_disk_full
+from datamodules.disk import is_disk_full, remove_tree
 from datamodules.types import BadInputError
 from services.progress import CancelledError
 from services.serving.job import Editor, Job, Kind, State, kind_of
-from services.serving.job_folder import count_start, forget_starts, read_json, write_json, write_request
+from services.serving.job_folder import (
+    CLIP,
+    WORK,
+    count_start,
+    forget_starts,
+    note_progress,
+    read_json,
+    remove_rest,
+    write_json,
+    write_request,
+)
 from services.serving.job_measures import JobMeasures
 from services.serving.job_outcomes import BROKEN, CANCELLED, SUCCEEDED, failed
 from services.serving.jobs_lock import lock_jobs
@@ -37,8 +47,6 @@ log = logging.getLogger("stylereel.jobs")
 
 QUEUE = "stylereel-videos"
 WORKFLOW = "edit-clip"
-WORK = "work"
-"""Folder of a job in which its editor leaves what it goes on from; gone when the job is over."""
 LOST_AFTER = 60.0
 """Seconds after which a job that stands as running and has no thread is queued again; threads start at once."""
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -119,6 +127,7 @@ class Jobs:
         self._keep_seconds = keep_hours * 3600
         self._closing = threading.Event()
         self._at_work: set[str] = set()
+        self._uploads: set[Path] = set()
         self._max_jobs = max_jobs
         self._queueing = threading.Lock()
         self.measures = JobMeasures()
@@ -158,8 +167,20 @@ class Jobs:
         self._lock.release()
 
     def place_for_upload(self) -> Path:
-        """A new file name inside the folder of the jobs, for the bytes that come in; ``submit`` takes it over."""
-        return self.folder / f".upload-{secrets.token_hex(16)}"
+        """A new file name inside the folder of the jobs; counts as a job until ``submit`` or ``drop`` takes it.
+
+        Raises ``BusyError``.
+        """
+        upload = self.folder / f".upload-{secrets.token_hex(16)}"
+        with self._queueing:
+            self.check_room()
+            self._uploads.add(upload)
+        return upload
+
+    def drop(self, upload: Path) -> None:
+        """Forget a file from ``place_for_upload``, if ``submit`` has not taken it over."""
+        self._uploads.discard(upload)
+        upload.unlink(missing_ok=True)
 
     def submit(self, upload: Path, request: dict[str, Any]) -> Job:
         """Queue a job for a file from ``place_for_upload``; ``request`` is what ``Editor.render`` gets (JSON).
@@ -175,9 +196,10 @@ class Jobs:
             except BadInputError as error:
                 raise BadInputError(public_message(error, [upload]), error.status) from error
             with self._queueing:  # of two that come together only one may take the last place
+                self._uploads.discard(upload)
                 self.check_room()
                 folder.mkdir()
-                os.replace(upload, folder / "input")
+                os.replace(upload, folder / CLIP)
                 write_request(folder, request)
                 with SetWorkflowID(job):
                     DBOS.enqueue_workflow(QUEUE, _edit_clip, job)
@@ -195,12 +217,10 @@ class Jobs:
         return counts
 
     def check_room(self) -> None:
-        """Raise ``BusyError`` where as many jobs as are taken are not over."""
-        if self._max_jobs is not None and sum(self.unfinished().values()) >= self._max_jobs:
-            raise BusyError(
-                f"{self._max_jobs} jobs are queued or running, and no more are taken; try again later",
-                FULL_RETRY_SECONDS,
-            )
+        """Raise ``BusyError`` where as many jobs as are taken are not over, or on their way in."""
+        taken = sum(self.unfinished().values()) + len(self._uploads)
+        if self._max_jobs is not None and taken >= self._max_jobs:
+            raise BusyError(f"{self._max_jobs} jobs are queued or running; try again later", FULL_RETRY_SECONDS)
 
     def get(self, job: str) -> Job:
         """Raises ``KeyError`` for an id that is not known, or no longer."""
@@ -240,7 +260,7 @@ class Jobs:
                 raise KeyError(job) from gone
             DBOS.cancel_workflow(job)
             if job not in self._at_work:  # else its thread removes it, and says that it ended
-                shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
+                remove_rest(self.folder / job)
                 self.measures.ends(job, self._kind(job), "cancelled")
         return self.get(job)
 
@@ -253,8 +273,8 @@ class Jobs:
             os.replace(self.folder / job, grave)
         except FileNotFoundError as gone:  # by whoever else deleted it
             raise KeyError(job) from gone
-        shutil.rmtree(grave, ignore_errors=True)
         DBOS.delete_workflow(job)
+        remove_tree(grave)
 
     def sweep(self) -> list[str]:
         """Delete jobs that ended before the retention time, and leftovers of crashes; returns the jobs' ids.
@@ -267,8 +287,8 @@ class Jobs:
             try:
                 if path.stat().st_mtime < before and self._swept(path):
                     swept.append(path.name)
-                elif (path / WORK).is_dir():
-                    self._remove_work(path)
+                elif (path / WORK).is_dir() or (path / CLIP).is_file():
+                    self._remove_unneeded(path)
             except (OSError, SQLAlchemyError):
                 log.exception("cannot remove what %s no longer needs", path.name)  # the others still can
         self._queue_lost()
@@ -290,11 +310,11 @@ class Jobs:
             shutil.rmtree(path)
         return True
 
-    def _remove_work(self, path: Path) -> None:
-        """Of a job that is over, which the thread could not do: the server was killed then."""
+    def _remove_unneeded(self, path: Path) -> None:
+        """Of a job that failed, once DBOS has noted it; and of others where the server was killed."""
         with suppress(KeyError):
             if self.get(path.name).state not in ("queued", "running") and path.name not in self._at_work:
-                shutil.rmtree(path / WORK)
+                remove_rest(path)
 
     def _queue_lost(self) -> None:
         """DBOS cannot write to a full disk how a step ended: the thread ends, and the job stands as running."""
@@ -318,7 +338,7 @@ class Jobs:
             folder = self.folder / job
             if (folder / "cancelled").exists() or not folder.exists():  # DBOS may have ended it between two steps
                 state.append("cancelled")
-                shutil.rmtree(folder / WORK, ignore_errors=True)
+                remove_rest(folder)
             self.measures.ends(job, kind, state[-1])
 
     def _kind(self, job: str) -> Kind:
@@ -348,17 +368,17 @@ class Jobs:
                 if not folder.exists():
                     return CANCELLED  # deleted under the step
                 log.exception("job %s failed", job, extra={"job": job})
-            return failed(error, [folder / "output.part.mp4", folder / "input"])
+            return failed(error, [folder / "output.part.mp4", folder / CLIP])
         return None
 
     def analyse(self, folder: Path) -> None:
         """First step: look at the clip."""
-        self._report(folder, "analyse", 0.0)
+        note_progress(folder, "analyse", 0.0)
         request = read_json(folder / "request.json")
         if request is None:
             raise CancelledError
-        write_json(folder / "clip.json", self._editor.analyse(folder / "input", request))
-        self._report(folder, "analyse", 1.0)
+        write_json(folder / "clip.json", self._editor.analyse(folder / CLIP, request))
+        note_progress(folder, "analyse", 1.0)
 
     def render(self, folder: Path) -> None:
         """Second step: edit the clip, one job at a time, letting image requests through between chunks."""
@@ -368,7 +388,7 @@ class Jobs:
             nonlocal last, shown
             if time.monotonic() - last >= PROGRESS_EVERY or progress >= 1.0 or stage != shown:
                 last, shown = time.monotonic(), stage
-                self._report(folder, stage, progress)
+                note_progress(folder, stage, progress)
 
         def cancelled() -> bool:
             self._turns.give_way()
@@ -382,7 +402,7 @@ class Jobs:
             if cancelled():
                 raise _Interrupted if self._closing.is_set() else CancelledError
             try:
-                outcome = self._editor.render(folder / "input", part, request, report, cancelled)
+                outcome = self._editor.render(folder / CLIP, part, request, report, cancelled)
             except CancelledError:
                 if self._closing.is_set():
                     raise _Interrupted from None
@@ -391,15 +411,9 @@ class Jobs:
         os.replace(part, folder / "output.mp4")
 
     def finish(self, folder: Path) -> None:
-        """Last step: the input, and what was found on the way, are no longer needed."""
-        (folder / "input").unlink(missing_ok=True)
-        shutil.rmtree(folder / WORK, ignore_errors=True)
-        self._report(folder, "finish", 1.0)
-
-    @staticmethod
-    def _report(folder: Path, stage: str, progress: float) -> None:
-        if folder.exists():
-            write_json(folder / "progress.json", {"stage": stage, "progress": round(progress, 4)})
+        """Last step."""
+        remove_rest(folder)
+        note_progress(folder, "finish", 1.0)
 
 
 def _listed(status: list[str]) -> list[WorkflowStatus]:

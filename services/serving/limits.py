@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.serving.measures import Measures, known_method
+from services.settings import ROOT
 
 log = logging.getLogger("stylereel.http")
 
@@ -22,6 +23,7 @@ DISK_FULL = "the server's disk is full; try again later"
 CLIENT_GONE = 499
 """What is counted where the client went away; nobody reads the answer."""
 OUT_OF_MEMORY = "the server's memory does not hold it; send smaller frames, or have pipeline.chunk lowered"
+DATABASE = re.compile(r"sqlite:///[^\s'\"()]*/([^\s'\"()/]+)")
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":;,]+/)+([^\s/'\":;,]*)")
 SHELL_COMMAND = r"'stylereel [^']*'"
 """A command in quotes, which somebody types as it is."""
@@ -75,7 +77,9 @@ def public_message(error: BaseException | str, uploads: Iterable[Path] = ()) -> 
     text = in_api_terms(error if isinstance(error, str) else one_line(error))
     for path in uploads:
         text = text.replace(str(path), "the upload").replace(path.name, "the upload")
-    return ABSOLUTE_PATH.sub(r"\1", text)[:500]
+    for folder in (ROOT, Path.home()):  # their names may have spaces
+        text = text.replace(f"{folder}/", "/")
+    return ABSOLUTE_PATH.sub(r"\1", DATABASE.sub(r"\1", text))[:500]
 
 
 def error_response(message: str, status: int, headers: dict[str, str] | None = None) -> JSONResponse:

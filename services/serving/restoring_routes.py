@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 
 from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.encoders.restoring import FACTOR, TASKS, Task
 from services.pipeline.restore import restore_image, restoring_options
 from services.serving.bodies import Body, accepted_image, encode_image, read_body
-from services.serving.handling import WARNING_HEADER, deadline, headers_of, in_thread, state_of
+from services.serving.handling import WARNING_HEADER, admitted, deadline, headers_of, in_thread, state_of
 from services.serving.job_request import alone
 from services.serving.limits import error_response
 from services.serving.openapi import TASK, takes
@@ -48,6 +48,7 @@ def _add(app: FastAPI, task: Task) -> None:
         f"/v1/{task}",
         tags=["images"],
         name=task,
+        dependencies=[Depends(admitted)],
         description=f"{_SUMMARIES[task]} PNG or JPEG, as Accept asks; {WARNING_HEADER} says what to beware of.",
         response_class=Response,
         responses={
@@ -67,9 +68,9 @@ def _add(app: FastAPI, task: Task) -> None:
         session = state.engine.restoring(task)
 
         def work() -> tuple[bytes, tuple[str, ...]]:
-            image = read_image(data, runtime.max_pixels)
             with state.turns.turn(runtime.request_seconds):
                 late = deadline(runtime.request_seconds)
+                image = read_image(data, runtime.max_pixels)
                 options = restoring_options(face)
                 made = restore_image(image, session.models, options, runtime.max_pixels, cancelled=late)
             return encode_image(made.image, media_type), made.warnings

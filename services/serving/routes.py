@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import anyio
 import anyio.to_thread
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import Depends, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -34,6 +34,7 @@ from services.serving.handling import (
     MODEL_HEADER,
     State,
     Value,
+    admitted,
     deadline,
     headers_of,
     in_thread,
@@ -237,6 +238,7 @@ def _add_images(app: FastAPI) -> None:
     @app.post(
         "/v1/invert",
         tags=["images"],
+        dependencies=[Depends(admitted)],
         openapi_extra=takes("image", "image/*", (*INVERT_OPTIONS, CODES), edits=False),
     )
     async def invert(request: Request, response: Response) -> InvertOut:
@@ -248,9 +250,9 @@ def _add_images(app: FastAPI) -> None:
         session = state.engine.session()
 
         def work() -> InvertOut:
-            image = read_image(data, runtime.max_pixels)
             with state.turns.turn(runtime.request_seconds):
                 late = deadline(runtime.request_seconds)
+                image = read_image(data, runtime.max_pixels)  # one at a time: a small file may be a large picture
                 inversion = invert_image(image, session.models, options, cancelled=late)
             name = state.latents.put(inversion, session.models.generator.sha256)
             expires = datetime.now(UTC) + timedelta(seconds=state.latents.keep_seconds)
@@ -269,6 +271,7 @@ def _add_images(app: FastAPI) -> None:
     @app.post(
         "/v1/edit",
         tags=["images"],
+        dependencies=[Depends(admitted)],
         response_class=Response,
         responses={200: {"content": {"image/png": {}, "image/jpeg": {}}}, 406: {"model": ErrorOut}},
         openapi_extra=takes("image", "image/*", IMAGE_OPTIONS, latent=True),
@@ -293,13 +296,13 @@ def _add_images(app: FastAPI) -> None:
         session.models.edits.check(edits)
 
         def work() -> tuple[bytes, tuple[str, ...]]:
-            source = (
-                state.latents.get(name, session.models.generator.sha256)
-                if name is not None
-                else read_image(data, runtime.max_pixels)
-            )
             with state.turns.turn(runtime.request_seconds):
                 late = deadline(runtime.request_seconds)
+                source = (
+                    state.latents.get(name, session.models.generator.sha256)
+                    if name is not None
+                    else read_image(data, runtime.max_pixels)
+                )
                 edited = edit_image(source, edits, session.models, options, cancelled=late)
             return encode_image(edited.image, media_type), edited.warnings
 
@@ -332,8 +335,7 @@ def _add_jobs(app: FastAPI) -> None:
         """Edit or restore the face in a video, or make frames between its own; the job survives the server."""
         state = state_of(request)
         session = state.engine.session()
-        await in_thread(state.jobs.check_room)  # before a large body is taken for nothing
-        upload = state.jobs.place_for_upload()
+        upload = await in_thread(state.jobs.place_for_upload)  # before a large body is taken for nothing
         try:
             async with read_body(request, "video", VIDEO_OPTIONS) as body:
                 task, factor = task_of(body), factor_of(body)
@@ -359,7 +361,7 @@ def _add_jobs(app: FastAPI) -> None:
 
             job = await in_thread(lambda: JobOut.of(state.jobs.submit(upload, asked_for)))
         finally:
-            upload.unlink(missing_ok=True)
+            state.jobs.drop(upload)
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         response.headers[MODEL_HEADER] = session.header
         return job

@@ -15,7 +15,7 @@ from typing import Generic, Literal, TypeVar
 from datamodules.disk import write_whole
 from datamodules.types import BadInputError
 from modules.model_folder import CONFIG, require_generator
-from services.registry.errors import RegistryUnavailableError
+from services.registry.errors import NoSuchVersionError, RegistryUnavailableError
 from services.registry.gate import utc_now
 from services.registry.store import CHAMPION, ModelStore, RegisteredVersion, is_intact
 
@@ -143,16 +143,18 @@ class Slot(Generic[T]):
         ``state`` and logged.
         """
         with self._checking:
-            before = self._current
+            before, none_there = self._current, False
             try:
                 error = self._follow()
                 registry: Literal["up", "down"] = "up"
+            except NoSuchVersionError as none:  # the cache may hold the champion of another registry
+                error, registry, none_there = str(none), "up", True
             except RegistryUnavailableError as down:
                 error, registry = str(down), "down"
             except Exception as failure:  # whatever a model's code raises, the old model goes on serving
                 error, registry = _one_line(failure), "up"
             if self._current is None:
-                error = self._fall_back(error)
+                error = error if none_there else self._fall_back(error)
             elif error and self._current[1].source == "cache":
                 error = f"{error}; {_from_cache(self._current[1].version)}"
             if error and error != self._state.error:

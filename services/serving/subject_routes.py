@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import suppress
 from dataclasses import asdict
 
 from fastapi import FastAPI, Request
 
+from datamodules.disk import remove_tree
 from services.adaptation.subjects import Forgotten, jobs_of
 from services.serving.handling import State, in_thread, state_of
 from services.serving.schemas import ForgottenOut
@@ -23,13 +22,15 @@ def add_subjects(app: FastAPI) -> None:
 
 
 def forgotten(subject: str, state: State) -> Forgotten:
-    """Delete what a server keeps of a person, the registry's part first: without it nothing is deleted."""
-    versions, adaptations, clips = state.engine.forget(subject)
-    jobs = jobs_of(subject, state.jobs.folder, clips)
-    for job in jobs:
-        try:
-            state.jobs.delete(job)
-        except KeyError:  # half made or half deleted by a server that was killed; or gone since
-            with suppress(FileNotFoundError):
-                shutil.rmtree(state.jobs.folder / job)
-    return Forgotten(versions, adaptations, len(jobs))
+    """Delete what a server keeps of a person; without the registry nothing is deleted."""
+
+    def delete_jobs(clips: frozenset[str]) -> int:
+        jobs = jobs_of(subject, state.jobs.folder, clips)
+        for job in jobs:
+            try:
+                state.jobs.delete(job)
+            except KeyError:  # half made or half deleted by a server that was killed; or gone since
+                remove_tree(state.jobs.folder / job)
+        return len(jobs)
+
+    return state.engine.forget(subject, delete_jobs)

@@ -35,11 +35,28 @@ class Turns:
         self._condition = threading.Condition()
         self._waiting: deque[object] = deque()
         self._busy = False
+        self._admitted = 0
 
     @property
     def waiting(self) -> int:
         """How many wait for their turn."""
         return len(self._waiting)
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Be one of those who wait or are at work, inside the ``with`` block: from before a body is read.
+
+        Each holds its body. Raises ``BusyError`` where ``MAX_WAITING`` do, beside the one at work.
+        """
+        with self._condition:
+            if self._admitted > MAX_WAITING:
+                raise BusyError(f"{MAX_WAITING} requests are waiting already; try again later")
+            self._admitted += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._admitted -= 1
 
     @contextmanager
     def turn(self, seconds: float | None = None) -> Iterator[None]:

@@ -51,13 +51,20 @@ def promote(
     version: Annotated[str | None, typer.Option(help="Judge this version instead of the challenger.")] = None,
 ) -> None:
     """Make the challenger champion if it passes the gate; exit code 3 with all reasons if not."""
+    from services.precise_generator import generator_sha256
     from services.registry.gate import Gates
     from services.stages.evaluate import re_evaluation
 
     params = load_params()
     gate = params.section("gate", Gates).of(name)
     with bars(False) as report:
-        done = _registry(params).promote(name, gate, version, re_evaluate=re_evaluation(params, name, report))
+        done = _registry(params).promote(
+            name,
+            gate,
+            version,
+            re_evaluate=re_evaluation(params, name, report),
+            generator_sha256=generator_sha256(params),
+        )
     if done.verdict is not None:
         print("\n".join(done.verdict.reasons))
     print(f"{name} version {done.champion.version} is champion; previous is {done.previous or 'none'}")

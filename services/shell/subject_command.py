@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Annotated
 
 import typer
 
+from datamodules.disk import remove_tree
 from services.settings import load_params
 
 
@@ -25,7 +25,7 @@ def forget(
 
     While a server runs it holds the jobs: 'curl -X DELETE localhost:3000/v1/subjects/SUBJECT' then does the same.
     """
-    from services.adaptation.subjects import Forgotten, clips_of, forget_adaptations, jobs_of
+    from services.adaptation.subjects import clips_of, forget_adaptations, jobs_of
     from services.model_names import adaptation_of
     from services.opened_registry import open_registry
     from services.serving.jobs_lock import lock_jobs
@@ -36,14 +36,17 @@ def forget(
     registry, state = open_registry(params), params.runtime.state
     jobs = jobs_of(subject, folder, clips_of(subject, registry, state))
     lock = lock_jobs(folder) if jobs else None
-    try:
-        versions, adaptations, _ = forget_adaptations(subject, registry, state)
+
+    def delete_jobs(_: frozenset[str]) -> int:
         for job in jobs:
-            shutil.rmtree(folder / job, ignore_errors=True)
+            remove_tree(folder / job)
+        return len(jobs)
+
+    try:
+        done = forget_adaptations(subject, registry, state, delete_jobs)
     finally:
         if lock is not None:
             lock.release()
-    done = Forgotten(versions, adaptations, len(jobs))
     print(
         f"{subject}: {done.versions} registered versions, {done.adaptations} adaptations, {done.jobs} jobs deleted"
     )

@@ -53,9 +53,9 @@ def registry(tmp_path: Path, tracking_uri: str, registry_config: RegistryConfig)
 def toy_model(tmp_path: Path) -> Callable[..., Path]:
     """A model folder whose one tensor holds ``value``."""
 
-    def make(value: float, generator: str | None = GENERATOR) -> Path:
-        config = {"kind": "toy"} | ({"generator_sha256": generator} if generator else {})
-        folder = tmp_path / "made" / f"{value}-{generator}"
+    def make(value: float, generator: str | None = GENERATOR, kind: str = "frame-encoder") -> Path:
+        config = {"kind": kind} | ({"generator_sha256": generator} if generator else {})
+        folder = tmp_path / "made" / f"{value}-{generator}-{kind}"
         return save_model(folder, config, {"weight": torch.full((4,), float(value))}, f"# Toy {value}\n")
 
     return make

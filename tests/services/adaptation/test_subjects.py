@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from adapted_toys import SETTINGS, small_models
 
+import services.adaptation.subjects
 from datamodules.types import BadInputError
 from modules.generators.adaptation import load_adaptation
 from services.adaptation.alone import alone_in
 from services.adaptation.learn import adapt_clip
 from services.adaptation.models import evaluation_of
-from services.adaptation.subjects import forget_adaptations, jobs_of, subject_of
+from services.adaptation.subjects import Forgotten, forget_adaptations, jobs_of, subject_of
 from services.consent import Subject
 from services.model_names import adaptation_of, is_adaptation, usual_name
 from services.pipeline.models import Models
@@ -177,7 +178,9 @@ def test_a_person_is_forgotten_everywhere_and_nobody_else(
         said = {"subject": {"name": ""}, "source": {"sha256": learned_from}}
         (state / "adaptations" / f"{name}.unfinished" / "subject.json").write_text(json.dumps(said))
     assert {table for table, _ in said_in(database, "anna")} >= {"runs", "tags", "model_versions"}
-    assert forget_adaptations("anna", registry, state) == (1, 2, {sha256})
+    seen: list[frozenset[str]] = []
+    assert forget_adaptations("anna", registry, state, lambda clips: seen.append(clips) or 3) == Forgotten(1, 2, 3)
+    assert seen == [{sha256}]
     assert said_in(database, "anna") == [] and said_in(database, "form of ben") != []
     assert not [path for path in registry.cache.rglob("*") if "anna" in path.name]
     left = {path for path in tmp_path.rglob("weights.safetensors") if "adaptations" not in path.parts}
@@ -190,9 +193,43 @@ def test_a_person_is_forgotten_everywhere_and_nobody_else(
     assert registry.resolve(adaptation_of("ben")).version == "1"
     assert registry.subjects() == [adaptation_of("ben")]
     assert not any("anna" in path.read_text(errors="ignore") for path in tmp_path.rglob("card.md"))
-    assert forget_adaptations("anna", registry, state) == (0, 0, set())
+    assert forget_adaptations("anna", registry, state, len) == Forgotten(0, 0, 0)
     again = made(clip, tmp_path / "again", small_models, "anna")
     assert registry.register(again, NAME, evaluation_of(again)).version == "1"
+
+
+@pytest.mark.parametrize("broken_at", ["jobs", "folders", "registry"])
+def test_forgetting_that_was_interrupted_can_be_repeated(
+    clip: Path, small_models: Models, tmp_path: Path, registry: ModelRegistry, monkeypatch, broken_at: str
+) -> None:
+    state, sha256 = tmp_path / "state", hashlib.sha256(clip.read_bytes()).hexdigest()
+    folder = made(clip, state / "adaptations" / "anna", small_models, "anna")
+    registry.register(folder, NAME, evaluation_of(folder))
+    shutil.copytree(folder, state / "adaptations" / "0123")
+    as_of(state / "adaptations" / "0123", "", sha256)
+    shutil.rmtree(folder)  # only the registry knows whose clip it was
+    jobs = {"a job"}
+
+    def delete_jobs(clips: frozenset[str]) -> int:
+        if broken_at == "jobs":
+            raise KeyboardInterrupt
+        assert clips == {sha256}
+        done = len(jobs)
+        jobs.clear()
+        return done
+
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        if broken_at != "jobs":
+            name = {"folders": "remove_tree", "registry": "forget_model"}[broken_at]
+            patched.setattr(services.adaptation.subjects, name, broken)
+        forget_adaptations("anna", registry, state, delete_jobs)
+    before, broken_at = broken_at, ""
+    left = 0 if before == "registry" else 1
+    assert forget_adaptations("anna", registry, state, delete_jobs) == Forgotten(1, left, int(before == "jobs"))
+    assert not jobs and not list((state / "adaptations").iterdir()) and registry.subjects() == []
 
 
 def test_frames_of_an_adaptation_that_was_stopped_are_forgotten_too(
@@ -218,12 +255,12 @@ def test_frames_of_an_adaptation_that_was_stopped_are_forgotten_too(
     other.start()
     assert held.wait(60)
     with pytest.raises(BadInputError, match="is learning this face right now") as busy:
-        forget_adaptations("anna", registry, state)
+        forget_adaptations("anna", registry, state, lambda _: pytest.fail("nothing is deleted then"))
     forgotten.set()
     other.join()
     assert busy.value.status == 409 and work.exists()
     sha256 = hashlib.sha256(clip.read_bytes()).hexdigest()
-    assert forget_adaptations("anna", registry, state) == (0, 1, {sha256})
+    assert forget_adaptations("anna", registry, state, lambda clips: len(clips & {sha256})) == Forgotten(0, 1, 1)
     assert list((state / "adaptations").iterdir()) == []
 
 
@@ -258,6 +295,9 @@ def test_the_shell_registers_promotes_and_forgets(
     good = replace(evaluation_of(folder), metrics={"psnr": 30.0, "psnr_gain": 9.0, "identity": 0.9}, frames=12)
     evaluation.write_text(good.to_json())
     assert run(["register", str(folder), "--evaluation", str(evaluation)]) == 0
+    assert run(["promote", NAME]) == 2, "the generator of params.yaml is another"
+    assert "belongs to generator" in capsys.readouterr().err
+    monkeypatch.setattr("services.precise_generator.generator_sha256", lambda _: small_models.generator.sha256)
     assert run(["promote", NAME]) == 0
     assert run(["status"]) == 0
     assert NAME in capsys.readouterr().out

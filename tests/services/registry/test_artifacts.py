@@ -12,7 +12,7 @@ from services.registry.connection import RegistryConfig
 from services.registry.promote import ModelRegistry
 from services.registry.tracking import start_run
 
-NAME = "stylereel-directions"
+NAME = "stylereel-frame-encoder"
 
 
 def fill(folder: Path, config: RegistryConfig, model: Path) -> str:

@@ -76,7 +76,7 @@ def test_a_registry_that_comes_back_before_the_end_has_everything(
         points = client.get_metric_history(run.run_id, "loss")
         assert sorted((p.step, p.value) for p in points) == [(0, 3.0), (1, 2.0), (2, 1.0)]
         assert [f.path for f in client.list_artifacts(run.run_id, "images")] == ["images/sheet-0000001.png"]
-    made = away.registry.register_run(run.run_id, "stylereel-directions")
+    made = away.registry.register_run(run.run_id, "stylereel-frame-encoder")
     assert (away.registry.download(made) / "card.md").read_text() == "# Toy 1\n"
     said = [record.message for record in caplog.records if record.name.startswith("services")]
     assert len(said) == 1 and "is gone" in said[0] and str(away.unsent) in said[0]

@@ -42,6 +42,20 @@ def shelf(registry: ModelRegistry, gate: GateConfig, toy_model: Toy, evaluation:
     return Shelf(registry, gate, toy_model, evaluation)
 
 
+def test_the_champion_registered_again_leaves_the_challenger_its_place(shelf: Shelf) -> None:
+    one = shelf.add(1, 12.0)
+    assert shelf.promote() == "1"
+    assert shelf.add(2, 13.0).version == "2"
+    assert shelf.add(1, 12.5).version == one.version
+    assert shelf.aliases() == {CHALLENGER: "2", CHAMPION: "1"}
+    assert shelf.promote() == "2"
+
+
+def test_history_knows_its_models(shelf: Shelf) -> None:
+    with pytest.raises(BadInputError, match="no registered model is called 'stylereel-frame'"):
+        shelf.registry.history("stylereel-frame")
+
+
 def test_the_whole_life(shelf: Shelf) -> None:
     shelf.add(1, 12.0)
     assert shelf.promote() == "1"

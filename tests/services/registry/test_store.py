@@ -29,7 +29,7 @@ def test_a_registered_folder_comes_back_the_same(
     folder = toy_model(1)
     made = registry.register(folder, NAME, evaluation(folder, 12.5), {"made_by": "a test"})
     assert made == registry.resolve(NAME, CHALLENGER) == registry.version(NAME, "1")
-    assert (made.kind, made.generator_sha256, made.tags["made_by"]) == ("toy", "a" * 64, "a test")
+    assert (made.kind, made.generator_sha256, made.tags["made_by"]) == ("frame-encoder", "a" * 64, "a test")
     assert made.evaluation() == evaluation(folder, 12.5)
     assert made.evaluation("other clips") is None
 
@@ -74,7 +74,7 @@ def test_mlflow_itself_reads_the_model(registry: ModelRegistry, toy_model: Toy) 
         place = client.get_model_version_download_uri(NAME, made.version)
     [answer] = mlflow.pyfunc.load_model(place).predict(["describe"])
     assert answer["card"] == "# Toy 1\n"
-    assert load_model(Path(answer["folder"])).config["kind"] == "toy"
+    assert load_model(Path(answer["folder"])).config["kind"] == "frame-encoder"
     assert not list(registry.connection.database.parent.rglob("*.pkl"))  # type: ignore[union-attr]
 
 
@@ -94,6 +94,10 @@ def test_an_evaluation_of_other_weights_config_or_generator_is_refused(
 def test_bad_names_tags_and_folders_are_refused(registry: ModelRegistry, toy_model: Toy, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no registered model is called"):
         registry.register(toy_model(1), "encoder")
+    with pytest.raises(BadInputError, match="registered as stylereel-directions; under stylereel-frame-"):
+        registry.register(toy_model(1, kind="directions"), NAME)
+    with pytest.raises(BadInputError, match="frame-encoder; under stylereel-adaptation-anna no"):
+        registry.register(toy_model(1), "stylereel-adaptation-anna")
     with pytest.raises(BadInputError, match="registry's own"):
         registry.register(toy_model(1), NAME, tags={"sha256": "mine"})
     with pytest.raises(BadInputError, match="not a model folder"):
@@ -247,7 +251,7 @@ def test_what_a_stopped_registration_left_is_forgotten_too(
 ) -> None:  # fmt: skip
     """Stopped after the files were logged, before there was a version; runs of other models stay."""
     folder = toy_model(1)
-    kept = registry.register(toy_model(2), "stylereel-video-encoder")
+    kept = registry.register(toy_model(2, kind="video-encoder"), "stylereel-video-encoder")
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stopped.setattr(registry, "_create_version", lambda *all: (_ for _ in ()).throw(KeyboardInterrupt))
         registry.register(folder, NAME, evaluation(folder, 12.5))

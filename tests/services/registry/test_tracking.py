@@ -85,8 +85,8 @@ def test_the_model_of_a_run_is_registered(
     with start_run("train", {}, tracking_uri, registry_config, unsent) as run:
         run.log_model(first)
         run.log_model(last)
-    made = registry.register_run(run.run_id, "stylereel-directions", evaluation(last, 12.0))
-    assert registry.resolve("stylereel-directions", CHALLENGER) == made
+    made = registry.register_run(run.run_id, "stylereel-frame-encoder", evaluation(last, 12.0))
+    assert registry.resolve("stylereel-frame-encoder", CHALLENGER) == made
     assert (registry.download(made) / "card.md").read_text() == "# Toy 2\n"
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import os
 import shutil
@@ -9,12 +10,14 @@ from job_toys import Copier, copier, jobs, submit, until, wait
 from prometheus_client import values
 
 from datamodules.types import BadInputError
+from services.adaptation.subjects import jobs_of
 from services.serving.job import Job, kind_of
 from services.serving.jobs import Jobs
 from services.serving.jobs_lock import lock_jobs
 from services.serving.turns import BusyError, Turns
 
 __all__ = ["copier", "jobs"]
+ABC = hashlib.sha256(b"abc").hexdigest()
 NO_ROOM = BadInputError("cannot write output.part.mp4 (No space left on device); free some space")
 NO_ROOM.__cause__ = OSError(28, "No space left on device")
 
@@ -104,6 +107,39 @@ def test_no_more_jobs_are_queued_than_there_is_room_for(tmp_path: Path, copier: 
     finally:
         copier.go_on.set()
         jobs.close()
+
+
+def test_an_upload_takes_the_place_of_a_job(tmp_path: Path, copier: Copier) -> None:
+    jobs = Jobs(tmp_path / "jobs", copier, Turns(), 1.0, 0.05, max_jobs=1)
+    try:
+        upload = jobs.place_for_upload()
+        with pytest.raises(BusyError):
+            jobs.place_for_upload()
+        jobs.drop(upload)
+        assert wait(jobs, submit(jobs).id, "succeeded").state == "succeeded"
+        jobs.check_room()
+    finally:
+        jobs.close()
+
+
+def test_of_jobs_that_are_over_no_clip_is_kept(jobs: Jobs, copier: Copier) -> None:
+    copier.error = BadInputError("no face")
+    failed = wait(jobs, submit(jobs).id, "failed").id
+    copier.error = None
+    copier.go_on.clear()
+    running, queued = wait(jobs, submit(jobs).id, "running").id, submit(jobs).id
+    jobs.cancel(queued)
+    assert not (jobs.folder / queued / "input").exists()
+    jobs.sweep()
+    assert not (jobs.folder / failed / "input").exists() and (jobs.folder / running / "input").exists()
+    jobs.cancel(running)
+    copier.go_on.set()
+    until(lambda: not (jobs.folder / running / "input").exists())
+    assert jobs.get(failed).error == "no face" and set(jobs_of("", jobs.folder, {ABC})) == {
+        failed,
+        running,
+        queued,
+    }
 
 
 def test_beginnings_and_ends_are_said_and_counted_once(

@@ -13,6 +13,7 @@ from services.serving.bodies import accepted_image
 from services.serving.handling import WARNING_HEADER, headers_of
 from services.serving.limits import Guard, RangedFile, in_api_terms, public_message
 from services.serving.measures import Measures
+from services.settings import ROOT
 
 LIMIT, VIDEO_LIMIT = 1000, 5000
 
@@ -164,6 +165,9 @@ def test_what_nobody_caught_says_nothing_of_itself() -> None:
         ("/srv/jobs/1/input is cut off", "the upload is cut off"),
         ("input is cut off", "the upload is cut off"),
         ("at http://host/path/to it", "at http://host/path/to it"),
+        ("at sqlite:////srv/state/mlflow.db cannot be", "at mlflow.db cannot be"),
+        (f"cannot read {Path.home()}/x/y.bin: gone", "cannot read y.bin: gone"),
+        (f"cannot read {ROOT}/var/models/y.bin", "cannot read y.bin"),
     ],
 )
 def test_errors_lose_the_folders_of_the_server(text: str, public: str) -> None:

@@ -1,5 +1,6 @@
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -57,6 +58,20 @@ def test_a_queue_that_is_full_refuses_at_once_but_not_who_waits_for_ever() -> No
     for thread in threads:
         thread.join(5)
     assert turns.waiting == 0
+
+
+def test_more_are_not_admitted_than_may_wait_and_one_is_at_work() -> None:
+    turns = Turns()
+    with ExitStack() as inside:
+        for _ in range(MAX_WAITING + 1):
+            inside.enter_context(turns.admitted())
+        with pytest.raises(BusyError, match="are waiting already"), turns.admitted():
+            pass
+    with pytest.raises(RuntimeError, match="broken"), turns.admitted():
+        raise RuntimeError("broken")
+    with ExitStack() as inside:
+        for _ in range(MAX_WAITING + 1):
+            inside.enter_context(turns.admitted())
 
 
 def test_an_exception_inside_gives_the_turn_back() -> None:
