@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,9 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.testclient import TestClient
 
+from services.serving import routes
 from services.serving.handling import MODEL_HEADER, WARNING_HEADER, State
+from services.serving.turns import MAX_WAITING
 from services.settings import ROOT, Params, load_params
 
 
@@ -285,6 +288,33 @@ def test_latents_are_gone_after_their_time(client: TestClient, state: State, fac
     asked = {"latent": latent, "edits": [{"name": "age", "strength": 1}]}
     refused(client.post("/v1/edit", json=asked), 422, "invert the image again")
     assert state.latents.sweep() == 1 and not (state.latents.folder / latent).exists()
+
+
+@pytest.mark.parametrize("route", ["/v1/invert", "/v1/edit?edit=age%3D20"])
+def test_who_comes_when_all_places_are_taken_is_refused_before_the_body_is_looked_at(
+    client: TestClient, state: State, route: str
+) -> None:
+    with ExitStack() as inside:
+        for _ in range(MAX_WAITING + 1):
+            inside.enter_context(state.turns.admitted())
+        answer = client.post(route, content=b"no image")
+        refused(answer, 503, "are waiting already")
+        assert "retry-after" in answer.headers
+    assert client.post(route, content=b"no image").status_code == 415
+
+
+def test_pictures_are_decoded_in_their_turn(client: TestClient, state: State, face: bytes, monkeypatch) -> None:
+    held: list[bool] = []
+    read = routes.read_image
+
+    def looked(*all: Any) -> Any:
+        held.append(state.turns._busy)
+        return read(*all)
+
+    monkeypatch.setattr(routes, "read_image", looked)
+    assert client.post("/v1/invert", content=face).status_code == 200
+    assert client.post("/v1/edit?edit=age%3D20", content=face).status_code == 200
+    assert held == [True, True]
 
 
 def test_a_busy_device_is_said_after_the_time_to_wait(client: TestClient, state: State, face: bytes) -> None:
