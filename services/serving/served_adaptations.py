@@ -48,7 +48,9 @@ class ServedAdaptations:
             ) from error
         key = f"{name} {version.version} {version.sha256}"
         with self._lock:
-            found = self._read(key, self.store.download(version))
+            folder = self.store.download(version)
+            found = self._read(key, folder)
+            self.store.prune(name, keep=folder)
         return self._adapted(session, name, version.version, found, "registry")
 
     def _read(self, key: str, folder: Path) -> Models:

@@ -103,7 +103,9 @@ def test_a_server_edits_with_the_champion_and_keeps_the_last_few(
     newer = made(clip, tmp_path / "newer", small_models, "anna", 4)
     registry.register(newer, NAME, evaluation_of(newer))
     registry.promote(NAME, GATE)
+    monkeypatch.setattr(registry, "config", replace(registry.config, keep_versions=1))
     assert served.session("anna", session).header == f"{NAME}/2"
+    assert [folder.name[:2] for folder in (registry.cache / NAME).glob("[0-9]*")] == ["2-"]
 
     def down(*_: object) -> None:
         raise RegistryUnavailableError("the registry does not answer")
