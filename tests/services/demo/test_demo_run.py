@@ -40,7 +40,7 @@ def short(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def demo(short: Path, tmp_path: Path, toy_models, toy_model, monkeypatch: pytest.MonkeyPatch):
     """Makes a demo whose networks and server are toys."""
-    folder = toy_model(3)
+    folder = toy_model(3, kind="directions")
     served: list[int] = []
 
     def judge(images: torch.Tensor) -> dict[str, np.ndarray]:
