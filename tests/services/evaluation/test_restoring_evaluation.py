@@ -175,7 +175,12 @@ def test_a_folder_is_registered_by_its_task(make, tmp_path, monkeypatch, capsys)
     assert usual_name({"kind": "frame-encoder"}) == "stylereel-frame-encoder"
     evaluation = tmp_path / "e.json"
     evaluation.write_text(evaluation_of(folder).to_json())
+    assert run(["register", str(folder), "--name", "stylereel-colouriser"]) == 2
+    assert "registered as stylereel-enlarger" in capsys.readouterr().err
     assert run(["register", str(folder), "--evaluation", str(evaluation)]) == 0
+    assert run(["promote", "stylereel-enlarger"]) == 2
+    assert f"belongs to generator {'a' * 64}" in capsys.readouterr().err
+    monkeypatch.setattr("services.precise_generator.generator_sha256", lambda _: "a" * 64)
     assert run(["promote", "stylereel-enlarger"]) == 0
     assert "stylereel-enlarger version 1 is champion" in capsys.readouterr().out
 
