@@ -175,3 +175,13 @@ def test_what_a_sender_had_sent_before_is_not_waited_for(tmp_path, name, sound):
             for path in (clip, again.path)
         ]
         assert apart[0] == pytest.approx(apart[1], abs=0.02)
+
+
+def test_sound_that_leads_begins_the_file(tmp_path):
+    clip = make_clip(
+        tmp_path / "a.ts", audio="aac", rate=Fraction(25), frames=25, pts=range(10, 35), time_base=Fraction(1, 25),
+        options={"output_ts_offset": "36000"},
+    )  # fmt: skip
+    again = copy(clip, tmp_path / "b.mp4", audio_from=clip)
+    first = next(read_frames(again.path)).pts[0] * float(again.time_base)
+    assert 0 <= audio_packets(again.path)[0][0] < 0.05 and first == pytest.approx(0.4, abs=0.05)
