@@ -289,7 +289,7 @@ class Jobs:
                     swept.append(path.name)
                 elif (path / WORK).is_dir() or (path / CLIP).is_file():
                     self._remove_unneeded(path)
-            except (OSError, SQLAlchemyError):
+            except (OSError, BadInputError, SQLAlchemyError):
                 log.exception("cannot remove what %s no longer needs", path.name)  # the others still can
         self._queue_lost()
         return swept

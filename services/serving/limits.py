@@ -77,8 +77,7 @@ def public_message(error: BaseException | str, uploads: Iterable[Path] = ()) -> 
     text = in_api_terms(error if isinstance(error, str) else one_line(error))
     for path in uploads:
         text = text.replace(str(path), "the upload").replace(path.name, "the upload")
-    for folder in (ROOT, Path.home()):  # their names may have spaces
-        text = text.replace(f"{folder}/", "/")
+    text = text.replace(f"{ROOT}/", "/")  # whose name may have spaces
     return ABSOLUTE_PATH.sub(r"\1", DATABASE.sub(r"\1", text))[:500]
 
 

@@ -25,8 +25,9 @@ def register(
     """Put a model folder into the registry and make it the challenger."""
     from modules.model_folder import load_model
     from services.model_names import usual_name
+    from services.registry.errors import NoSuchVersionError
     from services.registry.gate import Evaluation
-    from services.registry.store import ROLLED_BACK
+    from services.registry.store import CHAMPION, ROLLED_BACK
 
     try:
         read = Evaluation.from_json(_text(evaluation)) if evaluation else None
@@ -39,7 +40,13 @@ def register(
     registry = _registry()
     version = registry.register(folder, registered, read, tags)
     which, promote = f"{version.name} version {version.version}", f"'stylereel promote {version.name}"
-    if ROLLED_BACK in version.tags:
+    try:
+        champion = registry.resolve(version.name, CHAMPION).version
+    except NoSuchVersionError:
+        champion = ""
+    if champion == version.version:
+        print(f"{which} is the champion already")
+    elif ROLLED_BACK in version.tags:
         number = f"--version {version.version}"
         print(f"{which} was rolled back, so it is no challenger; {promote} {number}' has it judged all the same")
     else:

@@ -183,6 +183,8 @@ def test_a_folder_is_registered_by_its_task(make, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr("services.precise_generator.generator_sha256", lambda _: "a" * 64)
     assert run(["promote", "stylereel-enlarger"]) == 0
     assert "stylereel-enlarger version 1 is champion" in capsys.readouterr().out
+    assert run(["register", str(folder)]) == 0
+    assert "stylereel-enlarger version 1 is the champion already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -222,7 +222,12 @@ def test_sweep_deletes_what_is_over_and_old(jobs: Jobs, copier: Copier) -> None:
     assert jobs.get(young.id).state == "succeeded" and jobs.get(running.id).state == "running"
 
 
-def test_what_cannot_be_removed_keeps_nothing_else(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [PermissionError("somebody has it open"), BadInputError("cannot delete it", 500)]
+)
+def test_what_cannot_be_removed_keeps_nothing_else(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     old = [wait(jobs, submit(jobs).id, "succeeded").id for _ in range(2)]
     for job in old:
         os.utime(jobs.folder / job, (0, 0))
@@ -230,7 +235,7 @@ def test_what_cannot_be_removed_keeps_nothing_else(jobs: Jobs, monkeypatch: pyte
 
     def stuck(job: str) -> None:
         if job == first:
-            raise PermissionError("somebody has it open")
+            raise error
         delete(job)
 
     monkeypatch.setattr(jobs, "delete", stuck)
