@@ -150,7 +150,7 @@ def invert_faces(
             metrics = {name: float(value[0]) for name, value in measure(target, shown, models).items()}
             metrics["lpips"] = float(models.judges.perceptual(shown, target)[0])
         judged = [metrics["identity_distance"]], [metrics["landmark_error"]]
-        warnings = poor_reconstruction(*judged, models.config.warnings, advice=advice_for(models))
+        warnings = poor_reconstruction(*judged, models.config.warnings, advice_for(models))
         found.append(Inversion(image, ws.cpu(), matrix, size, metrics, warnings))
         meter.advance()
     return found

@@ -17,14 +17,14 @@ def poor_reconstruction(
     identity_distance: Sequence[float] | NDArray[np.float64],
     landmark_error: Sequence[float] | NDArray[np.float64],
     config: WarningsConfig,
+    advice: str,
     numbers: Sequence[int] = (),
-    advice: str = "",
 ) -> tuple[str, ...]:
-    """One line per stretch of frames whose reconstruction is poor: "identity distance 0.65 on frames 4-7: try …".
+    """One line per stretch of frames whose reconstruction is poor: "identity distance 0.65 on frames 4-7: ADVICE".
 
-    Values are per frame, NaN where not measured; such frames take after their neighbours. ``numbers`` are the
-    frames' numbers in the clip; without them the values are of one image and no frame is named. ``advice`` stands
-    in the place of "try …".
+    Values are per frame, NaN where not measured; such frames take after their neighbours. ``advice`` is from
+    ``advice_for``. ``numbers`` are the frames' numbers in the clip; without them the values are of one image, and
+    no frame is named.
     """
     judged: tuple[tuple[str, Sequence[float] | NDArray[np.float64], Callable[[float], bool]], ...] = (
         ("identity distance {:.2f}", identity_distance, lambda value: value > config.identity_distance),
@@ -38,7 +38,7 @@ def poor_reconstruction(
                 stretch = list(group)
                 mean = float(np.mean([value for _, value, _ in stretch]))
                 where = _named([numbers[frame] for frame, _, _ in stretch]) if numbers else ""
-                lines.append(f"{text.format(mean)}{where}: {advice or f'try --refine {config.try_refine}'}")
+                lines.append(f"{text.format(mean)}{where}: {advice}")
     return tuple(lines)
 
 

@@ -372,7 +372,7 @@ class Lane:
             return (*changes, *self.batch.said, *not_hidden(self.weight, numbers))
         judged = self.near["identity_distance"], self.near["landmark_error"], self.models.config.warnings
         advice = advice_for(self.models, self.options)
-        return (*changes, *self.batch.said, *poor_reconstruction(*judged, numbers, advice))
+        return (*changes, *self.batch.said, *poor_reconstruction(*judged, advice, numbers))
 
     def _paste(self, into: NDArray[np.uint8], index: int, place: int, crop: EditedCrop) -> None:
         weight = float(self.weight[index])

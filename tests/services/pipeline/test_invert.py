@@ -23,13 +23,11 @@ from services.pipeline.invert import (
     invert_faces,
     invert_image,
     measure,
-    poor_reconstruction,
 )
-from services.pipeline.options import EditOptions, WarningsConfig
+from services.pipeline.options import EditOptions
 from services.pipeline.refine import refine
+from services.pipeline.said import poor_reconstruction
 from services.pipeline.stream import invert_video
-
-WARN = WarningsConfig(identity_distance=0.6, landmark_error=5.0, try_refine=50)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +253,7 @@ def test_a_face_behind_a_hand_is_not_compared_and_not_warned_of(toy_models, imag
     for name in ("identity", "identity_distance", "landmark_error"):
         assert np.isnan(found[name]).tolist() == [False, True], name
     judged = [found[name][1:] for name in ("identity_distance", "landmark_error")]
-    assert poor_reconstruction(*judged, toy_models.config.warnings) == ()
+    assert poor_reconstruction(*judged, toy_models.config.warnings, "look") == ()
 
 
 def test_faces_of_a_group_are_counted_from_the_left(toy_models) -> None:
@@ -317,15 +315,3 @@ def test_a_poor_reconstruction_is_told_by_the_second_net(toy_models, image, clip
     for warnings in (invert_image(image, models, EditOptions()).warnings, report.warnings):
         assert any(line.startswith("identity distance 1.00") for line in warnings) == bool(apart)
         assert apart or not any(line.startswith("identity") for line in warnings)
-
-
-def test_warnings_name_the_frames() -> None:
-    distance = [0.3, 0.7, np.nan, 0.8, 0.3, 0.61]
-    lines = poor_reconstruction(distance, [1.0, np.nan, 9.0, 1.0, 1.0, 1.0], WARN, range(40, 46))
-    assert lines == (
-        "identity distance 0.75 on frames 41-43: try --refine 50",
-        "identity distance 0.61 on frame 45: try --refine 50",
-        "landmark error 9.0 % on frame 42: try --refine 50",
-    )
-    assert poor_reconstruction([0.71], [2.0], WARN) == ("identity distance 0.71: try --refine 50",)
-    assert poor_reconstruction([0.3], [2.0], WARN) == ()

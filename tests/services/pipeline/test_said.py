@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from services.pipeline.options import EditOptions
-from services.pipeline.said import advice_for, changed_persons, not_hidden
+from services.pipeline.options import EditOptions, WarningsConfig
+from services.pipeline.said import advice_for, changed_persons, not_hidden, poor_reconstruction
+
+WARN = WarningsConfig(identity_distance=0.6, landmark_error=5.0, try_refine=50)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,15 @@ def test_frames_that_hide_nobody() -> None:
         "no face was found to hide on frame 16",
     ]
     assert not_hidden(np.ones(3, np.float32), range(3)) == ()
+
+
+def test_warnings_name_the_frames() -> None:
+    distance = [0.3, 0.7, np.nan, 0.8, 0.3, 0.61]
+    lines = poor_reconstruction(distance, [1.0, np.nan, 9.0, 1.0, 1.0, 1.0], WARN, "try it", range(40, 46))
+    assert lines == (
+        "identity distance 0.75 on frames 41-43: try it",
+        "identity distance 0.61 on frame 45: try it",
+        "landmark error 9.0 % on frame 42: try it",
+    )
+    assert poor_reconstruction([0.71], [2.0], WARN, "try it") == ("identity distance 0.71: try it",)
+    assert poor_reconstruction([0.3], [2.0], WARN, "try it") == ()
