@@ -44,7 +44,8 @@ def forget_adaptations(
     What ``edit --adapt`` learned names nobody: it is the person's where it was learned from one of ``clips_of``.
     ``delete_jobs`` gets these clips, and says how many jobs there were. What knows the clips goes last, so that a
     call which was interrupted can be repeated. Raises ``BadInputError`` for a name that no subject can have and
-    (409) where a call is learning the face right now, and ``RegistryUnavailableError``: nothing is deleted then.
+    (409) where a call is learning the face right now, and ``RegistryUnavailableError`` where the registry cannot
+    be asked: nothing is deleted then. It is raised too where the registry goes away later; the rest is gone then.
     """
     clips = clips_of(subject, store, state)
     folders = [
@@ -96,7 +97,7 @@ def jobs_of(subject: str, jobs: Path, clips: Set[str] = frozenset()) -> list[str
 def _given(request: dict[str, Any], folder: Path) -> str | None:
     """Sha256 of a job's clip; None where a server of before did not note it, and the job is over."""
     noted = request.get(INPUT_SHA256)
-    clip = folder / "input"
+    clip = folder / "input"  # ``CLIP`` of services.serving.job_folder, a room above
     return str(noted) if noted else file_sha256(clip) if clip.is_file() else None
 
 

@@ -42,19 +42,19 @@ def poor_reconstruction(
     return tuple(lines)
 
 
-def advice_for(models: Models, clip: EditOptions | None = None) -> str:
-    """What ``poor_reconstruction`` advises: only what these options leave open. ``clip`` are those of a clip.
+def advice_for(models: Models, options: EditOptions | None = None) -> str:
+    """What ``poor_reconstruction`` advises of a clip edited with ``options``; None for an image, never adapted to.
 
     The codes of a task are not refined, and its input lacks the truth.
     """
     if models.task:
         return "what is added may be another person's"
     refine = f"try --refine {models.config.warnings.try_refine}"
-    if clip is None or models.adapted:
+    if options is None or models.adapted:
         return refine
-    if clip.preview:
+    if options.preview:
         return "a preview is not refined, the finished clip is"
-    return refine if clip.face == "all" else f"try --adapt, or{refine.removeprefix('try')}"
+    return refine if options.face == "all" else f"try --adapt, or{refine.removeprefix('try')}"
 
 
 def changed_persons(numbers: Sequence[int], models: Models, options: EditOptions) -> tuple[str, ...]:

@@ -230,7 +230,7 @@ def _report(plan: ClipPlan, lanes: Sequence[Lane], started: float) -> VideoRepor
         seconds=time.monotonic() - started,
         cuts=tuple(plan.numbers[cut] for cut in plan.cuts),
         faces=tuple(lane.report() for lane in lanes),
-        warnings=tuple(dict.fromkeys(line for lane in lanes for line in lane.warnings())),
+        warnings=tuple(line for lane in lanes for line in lane.warnings()),
     )
 
 

@@ -51,7 +51,10 @@ def deadline(seconds: float) -> Callable[[], bool]:
 
 
 async def admitted(request: Request) -> AsyncIterator[None]:
-    """Be one of those who wait or are at work, from before the body is read; raises ``BusyError``."""
+    """Be one of those who wait or are at work, from before the body is read; raises ``BusyError``.
+
+    For ``scope="function"``: who reads a finished answer slowly takes nobody's place.
+    """
     with state_of(request).turns.admitted():
         yield
 

@@ -1,4 +1,4 @@
-"""Small files of a job's folder: what was asked, how far it is, and how often a step was begun."""
+"""What lies in a job's folder: the clip, what its editor goes on from, what was asked, how far it is."""
 
 from __future__ import annotations
 

@@ -350,7 +350,7 @@ class Jobs:
             outcome = self._outcome(job, step)
         finally:
             forget_starts(self.folder / job)
-        if outcome is not None:
+        if outcome is not None:  # the clip stays until DBOS has noted it: on a full disk it is begun again
             shutil.rmtree(self.folder / job / WORK, ignore_errors=True)
         return outcome
 

@@ -48,7 +48,7 @@ def _add(app: FastAPI, task: Task) -> None:
         f"/v1/{task}",
         tags=["images"],
         name=task,
-        dependencies=[Depends(admitted)],
+        dependencies=[Depends(admitted, scope="function")],
         description=f"{_SUMMARIES[task]} PNG or JPEG, as Accept asks; {WARNING_HEADER} says what to beware of.",
         response_class=Response,
         responses={

@@ -238,7 +238,7 @@ def _add_images(app: FastAPI) -> None:
     @app.post(
         "/v1/invert",
         tags=["images"],
-        dependencies=[Depends(admitted)],
+        dependencies=[Depends(admitted, scope="function")],
         openapi_extra=takes("image", "image/*", (*INVERT_OPTIONS, CODES), edits=False),
     )
     async def invert(request: Request, response: Response) -> InvertOut:
@@ -271,7 +271,7 @@ def _add_images(app: FastAPI) -> None:
     @app.post(
         "/v1/edit",
         tags=["images"],
-        dependencies=[Depends(admitted)],
+        dependencies=[Depends(admitted, scope="function")],
         response_class=Response,
         responses={200: {"content": {"image/png": {}, "image/jpeg": {}}}, 406: {"model": ErrorOut}},
         openapi_extra=takes("image", "image/*", IMAGE_OPTIONS, latent=True),

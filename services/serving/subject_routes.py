@@ -22,7 +22,7 @@ def add_subjects(app: FastAPI) -> None:
 
 
 def forgotten(subject: str, state: State) -> Forgotten:
-    """Delete what a server keeps of a person; without the registry nothing is deleted."""
+    """Delete what a server keeps of a person, see ``forget_adaptations``."""
 
     def delete_jobs(clips: frozenset[str]) -> int:
         jobs = jobs_of(subject, state.jobs.folder, clips)

@@ -62,7 +62,7 @@ class Turns:
     def turn(self, seconds: float | None = None) -> Iterator[None]:
         """Hold the device inside the ``with`` block; waits at most ``seconds``, for ever without a number.
 
-        Raises ``BusyError`` when the turn did not come in time, and at once where ``MAX_WAITING`` wait before.
+        Raises ``BusyError`` when the turn did not come in time.
         """
         self._enter(seconds)
         try:
@@ -80,8 +80,6 @@ class Turns:
         ticket = object()
         deadline = None if seconds is None else time.monotonic() + seconds
         with self._condition:
-            if seconds is not None and len(self._waiting) >= MAX_WAITING:
-                raise BusyError(f"{MAX_WAITING} requests are waiting already; try again later")
             self._waiting.append(ticket)
             while self._busy or self._waiting[0] is not ticket:
                 left = None if deadline is None else deadline - time.monotonic()

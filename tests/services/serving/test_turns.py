@@ -39,27 +39,6 @@ def test_a_turn_that_does_not_come_is_refused_and_forgotten() -> None:
         pass
 
 
-def test_a_queue_that_is_full_refuses_at_once_but_not_who_waits_for_ever() -> None:
-    turns = Turns()
-
-    def wait() -> None:
-        with turns.turn(30):
-            pass
-
-    threads = [threading.Thread(target=wait) for _ in range(MAX_WAITING)]
-    with turns.turn():
-        for thread in threads:
-            thread.start()
-        while turns.waiting < MAX_WAITING:
-            time.sleep(0.001)
-        with pytest.raises(BusyError, match="waiting already"), turns.turn(30):
-            pass
-        turns.give_way()
-    for thread in threads:
-        thread.join(5)
-    assert turns.waiting == 0
-
-
 def test_more_are_not_admitted_than_may_wait_and_one_is_at_work() -> None:
     turns = Turns()
     with ExitStack() as inside:

@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from services.serving import routes
@@ -301,6 +302,22 @@ def test_who_comes_when_all_places_are_taken_is_refused_before_the_body_is_looke
         refused(answer, 503, "are waiting already")
         assert "retry-after" in answer.headers
     assert client.post(route, content=b"no image").status_code == 415
+
+
+def test_who_reads_an_answer_slowly_takes_nobodys_place(
+    client: TestClient, state: State, face: bytes, monkeypatch
+) -> None:
+    held: list[int] = []
+    send = Response.__call__
+
+    async def sent(self: Response, *all: Any) -> None:
+        held.append(state.turns._admitted)
+        await send(self, *all)
+
+    monkeypatch.setattr(Response, "__call__", sent)
+    for route in ("/v1/invert", "/v1/edit?edit=age%3D20"):
+        assert client.post(route, content=face).status_code == 200
+    assert held and set(held) == {0}
 
 
 def test_pictures_are_decoded_in_their_turn(client: TestClient, state: State, face: bytes, monkeypatch) -> None:
