@@ -28,6 +28,7 @@ from datamodules.people import (
 )
 from datamodules.shards import Shard, encode_jpeg, metadata_of, save_shard, to_tensor
 from datamodules.shots import ShotConfig, ShotDetector
+from datamodules.source_names import told_apart
 from datamodules.stills import HeldOut, pack_stills
 from datamodules.types import Alignment, BadInputError, FrameBatch, Frames, Landmarks
 from datamodules.video_read import probe, read_frames
@@ -69,6 +70,7 @@ class PreparedClip:
     """One clip of the index."""
 
     name: str
+    """That of the file, with as much of its path as no other source of the index shares."""
     sha256: str
     """Of the source file (of all files, for a folder of images)."""
     shard: str
@@ -133,8 +135,9 @@ def prepare_clips(
     of others are made anew, and the data's hash depends on ``made_by`` alone. Persons of the index that is there
     keep their splits, unless it was made for other shares or the test list names them no more. A video that cannot
     be used is listed with its reason, never fatal, and so are a second copy of the same file and a new clip that
-    joins persons of different splits. Raises ``BadInputError`` where nothing at all is left, and
-    ``NotWrittenError`` where ``folder`` takes no shard: it would take no other.
+    joins persons of different splits. Shards of sources that are gone are deleted at the end: who was withdrawn is
+    not kept. Raises ``BadInputError`` where nothing at all is left, and ``NotWrittenError`` where ``folder`` takes
+    no shard: it would take no other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -146,8 +149,8 @@ def prepare_clips(
     }
     kept: list[tuple[str, str, Path]] = []
     left_out: list[tuple[str, str]] = []
-    total = len(videos) + len(image_folders)
-    for done, video in enumerate(videos, start=1):
+    names = told_apart([*videos, *image_folders])
+    for done, (video, name) in enumerate(zip(videos, names, strict=False), start=1):
         try:
             sha256 = _sha256(video)
             if sha256 in {known for _, known, _ in kept}:
@@ -155,12 +158,13 @@ def prepare_clips(
             shard, made = folder / f"clip-{sha256[:16]}.safetensors", _made_of(sha256, settings, code)
             if not _is_current(shard, made):
                 _write_clip(video, shard, made, new_tracker(), embed, config, smoothing, shots)
-            kept.append((video.name, sha256, shard))
+            kept.append((name, sha256, shard))
         except NotWrittenError:
             raise
         except BadInputError as error:
-            left_out.append((video.name, str(error)))
-        progress(done, total, video.name)
+            left_out.append((name, str(error)))
+        progress(done, len(names), name)
+    used = {shard for _, _, shard in kept}
     identities = [Shard(shard, REMAKE).array("identities") for _, _, shard in kept]
     tested = read_test_list(test_list) if test_list else read_test_list()
     earlier = _earlier_splits(folder, people, tested)
@@ -180,18 +184,21 @@ def prepare_clips(
     settings["held_out"] = sorted(clip.sha256 for clip in clips if clip.split != "train")
     settings["same_person"] = people.same_person
     for done, images in enumerate(image_folders, start=len(videos) + 1):
+        name = names[done - 1]
         try:
-            clips.append(_prepare_images(images, folder, config, held_out, settings, code, left_out))
+            clips.append(_prepare_images(images, name, folder, config, held_out, settings, code, left_out))
         except NotWrittenError:
             raise
         except BadInputError as error:
-            left_out.append((images.name, str(error)))
-        progress(done, total, images.name)
+            left_out.append((name, str(error)))
+        progress(done, len(names), name)
     if not clips:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
-        raise BadInputError(f"none of {total} sources can be used ({reasons}); add clips that show a face")
+        raise BadInputError(f"none of {len(names)} sources can be used ({reasons}); add clips that show a face")
     prepared = Prepared(folder, tuple(clips), tuple(left_out))
     _write_index(prepared, people, tested)
+    for gone in set(folder.glob("*.safetensors")) - used - {folder / clip.shard for clip in clips}:
+        gone.unlink(missing_ok=True)
     return prepared
 
 
@@ -299,6 +306,7 @@ def _identities(faces: dict[int, NDArray[np.uint8]], shot: dict[int, int], embed
 
 def _prepare_images(
     images: Path,
+    name: str,
     folder: Path,
     config: ClipsConfig,
     held_out: HeldOut,
@@ -310,7 +318,7 @@ def _prepare_images(
     if not images.is_dir():
         raise BadInputError("it is not a folder")
     kinds = {path: _kind(path) for path in sorted(images.rglob("*")) if path.is_file()}
-    left_out.extend((f"{images.name}/{path.name}", "it cannot be read") for path in kinds if not kinds[path])
+    left_out.extend((f"{name}/{path.name}", "it cannot be read") for path in kinds if not kinds[path])
     files = [path for path, kind in kinds.items() if kind in FORMATS]
     digest = hashlib.sha256()
     for path in files:
@@ -320,7 +328,7 @@ def _prepare_images(
     if not _is_current(shard, made):
         jpegs, refused = pack_stills(files, config.size, config.jpeg_quality, config.max_image_pixels, held_out)
         if not jpegs:
-            left_out.extend((f"{images.name}/{name}", reason) for name, reason in refused)
+            left_out.extend((f"{name}/{file}", reason) for file, reason in refused)
             raise BadInputError("it holds no image that can be used")
         count = len(jpegs)
         # Every image is a shot of its own, so no pair is made of two.
@@ -333,8 +341,8 @@ def _prepare_images(
         save_shard(shard, arrays, jpegs, {**made, "name": images.name, "left_out": json.dumps(refused)})
     packed = Shard(shard, REMAKE)
     refused = json.loads(packed.metadata["left_out"])
-    left_out.extend((f"{images.name}/{name}", reason) for name, reason in refused)
-    return PreparedClip(images.name, sha256, shard.name, len(packed), -1, "train")
+    left_out.extend((f"{name}/{file}", reason) for file, reason in refused)
+    return PreparedClip(name, sha256, shard.name, len(packed), -1, "train")
 
 
 def _first_frames(video: Path, count: int) -> Iterator[FrameBatch]:

@@ -55,6 +55,12 @@ def require_writable(path: Path) -> None:
         raise not_written(path, error) from error
 
 
+def require_other(target: Path, source: Path) -> None:
+    """Raise ``BadInputError`` where an output would be written over its own input."""
+    if target.exists() and source.exists() and target.samefile(source):
+        raise BadInputError(f"{target} is the input itself; give the output another name")
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder with all that is in it; what is not there is no error, what stays is a ``BadInputError``."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,10 @@ class FaceVideoConfig:
             raise ValueError(
                 "length, hop and batch_size must be 1 or more, per_clip, stills and workers 0 or more"
             )
+
+    def that_counts(self) -> FaceVideoConfig:
+        """The same, without how items are loaded: which items there are hangs on the rest."""
+        return replace(self, batch_size=1, workers=0)
 
 
 class Faces(NamedTuple):

@@ -108,9 +108,9 @@ def split_people(
 
     A person with any clip on the test list is a test person; one with a clip in ``earlier``, the splits of before
     by sha256, keeps that split; the others are dealt by a hash of their clips. Where clips of before turn out to
-    show one person in two splits, train wins over val over test: what was trained on is not tested on. Of two or
-    more persons beside the tested ones, with a ``val_share``, there is one to train on and one to validate on,
-    as far as the new ones can fill in.
+    show one person in two splits, train wins over val over test: what was trained on is not tested on. Of the
+    persons beside those of the test list there is one to train on and, of two or more with a ``val_share``, one
+    to validate on, as far as the new ones can fill in.
     """
     splits: dict[int, Split] = {}
     draws: dict[int, float] = {}
@@ -120,18 +120,17 @@ def split_people(
         settled = _settled(clips, test_clips, earlier or {})
         if settled:
             splits[person] = settled
-        elif draw < config.test_share:
-            splits[person] = "test"
-        else:
-            draws[person] = draw
-            splits[person] = "val" if draw < config.test_share + config.val_share else "train"
-    # Of a handful of persons chance may give validation none, or all. Only who is new may be moved.
+            continue
+        draws[person] = draw
+        tested, validated = config.test_share, config.test_share + config.val_share
+        splits[person] = "test" if draw < tested else "val" if draw < validated else "train"
+    # Of a handful of persons chance may give training or validation none. Only who is new may be moved.
+    if draws and "train" not in splits.values():
+        splits[max(draws, key=draws.__getitem__)] = "train"
+    new = {person: draw for person, draw in draws.items() if splits[person] != "test"}
     others = [split for split in splits.values() if split != "test"]
-    if config.val_share > 0 and len(others) > 1 and draws:
-        if "val" not in others:
-            splits[min(draws, key=draws.__getitem__)] = "val"
-        elif "train" not in others:
-            splits[max(draws, key=draws.__getitem__)] = "train"
+    if config.val_share > 0 and len(others) > 1 and new and "val" not in others:
+        splits[min(new, key=new.__getitem__)] = "val"
     return [splits[person] for person in people]
 
 

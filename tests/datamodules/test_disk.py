@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from datamodules.disk import NotWrittenError, beside, is_disk_full, not_written, write_whole
+from datamodules.disk import NotWrittenError, beside, is_disk_full, not_written, require_other, write_whole
 from datamodules.shards import save_shard
 from datamodules.types import BadInputError
 
@@ -91,3 +91,14 @@ def test_safetensors_says_in_words_alone_that_the_disk_is_full(tmp_path: Path) -
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.status == 507 and not list(tmp_path.iterdir())
+
+
+def test_an_output_is_another_file_than_its_input_under_any_name(tmp_path: Path) -> None:
+    clip, link = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    require_other(clip, clip)  # neither is there
+    clip.write_bytes(b"a clip")
+    require_other(link, clip)
+    link.symlink_to(clip)
+    for one, other in ((clip, clip), (link, clip), (clip, link)):
+        with pytest.raises(BadInputError, match="is the input itself; give the output another name"):
+            require_other(one, other)

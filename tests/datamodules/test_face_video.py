@@ -311,6 +311,43 @@ def test_an_added_clip_moves_nobody_and_one_that_joins_two_splits_is_left_out(tm
     assert set(of(made()).values()) == {"train", "val"}
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for person in ("anna", "bert"):
+        (tmp_path / "videos" / person).mkdir(parents=True)
+        clip(tmp_path / "videos" / person, "cam0", [face_picture(person, i) for i in range(8)])
+    (tmp_path / "videos" / "bert" / "cam1.mp4").write_bytes(b"nothing")
+    videos = find_videos(tmp_path / "videos")
+    made = prepare_clips(
+        videos, tmp_path / "a", lambda: track, embed, CLIPS, SmoothingConfig(0, 0), SHOTS, PEOPLE,
+        [stills(tmp_path / name / "stills", "carl") for name in ("x", "y")],
+    )  # fmt: skip
+    assert [c.name for c in made.clips] == ["anna/cam0.mp4", "bert/cam0.mp4", "x/stills", "y/stills"]
+    assert [name for name, _ in made.left_out] == ["cam1.mp4"]
+
+
+def test_who_is_withdrawn_is_not_kept(tmp_path):
+    folder, made = tmp_path / "videos", tmp_path / "a"
+    folder.mkdir()
+    images = stills(tmp_path / "images", "anna", "bert")
+
+    def again(images_too=True):
+        return prepare_clips(
+            find_videos(folder), made, lambda: track, embed, CLIPS, SmoothingConfig(0, 0), SHOTS, PEOPLE,
+            [images] * images_too,
+        )  # fmt: skip
+
+    for person in ("anna", "bert"):
+        clip(folder, person, [face_picture(person, i) for i in range(8)])
+    again()
+    (made / "notes.txt").write_text("not a shard")
+    (folder / "bert.mp4").unlink()
+    (images / "01-bert.png").unlink()
+    kept = again()
+    assert {path.name for path in made.iterdir()} == {INDEX, "notes.txt", *(c.shard for c in kept.clips)}
+    assert [c.name for c in kept.clips] == ["anna.mp4", "images"] and kept.clips[1].frames == 1
+    assert len(list(made.glob("images-*"))) == 1 and again(False) and not list(made.glob("images-*"))
+
+
 def test_long_clips_are_read_from_their_start_only(videos, tmp_path):
     short = ClipsConfig(**{**vars(CLIPS), "max_frames": 12})
     assert {c.frames for c in prepare(videos, tmp_path / "a", config=short).clips} == {12, 10}

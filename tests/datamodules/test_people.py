@@ -68,7 +68,10 @@ def test_few_persons_are_still_trained_and_validated_on(val_share):
     shas = [f"{n:064x}" for n in range(4)]
     splits = split_people(shas, [0, 1, 2, 0], {}, config)
     assert {"train", "val"} == set(splits) and splits[0] == splits[3]
-    assert len(set(split_people(shas[:1], [0], {}, config))) == 1
+    assert split_people(shas[:1], [0], {}, config) == ["train"], "who is alone is learned from"
+    assert split_people(shas[:2], [0, 1], {shas[0]: "tested"}, config) == ["test", "train"]
+    tested = PeopleConfig(same_person=0.4, val_share=0.0, test_share=1.0)
+    assert sorted(split_people(shas[:3], [0, 1, 2], {}, tested)) == ["test", "test", "train"]
 
 
 @settings(max_examples=150, deadline=None)
