@@ -97,7 +97,9 @@ class Runtime:
 
     def bfloat16(self) -> bool:
         """Whether the generator computes its features in bfloat16."""
-        return computes_bfloat16() if self.precision == "auto" else self.precision == "bfloat16"
+        if self.precision == "auto":
+            return computes_bfloat16(self.torch_device())
+        return self.precision == "bfloat16"
 
     def tracking(self) -> str:
         """MLflow's address, the SQLite file in ``state`` where none is given."""
@@ -179,12 +181,15 @@ def build(kind: type[Section], given: Mapping[str, Any], where: str) -> Section:
         raise BadInputError(said) from error
 
 
-def computes_bfloat16() -> bool:
-    """Whether the hardware multiplies bfloat16; elsewhere it is emulated, and slower than float32."""
+def computes_bfloat16(device: str) -> bool:
+    """Whether the hardware multiplies bfloat16; elsewhere it is emulated, and slower than float32.
+
+    ``device`` is ``cpu`` or ``cuda``; ``auto`` is a GPU where there is one.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
+    if device != "cpu" and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpu = torch.cpu.get_capabilities()
     return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
 

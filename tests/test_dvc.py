@@ -40,6 +40,7 @@ LEFT_OUT = {
     "modules/lit/reconstructions.py": "pictures for people",
     "modules/model_folder.py": "the format of a folder, whose weights count by their hash",
     "modules/sheet.py": "pictures for people",
+    "services/code_hash.py": "names what was made by other code",
     "services/direction_settings.py": "the keys of params.yaml, whose values count",
     "services/edits/appearance_card.py": "words for people",
     "services/edits/directions_card.py": "words for people",

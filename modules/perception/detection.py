@@ -44,6 +44,10 @@ class DetectionConfig:
     follow_overlap: float
     """Intersection over union, with its last place, from which a box counts as the followed face."""
 
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be 1 or more, got {self.batch}")
+
 
 @dataclass(frozen=True)
 class FaceBox:

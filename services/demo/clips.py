@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.disk import beside
 from modules.editing.directions import EditRequest
 from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.models import Models
@@ -38,11 +38,8 @@ class Recorded:
 def invert_clip(clip: Path, codes: Path, models: Models, steps: int, report: Report) -> VideoReport:
     """Write the codes of the clip's face to ``codes``; ``steps`` of optimisation per frame."""
     ws, done = invert_video(clip, models, EditOptions(refine=steps), report)
-    part = codes.with_name(f".{os.getpid()}-{codes.name}")
-    try:
-        os.replace(save_codes(part, ws, models.generator), codes)
-    finally:
-        part.unlink(missing_ok=True)
+    with beside(codes) as part:
+        save_codes(part, ws, models.generator)
     return done
 
 

@@ -40,16 +40,18 @@ class Ledger:
         inputs: Mapping[str, Any],
         outputs: Iterable[Path],
         make: Callable[[], Mapping[str, Any]],
+        stands: Callable[[Mapping[str, Any]], bool] = lambda result: True,
     ) -> Done:
         """Run ``make`` unless the same inputs gave the same outputs before and these are still as they were.
 
         ``inputs`` are dataclasses and plain values; files come in by their hash. ``make`` writes every one of
-        ``outputs`` and returns what later steps and the report need.
+        ``outputs`` and returns what later steps and the report need. ``stands`` says whether an earlier result
+        still holds, where that hangs on more than its outputs.
         """
         key = hashlib.sha256(json.dumps(plain(inputs), sort_keys=True).encode()).hexdigest()
         files = list(outputs)
         earlier = self._earlier(name, key, files)
-        if earlier is not None:
+        if earlier is not None and stands(earlier.result):
             self.say(f"{name}: as before")
             return earlier
         self.say(f"{name} …")
@@ -60,10 +62,6 @@ class Ledger:
         record = {"key": key, "outputs": hashes, "result": result, "seconds": seconds}
         write_whole(self._record(name), json.dumps(record, indent=1, allow_nan=False) + "\n")
         return Done(result, seconds, redone=True)
-
-    def forget(self, name: str) -> None:
-        """Let the step be done again, whatever its inputs."""
-        self._record(name).unlink(missing_ok=True)
 
     def _record(self, name: str) -> Path:
         return self.folder / f"{name}.json"

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from datamodules.alignment import crop_frame
 from datamodules.shards import to_tensor
+from datamodules.spread import spread
 from datamodules.types import BadInputError, Frames
 from datamodules.video import read_frames
 from modules.editing.directions import EditRequest
 from modules.generators.codes_file import read_codes
 from services.attributes import NAMES, AttributeJudge, as_table
-from services.pipeline.invert import measure
+from services.pipeline.invert import mean_measured, measure
 from services.pipeline.models import Models
 from services.pipeline.sidecar import sidecar_path
 
@@ -51,7 +52,7 @@ def places(report: Mapping[str, Any], count: int) -> Places:
     seen = [frame for frame in face["frames"] if frame["state"] == "face"]
     if not seen:
         raise BadInputError("no frame of the clip shows the face")
-    rows = np.unique(np.linspace(0, len(seen) - 1, min(count, len(seen))).round().astype(int)).tolist()
+    rows = spread(len(seen), count)
     corners = np.array([seen[row]["crop"] for row in rows])
     a, b, x, y = corners.T
     zero, one = np.zeros_like(a), np.ones_like(a)
@@ -80,8 +81,10 @@ def reconstructed(codes: Path, at: Places, models: Models) -> Tensor:
     return _render(_codes(codes, at, models), models)
 
 
-def measure_reconstruction(clip: Path, shown: Tensor, at: Places, models: Models) -> dict[str, dict[str, float]]:
-    """Means of ``NEARNESS`` for the mean face and for what ``reconstructed`` gave."""
+def measure_reconstruction(
+    clip: Path, shown: Tensor, at: Places, models: Models
+) -> dict[str, dict[str, float | None]]:
+    """Means of ``NEARNESS`` for the mean face and for what ``reconstructed`` gave; None where no face is seen."""
     target = to_tensor(crops_of(clip, at), models.device)
     mean = _render(models.mean_codes(1), models).expand_as(shown)
     return {"mean face": _nearness(mean, target, models), "reconstruction": _nearness(shown, target, models)}
@@ -97,7 +100,7 @@ def measure_edit(
     at: Places,
     models: Models,
     judge: AttributeJudge,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """``NEARNESS`` of the edited clip to the input, and how far the edit went in its own unit.
 
     ``before`` is what ``reconstructed`` gave of the codes, ``unit`` how much of the judge's number one unit is.
@@ -135,11 +138,11 @@ def _render(ws: Tensor, models: Models, requests: Sequence[EditRequest] = ()) ->
     return torch.cat(shown).clamp(-1, 1)
 
 
-def _nearness(shown: Tensor, target: Tensor, models: Models) -> dict[str, float]:
+def _nearness(shown: Tensor, target: Tensor, models: Models) -> dict[str, float | None]:
     values = measure(target, shown, models)
     with torch.no_grad():
         values["lpips"] = models.judges.perceptual(shown, target).double().cpu().numpy()
-    return {name: float(np.mean(values[name])) for name in NEARNESS}
+    return {name: mean_measured(values[name]) for name in NEARNESS}
 
 
 def _change(judge: AttributeJudge, before: Tensor, after: Tensor, name: str) -> float:

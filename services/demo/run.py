@@ -146,13 +146,15 @@ class Demo:
                 self.say(f"  {standing.name}: {standing.why}")
             return {"models": [dataclasses.asdict(standing) for standing in standings]}
 
+        def stands(result: Mapping[str, Any]) -> bool:
+            folders = [Path(row["folder"]) for row in result["models"]]
+            return (self.state / "mlflow.db").is_file() and all(folder.is_dir() for folder in folders)
+
         files = [file for folder in shipped.values() for file in sorted(folder.iterdir())]
         files += sorted(METRICS_FOLDER.glob(EVALUATIONS))
-        if not (self.state / "mlflow.db").is_file():
-            self.ledger.forget("registry")
         hashes = {str(file.relative_to(ROOT)): file_sha256(file) for file in files}
         inputs = {"files": hashes, "gate": gates, "code": code_sha256(ROOT)}
-        self._step("registry", inputs, [], make)
+        self.done["registry"] = self.ledger.step("registry", inputs, [], make, stands)
 
     def _clips(self) -> dict[str, Path]:
         """The step ``invert`` and one step per clip; returns the clips by their label."""
@@ -285,4 +287,5 @@ def _note(numbers: Mapping[str, Any], stem: str) -> str:
         got = row["size_clip"]
         return f"asked {row['asked']:+g} {row['unit'][:10]}\ngot {'-' if got is None else format(got, '+.1f')}"
     row = numbers["rows"][stem]
-    return f"{row['psnr']:.1f} dB\nidentity {row['identity']:.2f}"
+    identity = row["identity"]
+    return f"{row['psnr']:.1f} dB\nidentity {'-' if identity is None else format(identity, '.2f')}"

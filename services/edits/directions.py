@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.clips import read_prepared
 from datamodules.disk import write_whole
 from datamodules.latents import AttributeDataset, label_samples
 from datamodules.samples import SampleDataset
@@ -32,10 +34,12 @@ from modules.editing.directions import Direction, EditSet, load_directions, save
 from modules.generators import Generator
 from modules.lit.direction_training import DirectionTraining
 from modules.losses.edits import EditTerm, FaceKept
+from modules.model_folder import load_model
 from modules.perception.face_judge import FaceJudgeConfig
 from modules.perception.second_judges import SecondJudges
 from services.attributes import NAMES, SecondAttributeJudge
 from services.balancing import Balancing, balancing_of
+from services.code_hash import judges_sha256
 from services.direction_settings import DirectionSettings, EditSettings
 from services.edits.directions_card import card
 from services.edits.directions_evaluation import (
@@ -56,7 +60,7 @@ from services.registry.tracking import Run
 from services.settings import ROOT, Params
 from services.training.generator import training_generator
 from services.training.parts import face_seen, image_losses, seen_by
-from services.training.runs import code_sha256, stage_run
+from services.training.runs import code_sha256, training_run
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -74,7 +78,8 @@ Say = Callable[[str], None]
 
 def labelled_by(least_score: float) -> str:
     """What labels of samples say of where they come from: other judges, or a stricter one, label anew."""
-    return f"{JUDGED_BY}; faces from a score of {least_score:g}"
+    judges = judges_sha256(ROOT, "face-api", "mediapipe")[:12]
+    return f"{JUDGED_BY} ({judges}); faces from a score of {least_score:g}"
 
 
 def train_directions(params: Params, say: Say = lambda line: None) -> Path:
@@ -85,8 +90,9 @@ def train_directions(params: Params, say: Say = lambda line: None) -> Path:
     """
     settings = params.section("directions", DirectionSettings)
     tools = instruments_for(training_generator(params), settings, params)
-    with stage_run("directions", params, {"generator_sha256": tools.generator.sha256}) as run:
-        return _learn(settings, balancing_of(params), tools, kept_faces(params, settings), run, say)
+    faces, more = kept_faces(params, settings), {"generator_sha256": tools.generator.sha256}
+    with training_run("directions", params, more, _run_folder(settings, tools, faces)) as run:
+        return _learn(settings, balancing_of(params), tools, faces, run, say)
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,27 @@ def kept_faces(params: Params, settings: DirectionSettings) -> KeptFaces:
     return KeptFaces(terms, repr(params.section("face_judge", FaceJudgeConfig)))
 
 
+def _run_folder(settings: DirectionSettings, tools: Instruments, faces: KeptFaces) -> Path:
+    """Where the run is noted until it is done; checkpoints are in folders of their own, named after more."""
+    counts = replace(settings, refine=replace(settings.refine, checkpoint_every=0))
+    what = [
+        repr(counts), tools.generator.sha256, faces.judged_by, load_model(FRAME_ENCODER).weights_sha256,
+        read_prepared(CLIPS).data_hash("train"), *SampleDataset(SAMPLES).fingerprints, code_sha256("directions"),
+    ]  # fmt: skip
+    return RUNS / f"directions-run-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
+
+
 def _learn(
     settings: DirectionSettings, balancing: Balancing, tools: Instruments, faces: KeptFaces, run: Run, say: Say
 ) -> Path:
-    # Said to be missing now, not after an hour.
-    SampleDataset(SAMPLES, made_by=tools.generator.sha256)
+    # Said to be missing, or to be too few, now, not after an hour.
+    fits = settings.learned or not settings.start_from
+    most = len(SampleDataset(SAMPLES, settings.samples, tools.generator.sha256))
+    if fits and most < settings.held_out + 2:
+        raise BadInputError(
+            f"{most} samples are labelled and directions.held_out is {settings.held_out}: nothing is left to fit; "
+            "raise directions.samples and samples.count"
+        )
     frames = frames_of_test_persons(settings, tools.generator.sha256)
     labels = label_samples(
         SAMPLES, LABELS, tools.judge, settings.samples,
@@ -138,7 +160,7 @@ def _learn(
     if settings.start_from:
         scores = _scores_in(ROOT / settings.start_from)
         edits = edits_to_go_on_from(ROOT / settings.start_from, tools.generator.sha256, settings, say)
-    if settings.learned or not settings.start_from:
+    if fits:
         start, found = fit_directions(pairs, tools.generator, settings)
         scores |= {name: score for name, score in found.items() if name in settings.learned or name not in scores}
         if settings.learned:
@@ -372,7 +394,10 @@ def _fit(
     features: NDArray[np.float64], values: NDArray[np.float64], is_class: bool, settings: DirectionSettings
 ) -> Boundary:
     if is_class:
-        return fit_classes(features, values > 0, settings.ridge, settings.held_out)
+        try:
+            return fit_classes(features, values > 0, settings.ridge, settings.held_out)
+        except ValueError as error:
+            raise BadInputError(f"{error}; raise directions.samples and samples.count") from error
     return fit_regression(features, values, settings.ridge, settings.held_out)
 
 

@@ -16,6 +16,8 @@ from datamodules.people import Split
 from datamodules.shards import Shard, metadata_of, save_shard, to_tensor
 from modules.perception.face_shape import UNIT
 from modules.perception.mesh import FaceMesh
+from services.code_hash import judges_sha256
+from services.settings import ROOT
 
 REMAKE = "stylereel train pose-editor"
 _BATCH = 8
@@ -61,7 +63,8 @@ def sample_meshes(
 
 def _measured(shard: Shard, person: int, mesh: FaceMesh, folder: Path) -> ShardMeshes:
     path = folder / f"meshes-{shard.path.name}"
-    made_from = {"pictures": shard.metadata.get("fingerprint", ""), "judged_by": "mediapipe mesh"}
+    judged_by = f"mediapipe mesh ({judges_sha256(ROOT, 'mediapipe')[:12]})"
+    made_from = {"pictures": shard.metadata.get("fingerprint", ""), "judged_by": judged_by}
     if metadata_of(path) != made_from:
         folder.mkdir(parents=True, exist_ok=True)
         points, scores = [], []

@@ -85,6 +85,7 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         clips = clip_meshes(
             prepared, "train", mesh, MESHES, lambda done, total: say(f"meshes of {done} of {total} clips")
         )
+        check_filmed(clips, settings)
         shards = sample_meshes(
             sorted(SAMPLES.glob("samples-*.safetensors")), mesh, MESHES,
             lambda done, total: say(f"meshes of {done} of {total} shards"),
@@ -135,6 +136,17 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         run.log_model(folder)
     say("\n".join(lines))
     return folder
+
+
+def check_filmed(clips: Sequence[ShardMeshes], settings: PoseEditorSettings) -> None:
+    """Raise ``BadInputError`` where too few filmed frames show how a face moves: now, not after the samples."""
+    filmed = sum(int((meshes.score >= settings.least_score).sum()) for meshes in clips)
+    if filmed <= settings.expression_components:
+        raise BadInputError(
+            f"{filmed} frames of training persons show how a face moves, more than "
+            f"{settings.expression_components} are needed: add clips of them, or lower "
+            "pose_editor.expression_components"
+        )
 
 
 def fit_face_model(
@@ -323,7 +335,9 @@ def _fingerprint(
     params: Params, settings: PoseEditorSettings, prepared: Prepared, encoder: FrameEncoder, samples: SampleDataset
 ) -> str:
     """Runs resume only onto the settings, the networks and the data that they began with."""
-    trained = replace(settings, measured_per_clip=0, calibration_codes=0, calibration_rounds=0, holding=())
+    trained = replace(
+        settings, checkpoint_every=0, measured_per_clip=0, calibration_codes=0, calibration_rounds=0, holding=()
+    )
     what = [json.dumps(asdict(trained)), prepared.data_hash("train"), weights_sha256(dict(encoder.state_dict()))]
     what += [*judged_by(params), *samples.fingerprints, code_sha256("pose-editor")]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]

@@ -137,7 +137,7 @@ def refine(
         )
 
     told = [{**asdict(goal), "free": sorted(goal.free)} for goal in goals.values()]
-    said = json.dumps([asdict(settings), told, bounds, names, made_of])
+    said = json.dumps([asdict(replace(settings, checkpoint_every=0)), told, bounds, names, made_of])
     codes = b"".join(tensor.numpy().tobytes() for tensor in (start, pool.ws))
     fingerprint = hashlib.sha256(said.encode() + codes).hexdigest()[:12]
     folder = runs / f"directions-{fingerprint}"

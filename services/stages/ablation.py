@@ -9,6 +9,7 @@ for are some half an hour, and measuring five encoders is ten minutes more.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,6 @@ import torch
 from datamodules.disk import write_whole
 from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
 from datamodules.samples import SampleDataset
-from datamodules.types import BadInputError
 from modules.encoders.vit import load_frame_encoder, save_frame_encoder
 from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts, Phase
@@ -28,14 +28,15 @@ from services.evaluation.report import replace_block
 from services.evaluation.table import VideoTable, markdown
 from services.evaluation.video import CodeSource, mean_face, streamed
 from services.places import CLIPS, METRICS_FOLDER, RESULTS, RUNS, SAMPLES
+from services.precise_generator import generator_sha256
 from services.progress import Cancelled, Report, never, silent
 from services.registry.tracking import Run
 from services.settings import ROOT, Params
-from services.stages.encoder import Crops, fingerprint, first_encoder, validation_crops
+from services.stages.encoder import crops_to_learn_from, fingerprint, first_encoder, validation_crops
 from services.stages.evaluate_table import load_table_parts, shortened
 from services.training.generator import generator_to_train_through
 from services.training.parts import OF_FACES, face_seen, image_losses
-from services.training.runs import stage_run
+from services.training.runs import training_run
 from services.training.trainer import FrameEncoderSettings, fit_frame_encoder
 
 METRICS = "ablation.json"
@@ -95,7 +96,7 @@ def run_ablation(
     """
     command = " ".join(["stylereel train ablation", *(f"--set {override}" for override in overrides)])
     folder = params.runtime.state / "metrics" if overrides else METRICS_FOLDER
-    with stage_run("ablation", params, {"command": command}) as run:
+    with training_run("ablation", params, {"command": command}, _run_folder(params, command)) as run:
         found = ablate(params, run, report, cancelled)
         folder.mkdir(parents=True, exist_ok=True)
         numbers = found.table.numbers()
@@ -145,13 +146,11 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
     done = folder / "encoder"
     if done.is_dir():
         return done
-    if not data.prepared.of("train"):
-        raise BadInputError(f"{CLIPS} has no clip of a training person; prepare more videos")
     torch.manual_seed(whole.trainer.seed)
     encoder, whole = first_encoder(whole, generator)
     parts = FrozenParts(generator, image_losses(params, weights.keys()), face_seen(params), OF_FACES)
     trained = fit_frame_encoder(
-        encoder, parts, samples, Crops(data.dataset("train")),
+        encoder, parts, samples, crops_to_learn_from(data, samples, encoder.config.image_size),
         validation_crops(data, whole.trainer.validation_frames), whole, folder,
         run.lightning_logger(f"{_name_of(label)}/"), accelerator=params.runtime.torch_device(),
     )  # fmt: skip
@@ -169,6 +168,18 @@ def with_phase(settings: FrameEncoderSettings, phase: Phase, ema_decay: float) -
     training = dataclasses.replace(settings.training, phases=(phase,), ema_decay=ema_decay)
     trainer = dataclasses.replace(settings.trainer, devices=1, validate_every=phase.steps, validation_frames=4)
     return dataclasses.replace(settings, training=training, trainer=trainer)
+
+
+def _run_folder(params: Params, command: str) -> Path:
+    """Where the run is noted until it is done; the checkpoints are in the folders of the rows."""
+    settings = params.section("ablation", AblationSettings)
+    base = params.section("frame_encoder", FrameEncoderSettings)
+    start = dataclasses.replace(base, start_from=settings.start_from)
+    data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
+    sha256 = generator_sha256(params)
+    samples = SampleDataset(SAMPLES, made_by=sha256)
+    what = [command, repr(settings), fingerprint(params, start, data, samples, sha256)]
+    return RUNS / f"ablation-run-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
 
 
 def _name_of(label: str) -> str:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from datamodules.clips import Prepared
 from datamodules.face_video import FaceDataset, FaceVideoConfig, FaceVideoDataModule
 from datamodules.samples import SampleDataset
+from datamodules.types import BadInputError
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder, sighted, w_statistics
 from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts
@@ -27,7 +28,7 @@ from services.training.generator import generator_to_train_through
 from services.training.generator_terms import terms_of
 from services.training.parts import OF_FACES, face_seen, image_losses, judged_by
 from services.training.runs import code_sha256, training_run
-from services.training.trainer import FrameEncoderSettings, fit_frame_encoder
+from services.training.trainer import FrameEncoderSettings, fit_frame_encoder, plans_of
 
 W_SAMPLES = 20_000
 """Draws behind the mean and the spread of W that the encoder's head counts in."""
@@ -39,10 +40,11 @@ def train_frame_encoder(params: Params) -> Path:
     generator = generator_to_train_through(params, settings.trainer)
     samples = SampleDataset(SAMPLES, made_by=generator.sha256)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
-    train = data.dataset("train") if data.prepared.of("train") else None
     held_out = validation_crops(data, settings.trainer.validation_frames)
     torch.manual_seed(settings.trainer.seed)
     encoder, settings = first_encoder(settings, generator)
+    some = any(plan.frames for plan in plans_of(settings.training))
+    crops = crops_to_learn_from(data, samples, encoder.config.image_size, some)
     run_folder = RUNS / f"frame-encoder-{fingerprint(params, settings, data, samples, generator.sha256)}"
     needed = {name for phase in settings.training.phases for name in phase.weights}
     parts = FrozenParts(generator, image_losses(params, needed), face_seen(params), OF_FACES)
@@ -57,7 +59,7 @@ def train_frame_encoder(params: Params) -> Path:
             run.log_image("validation", pairs_sheet(inputs, reconstructions), step)
 
         trained = fit_frame_encoder(
-            encoder, parts, samples, Crops(train), held_out, settings, run_folder, run.lightning_logger(), show,
+            encoder, parts, samples, crops, held_out, settings, run_folder, run.lightning_logger(), show,
             params.runtime.torch_device(),
         )  # fmt: skip
         card = _card(settings, data.prepared, len(samples), generator.sha256)
@@ -101,6 +103,32 @@ class Crops(Dataset[Tensor]):
         return self.faces[index].images
 
 
+def crops_to_learn_from(
+    data: FaceVideoDataModule, samples: SampleDataset, size: int, needed: bool = True
+) -> Crops:
+    """Crops of the training persons, single frames as wide as the encoder takes them, and as the samples are.
+
+    Raises ``BadInputError`` where they are not, and where there are none though some are ``needed``: before
+    anything is solved from the samples.
+    """
+    if data.config.length != 1:
+        raise BadInputError(
+            f"an encoder learns from single frames: set face_video.length to 1, not {data.config.length}"
+        )
+    if needed and not data.prepared.of("train"):
+        raise BadInputError(f"{CLIPS} holds no training person: 'stylereel train prepare' on more clips")
+    crops = Crops(data.dataset("train") if data.prepared.of("train") else None)
+    sides = {"samples.resolution": samples[0].image.shape[-1]}
+    if len(crops):
+        sides["clips.size"] = crops[0].shape[-1]
+    for key, side in sides.items():
+        if side != size:
+            raise BadInputError(
+                f"the encoder takes pictures of {size} px, {key} made some of {side}: set it to {size}"
+            )
+    return crops
+
+
 def _w_statistics(generator: Generator) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -123,9 +151,10 @@ def fingerprint(
     generator_sha256: str,
 ) -> str:
     """Name of a training of FrEN: runs resume only onto the settings, networks, data and code they began with."""
+    counts = dataclasses.replace(settings, trainer=settings.trainer.that_counts())
     what = [
-        repr(settings), repr(data.config), *judged_by(params), generator_sha256, _start_sha256(settings),
-        data.prepared.data_hash("train"), *samples.fingerprints, code_sha256("encoder"),
+        repr(counts), repr(data.config.that_counts()), *judged_by(params), generator_sha256,
+        _start_sha256(settings), data.prepared.data_hash("train"), *samples.fingerprints, code_sha256("encoder"),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 

@@ -151,7 +151,8 @@ def make_samples(params: Params, report: Report = lambda done, total, what: None
         report(done, total, "samples")
 
     with stage_run("samples", params, {"generator_sha256": generator.sha256}) as run:
-        paths = write_samples(SAMPLES, draw, render, config, progress, {"generator": generator.sha256})
+        made_by = {"generator": generator.sha256, "code": code_sha256("samples")}
+        paths = write_samples(SAMPLES, draw, render, config, progress, made_by)
         run.log_metrics({"count": config.count, "rendered": rendered})
         if rendered:  # a run that found every shard done has no speed
             run.log_metrics({"images_per_second": rendered / seconds})

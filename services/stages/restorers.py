@@ -18,7 +18,6 @@ from datamodules.disk import write_whole
 from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
 from datamodules.mixture import Frames
 from datamodules.samples import SampleDataset
-from datamodules.types import BadInputError
 from datamodules.variation import SofteningConfig, VariationConfig
 from modules.encoders.restoring import (
     FACTOR,
@@ -38,8 +37,9 @@ from services.evaluation.restoring import evaluate_restoring_encoder
 from services.evaluation.sheets import pairs_sheet
 from services.pipeline.restorers import SHIPPED
 from services.places import CLIPS, METRICS_FOLDER, RUNS, SAMPLES
+from services.precise_generator import exact_generator
 from services.settings import ROOT, Params
-from services.stages.encoder import Crops, validation_crops
+from services.stages.encoder import crops_to_learn_from, validation_crops
 from services.training.generator import generator_to_train_through
 from services.training.generator_terms import terms_of
 from services.training.parts import OF_FACES, face_seen, image_losses, judged_by
@@ -76,17 +76,17 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
     samples = SampleDataset(SAMPLES, made_by=generator.sha256)
     first = load_frame_encoder(ROOT / settings.frame_encoder, generator.sha256)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
-    if not data.prepared.of("train"):
-        raise BadInputError(f"{CLIPS} holds no training person: 'stylereel train prepare' on more clips")
-    frames, held_out = Crops(data.dataset("train")), validation_crops(data, settings.trainer.validation_frames)
+    frames = crops_to_learn_from(data, samples, first.config.image_size)
+    held_out = validation_crops(data, settings.trainer.validation_frames)
     plan, config = settings.training, settings.trainer
     torch.manual_seed(config.seed)
     encoder = RestoringEncoder(task, copy_of(first))
     names = {name for phase in plan.phases for name in phase.weights}
     parts = PartsWithFrameEncoder(generator, first, image_losses(params, names), face_seen(params), OF_FACES)
     first_sha256, stage = weights_sha256(first.state_dict()), STAGES[task]
+    counts = dataclasses.replace(settings, trainer=config.that_counts())
     what = [
-        repr(settings), task, repr(data.config), *judged_by(params), generator.sha256, first_sha256,
+        repr(counts), task, repr(data.config.that_counts()), *judged_by(params), generator.sha256, first_sha256,
         data.prepared.data_hash("train"), *samples.fingerprints, code_sha256(stage),
     ]  # fmt: skip
     run_folder = RUNS / f"{stage}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}"
@@ -109,7 +109,8 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
         card = _card(task, settings, data.prepared, len(samples), generator.sha256, first_sha256)
         steps = {"steps": plan.ends[-1]}
         folder = save_restoring_encoder(SHIPPED[task], trained, first, generator.sha256, card, steps)
-        evaluation, lines = evaluate_restoring_encoder(folder, first, generator, params)
+        # As a champion is measured, which need not be in the precision of the training.
+        evaluation, lines = evaluate_restoring_encoder(folder, first, exact_generator(params), params)
         table = "\n".join(lines)
         say(table)
         measured = f"\n## Metrics\n\nOn frames of persons not trained on, degraded here:\n\n{table}\n"

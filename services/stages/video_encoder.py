@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -96,8 +97,9 @@ def _fingerprint(
     params: Params, settings: VideoEncoderSettings, first_sha256: str, data: str, generator_sha256: str
 ) -> str:
     """Runs resume only onto the settings, the networks and the data that they began with."""
+    counts = replace(settings, validation_clips=0, trainer=settings.trainer.that_counts())
     what = [
-        repr(settings), *judged_by(params), generator_sha256, first_sha256, _before(settings), data,
+        repr(counts), *judged_by(params), generator_sha256, first_sha256, _before(settings), data,
         code_sha256("video-encoder"),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,8 +13,11 @@ from modules.losses.perceptual import load_lpips
 from modules.perception.face_judge import FaceJudgeConfig, load_face_judge
 from modules.perception.identity_judge import IdentityJudgeConfig, load_identity_judge
 from modules.perception.mesh import FaceMesh, load_face_mesh
+from services.code_hash import named_sha256, nets_sha256
 from services.settings import Params
 
+JUDGING = ("bfm", "face-recognition-plugin", "lpips-backbones", "mediapipe")
+"""Assets with the networks behind losses."""
 OF_FACES = ("landmark_features", "mesh", "identity")
 """Losses that are nothing where no face is seen."""
 
@@ -56,7 +60,7 @@ def seen_by(mesh: FaceMesh, min_score: float) -> Seen:
 
 def judged_by(params: Params) -> list[str]:
     """What the losses look through, as text for a fingerprint: other judges make another training."""
-    return [
-        repr(params.section("face_judge", FaceJudgeConfig)),
-        repr(params.section("identity_loss", IdentityJudgeConfig)),
-    ]
+    face = params.section("face_judge", FaceJudgeConfig)
+    identity = params.section("identity_loss", IdentityJudgeConfig)
+    named = [path for path in (face.fan_weights, face.ddfa_weights, identity.arcface_weights) if path]
+    return [repr(face), repr(identity), nets_sha256(*JUDGING), *(named_sha256(Path(path)) for path in named)]

@@ -17,7 +17,7 @@ from services.registry.tracking import Run, SilentRun, start_run
 from services.settings import ROOT, Params
 
 RUN_ID = "run_id"
-"""File beside the checkpoints of a training: the run in MLflow that a later start goes on with."""
+"""File in the folder of a training that is not done: the run in MLflow that a later start goes on with."""
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where launchers of several processes tell each its number."""
 
@@ -45,13 +45,18 @@ def stage_run(
 
 @contextmanager
 def training_run(stage: str, params: Params, more: Mapping[str, Any], folder: Path) -> Iterator[Run]:
-    """``stage_run`` of a training with its checkpoints in ``folder``: one that is gone on with stays one run."""
+    """``stage_run`` of the training in ``folder``: killed or failed, and gone on with, it stays one run.
+
+    Where the block ends well the run is done, and a later call, which may measure anew, has a run of its own.
+    """
     known = folder / RUN_ID
     with stage_run(stage, params, more, known.read_text() if known.is_file() else None) as run:
         folder.mkdir(parents=True, exist_ok=True)
         if run.run_id:
             known.write_text(run.run_id)
         yield run
+    if run.run_id:
+        known.unlink(missing_ok=True)
 
 
 def sections_of(stage: str) -> list[str]:

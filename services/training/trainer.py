@@ -8,13 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -25,6 +24,7 @@ from datamodules.samples import SampleDataset
 from datamodules.variation import SofteningConfig, Unsteadiness, VariationConfig
 from modules.encoders.video_vit import VideoEncoderConfig, VideoTransformer
 from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
+from modules.lit.averaged_weights import AveragedWeights
 from modules.lit.finite_steps import FiniteSteps
 from modules.lit.frame_encoder import (
     EncoderTraining,
@@ -34,9 +34,10 @@ from modules.lit.frame_encoder import (
     PartsWithFrameEncoder,
 )
 from modules.lit.reconstructions import Reconstructions, Show
-from modules.lit.tuned_generator import STOPPED_AT, LitTunedGenerator
+from modules.lit.tuned_generator import LitTunedGenerator
 from modules.lit.video_encoder import LitVideoEncoder, VideoEncoderTraining
 from services.settings import computes_bfloat16
+from services.training.checkpoints import WholeCheckpoints, every_steps, progress_of, read_checkpoint
 
 LAST = "last.ckpt"
 """The checkpoint that a training goes on from."""
@@ -65,11 +66,15 @@ class TrainerConfig:
     seed: int
     """Of batches and of initial weights."""
 
-    def lightning_precision(self) -> Literal["32-true", "bf16-mixed"]:
-        """What the Trainer is told."""
+    def lightning_precision(self, device: str) -> Literal["32-true", "bf16-mixed"]:
+        """What the Trainer is told; ``device`` is what ``computes_bfloat16`` takes."""
         if self.precision != "auto":
             return self.precision
-        return "bf16-mixed" if computes_bfloat16() else "32-true"
+        return "bf16-mixed" if computes_bfloat16(device) else "32-true"
+
+    def that_counts(self) -> TrainerConfig:
+        """The same, with what no weight hangs on set to nothing: what a training is known by."""
+        return replace(self, compile="never", workers=0, checkpoint_every=0, validate_every=0, validation_frames=0)
 
 
 @dataclass(frozen=True)
@@ -128,11 +133,11 @@ def fit_frame_encoder(
     reconstructions at every validation; ``accelerator`` is where the frozen networks are, ``cpu`` or ``cuda``.
     """
     plan = settings.training
-    if plan.linear_start and not _progress_of(run_folder / LAST)[0]:
+    if plan.linear_start and not progress_of(run_folder / LAST)[0]:
         start = [samples[i] for i in range(min(plan.linear_start, len(samples)))]
         thumbnails = torch.cat([encoder.thumbnails(sample.image[None]) for sample in start])
         encoder.start_linear(thumbnails, torch.stack([sample.ws for sample in start]), plan.linear_ridge)
-    if plan.told_start and encoder.config.sighted and not _progress_of(run_folder / LAST)[0]:
+    if plan.told_start and encoder.config.sighted and not progress_of(run_folder / LAST)[0]:
         made = range(min(plan.told_start, len(samples)))
         ws = torch.stack([samples[i].ws for i in made])
         real = range(0, len(frames), max(1, len(frames) // REAL_FRAMES))
@@ -237,15 +242,15 @@ def fit_in_phases(
     a loss or gradient is no number, for which see ``FiniteSteps``.
     """
     last = run_folder / LAST
-    step, _ = _progress_of(last)
+    step, _ = progress_of(last)
     if step >= plan.ends[-1]:
-        lit.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        lit.load_state_dict(read_checkpoint(last)["state_dict"])
         return
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=config.devices,
         strategy="auto" if str(config.devices) in ("1", "auto") else "ddp",
-        precision=config.lightning_precision(),
+        precision=config.lightning_precision(accelerator),
         max_steps=plan.ends[-1],
         max_epochs=-1,
         val_check_interval=config.validate_every,
@@ -253,11 +258,12 @@ def fit_in_phases(
         num_sanity_val_steps=0,
         gradient_clip_val=plan.gradient_clip,
         callbacks=[
-            _checkpoints(run_folder, config.checkpoint_every),
-            EMAWeightAveraging(decay=plan.ema_decay, use_buffers=False),
+            every_steps(run_folder, config.checkpoint_every),
+            AveragedWeights(plan.ema_decay),
             Reconstructions(show),
             FiniteSteps(),
         ],
+        plugins=WholeCheckpoints(),
         logger=logger,
         log_every_n_steps=10,
         default_root_dir=run_folder,
@@ -292,9 +298,9 @@ def fit_steps(
     ``after_step`` is told how many steps are done, in the place of Lightning's bar, and may raise to stop.
     """
     last = run_folder / LAST
-    step, ended = _progress_of(last)
+    step, ended = progress_of(last)
     if step >= steps > 0 or ended:
-        checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(last)
         lit.load_state_dict(checkpoint["state_dict"])
         lit.on_load_checkpoint(checkpoint)
     elif steps:
@@ -306,10 +312,11 @@ def fit_steps(
                 max_epochs=-1,
                 gradient_clip_val=gradient_clip,
                 callbacks=[
-                    _checkpoints(run_folder, checkpoint_every),
+                    every_steps(run_folder, checkpoint_every),
                     *([] if isinstance(lit, LitTunedGenerator) else [FiniteSteps()]),
                     *([_AfterStep(after_step)] if after_step else []),
                 ],
+                plugins=WholeCheckpoints(),
                 logger=logger,
                 log_every_n_steps=10,
                 default_root_dir=run_folder,
@@ -320,13 +327,6 @@ def fit_steps(
             with _interruptible(trainer):
                 trainer.fit(lit, loader, ckpt_path=str(last) if step else None, weights_only=True)
             trainer.save_checkpoint(last)
-
-
-def _checkpoints(run_folder: Path, every: int) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=run_folder, filename="step", save_last=True, save_top_k=0,
-        every_n_train_steps=every, enable_version_counter=False,
-    )  # fmt: skip
 
 
 class _AfterStep(L.Callback):
@@ -403,11 +403,3 @@ def plans_of(training: EncoderTraining) -> list[BatchPlan]:
 def validation_loader(held_out: Tensor) -> DataLoader[Batch]:
     """Crops ``(N, 3, r, r)`` in [-1, 1] as the batches that a validation takes."""
     return DataLoader(_Validation(held_out), batch_size=4)
-
-
-def _progress_of(checkpoint: Path) -> tuple[int, bool]:
-    """Steps that were made, and whether they ended since the loss was no number."""
-    if not checkpoint.is_file():
-        return 0, False
-    known = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return int(known["global_step"]), known.get(STOPPED_AT) is not None

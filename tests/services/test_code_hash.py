@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from services.code_hash import python_sha256
+from services.code_hash import JUDGES, judges_sha256, named_sha256, nets_sha256, python_sha256
+from services.settings import ROOT
 from services.training import runs
 
 
@@ -43,3 +44,24 @@ def test_a_stages_code_is_what_dvc_names(tmp_path: Path, monkeypatch: pytest.Mon
     assert found("build/b.py") == first, "what is made is no code"
     other = found("modules/c.py")
     assert other[0] == first[0] and other[1] != first[1]
+
+
+def test_other_networks_or_other_code_that_asks_them_are_other_judges(tmp_path: Path) -> None:
+    for path in JUDGES:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("a = 1\n")
+    found = [judges_sha256(tmp_path, *assets) for assets in (["yunet"], ["mediapipe"], ["mediapipe", "yunet"])]
+    (tmp_path / JUDGES[0]).write_text("a = 2\n")
+    assert len({*found, judges_sha256(tmp_path, "yunet")}) == 4
+    assert nets_sha256("yunet", "mediapipe") == nets_sha256("mediapipe", "yunet") != nets_sha256("yunet")
+    assert all((ROOT / path).exists() for path in JUDGES)
+
+
+def test_files_that_are_named_count_by_what_is_in_them(tmp_path: Path) -> None:
+    weights = tmp_path / "weights" / "net.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    first = named_sha256(weights), named_sha256(weights.parent)
+    weights.write_bytes(b"two")
+    assert len({*first, named_sha256(weights), named_sha256(weights.parent), ""}) == 3
+    assert named_sha256(tmp_path / "nothing") == ""

@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from datamodules.people import PeopleConfig
 from datamodules.types import BadInputError
 from services.direction_settings import DirectionSettings
-from services.settings import PARAMS, ROOT, build, load_params
+from services.settings import PARAMS, ROOT, build, computes_bfloat16, load_params
+from services.training.trainer import FrameEncoderSettings
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,31 @@ def test_shipped_file_builds() -> None:
     assert params.runtime.state == ROOT / "var"
     assert params.runtime.tracking() == f"sqlite:///{ROOT / 'var' / 'mlflow.db'}"
     assert params.runtime.torch_device() in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "cpu", "expected"),
+    [
+        ("cpu", True, False, False), ("cpu", False, True, True), ("cuda", True, False, True),
+        ("cuda", False, True, False), ("auto", True, False, True), ("auto", False, True, False),
+        ("auto", None, True, True), ("auto", None, False, False),
+    ],
+)  # fmt: skip
+def test_bfloat16_is_asked_of_the_device_that_computes_and_emulation_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpu: bool | None, cpu: bool, expected: bool
+) -> None:
+    """``gpu`` is whether the GPU multiplies it; None is no GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: bool(including_emulation or gpu)
+    )
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": cpu})
+    assert computes_bfloat16(device) is expected
+    params = load_params(environment={"STYLEREEL_DEVICE": device, "STYLEREEL_PRECISION": "auto"})
+    assert params.runtime.bfloat16() is expected
+    trainer = params.section("frame_encoder", FrameEncoderSettings).trainer
+    assert trainer.lightning_precision(device) == ("bf16-mixed" if expected else "32-true")
+    assert replace(trainer, precision="bf16-mixed").lightning_precision(device) == "bf16-mixed"
 
 
 def test_environment_overrides_the_file(tmp_path: Path) -> None:

@@ -154,3 +154,8 @@ def test_boxes_below_the_least_size_are_dropped(portrait):
 def test_other_arrays_are_refused(finder, frame):
     with pytest.raises(BadInputError, match="uint8 RGB"):
         finder.detector.detect(frame)
+
+
+def test_a_batch_of_no_faces_is_refused():
+    with pytest.raises(ValueError, match="batch must be 1 or more, got 0"):
+        replace(CONFIG, batch=0)

@@ -15,13 +15,13 @@ class Steps:
         self.out = folder / "out.txt"
         self.times = 0
 
-    def go(self, **inputs: object):
+    def go(self, stands=lambda result: True, **inputs: object):
         def make() -> dict[str, object]:
             self.times += 1
             self.out.write_text(json.dumps(inputs))
             return {"times": self.times, "share": float("nan"), "where": self.out}
 
-        return self.ledger.step("write", inputs, [self.out], make)
+        return self.ledger.step("write", inputs, [self.out], make, stands)
 
 
 @pytest.fixture
@@ -66,7 +66,14 @@ def test_a_step_that_fails_leaves_no_record(steps: Steps, tmp_path: Path) -> Non
     assert steps.go(a=1).redone
 
 
-def test_a_forgotten_step_is_done_again(steps: Steps) -> None:
+def test_a_result_that_no_longer_stands_is_done_again(steps: Steps) -> None:
     steps.go(a=1)
-    steps.ledger.forget("write")
-    assert steps.go(a=1).redone
+    seen: list[object] = []
+
+    def stands(result: object) -> bool:
+        seen.append(result)
+        return len(seen) > 1
+
+    redone = [steps.go(stands, a=1).redone for _ in "12"]
+    assert redone == [True, False] and steps.times == 2
+    assert seen == [{"times": times, "share": None, "where": str(steps.out)} for times in (1, 2)]

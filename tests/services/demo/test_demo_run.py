@@ -1,6 +1,7 @@
 """The demo's own steps with toy networks around a real clip; the real ones run in ``make demo``."""
 
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -16,6 +17,7 @@ from services.attributes import NAMES
 from services.code_hash import PACKAGES
 from services.demo import run as demo_run
 from services.demo.clips import Recorded
+from services.demo.lifecycle import Standing
 from services.demo.measure import crops_of, frames_at, measure_edit, measure_reconstruction, places, reconstructed
 from services.demo.options import DemoConfig
 from services.demo.run import Demo, demo_params
@@ -119,7 +121,7 @@ def test_all_clips_share_what_the_codes_show(demo, tmp_path: Path, toy_models) -
         before = toy_models.generator.calls
         done = demo(f"demo.remembered_bytes={most}")
         for name in ("invert", "reconstruction", "age+20", "yaw+10"):
-            done.ledger.forget(name)
+            (done.work / f"{name}.json").unlink(missing_ok=True)
         done.run()
         drawn.append(toy_models.generator.calls - before)
         made.append([(tmp_path / "demo" / f"{name}.mp4").read_bytes() for name in ("reconstruction", "age+20")])
@@ -175,6 +177,56 @@ def test_clips_hang_on_every_section_that_their_sidecars_name(demo, toy_models) 
         assert other.inputs != asked.inputs
 
 
+@pytest.mark.parametrize("gone", ["models", "mlflow.db"])
+def test_the_registry_is_asked_again_where_its_downloads_or_itself_are_gone(
+    demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    state = tmp_path / "state"
+
+    def promoted(registry, gates, name: str, *_: object) -> Standing:
+        folder = state / "models" / name / "1"
+        folder.mkdir(parents=True, exist_ok=True)
+        (state / "mlflow.db").touch()
+        return Standing(name, "w c", "1", "w c", str(folder), True, "passed")
+
+    def redone() -> bool:
+        asked = demo()
+        asked._registry()
+        assert all(Path(row["folder"]).is_dir() for row in asked.standing.values())
+        return asked.done["registry"].redone
+
+    monkeypatch.setattr(demo_run, "promote_shipped", promoted)
+    assert [redone(), redone()] == [True, False]
+    shutil.rmtree(state / gone) if gone == "models" else (state / gone).unlink()
+    assert [redone(), redone()] == [True, False]
+
+
+def test_a_frame_whose_face_is_not_seen_is_left_out_of_the_means(
+    demo, toy_models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = demo("demo.edits={age: 20}")
+    done._registry()
+    done._clips()
+    at = done._places()
+    shown = reconstructed(done.codes, at, toy_models)
+    assert len(shown) == 2
+
+    def measured(*_: object) -> dict[str, np.ndarray]:
+        seen, nothing = np.array([np.nan, 0.5]), np.full(2, np.nan)
+        return {
+            "psnr": np.array([20.0, 30.0]),
+            "identity": seen,
+            "identity_distance": seen,
+            "landmark_error": nothing,
+        }
+
+    monkeypatch.setattr("services.demo.measure.measure", measured)
+    row = measure_reconstruction(done.clip, shown, at, toy_models)["reconstruction"]
+    assert (row["psnr"], row["identity"], row["identity_distance"], row["landmark_error"]) == (25, 0.5, 0.5, None)
+    numbers = {"edits": {}, "rows": {"reconstruction": row | {"identity": None}}}
+    assert demo_run._note(numbers, "reconstruction") == "25.0 dB\nidentity -"
+
+
 def test_answers_that_differ_are_told(demo) -> None:
     assert demo("demo.edits={yaw: 10}").run() is False
 
@@ -207,7 +259,9 @@ def test_the_demo_has_its_own_state_and_the_precision_asked_for(tmp_path: Path) 
     assert params.runtime.state == tmp_path and params.runtime.tracking().startswith("sqlite:///")
     assert demo_params([], {"STYLEREEL_PRECISION": "float32"}, tmp_path).runtime.precision == "float32"
     capable = torch.cpu.get_capabilities()
-    expected = capable.get("avx512_bf16") or capable.get("amx_bf16") or torch.cuda.is_available()
+    expected = capable.get("avx512_bf16") or capable.get("amx_bf16")
+    if torch.cuda.is_available():
+        expected = torch.cuda.get_device_capability()[0] >= 8
     assert params.runtime.bfloat16() is bool(expected)
     assert params.section("pipeline", PipelineConfig).encoder == params.section("demo", DemoConfig).encoder
     assert set(demo_run.SHIPPED) == {*ENCODERS.values(), "stylereel-directions"}

@@ -32,7 +32,7 @@ PARAMS = load_params()
 @pytest.fixture(scope="module")
 def generator():
     made = load_generator()
-    if computes_bfloat16():  # three times as fast there, and far from where the gate decides
+    if computes_bfloat16("cpu"):  # three times as fast there, and far from where the gate decides
         made.compute_dtype = torch.bfloat16
     return made
 

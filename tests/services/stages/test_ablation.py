@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 
 from datamodules.face_video import FaceVideoConfig
 from datamodules.types import BadInputError
-from services.registry.tracking import SilentRun
-from services.settings import load_params
+from services.registry.tracking import Run, SilentRun
+from services.settings import Params, load_params
 from services.stages import ablation
 from services.stages import encoder as encoder_stage
 from services.stages.ablation import AblationSettings, train_with, with_phase
@@ -50,7 +51,9 @@ class Row:
         monkeypatch.setattr(
             ablation, "SampleDataset", lambda folder, made_by: SimpleNamespace(fingerprints=(self.samples,))
         )
-        monkeypatch.setattr(ablation, "first_encoder", lambda settings, generator: (None, settings))
+        encoder = SimpleNamespace(config=SimpleNamespace(image_size=4))
+        monkeypatch.setattr(ablation, "first_encoder", lambda settings, generator: (encoder, settings))
+        monkeypatch.setattr(ablation, "crops_to_learn_from", lambda data, *_: data.dataset("train"))
         monkeypatch.setattr(ablation, "FrozenParts", lambda *parts: None)
         monkeypatch.setattr(ablation, "fit_frame_encoder", self.fit)
         monkeypatch.setattr(ablation, "save_frame_encoder", lambda folder, *rest: folder.mkdir(parents=True))
@@ -108,6 +111,43 @@ def test_a_row_is_trained_again_with_anything_else(row: Row, monkeypatch: pytest
         monkeypatch.setattr(encoder_stage, "code_sha256", lambda stage: f"other code of {stage}")
     generator = "other" if other == "generator" else "g"
     assert row.train(*([other] if "=" in other else []), generator=generator) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["frame_encoder.trainer.workers=3", "frame_encoder.trainer.checkpoint_every=7", "face_video.batch_size=3"],
+)
+def test_a_row_is_not_trained_again_for_what_changes_no_weight(row: Row, other: str) -> None:
+    assert row.train() == row.train(other) == 1
+    assert row.train("frame_encoder.trainer.seed=7") == 2
+
+
+def test_a_command_goes_on_with_its_run_until_it_is_done(
+    row: Row, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    runs: list[str] = []
+
+    def broken(params: Params, run: Run, *rest: object) -> ablation.Ablation:
+        runs.append(run.run_id)
+        if len(runs) == 1:
+            raise KeyboardInterrupt
+        return ablation.Ablation(SimpleNamespace(numbers=lambda: {"l2.psnr": 1.0}), ())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ablation, "ablate", broken)
+    monkeypatch.setattr(ablation, "markdown", lambda *shown: "the table")
+
+    def call(*overrides: str) -> str:
+        params = load_params(overrides=overrides, environment={"STYLEREEL_STATE": str(tmp_path)})
+        return ablation.run_ablation(params, overrides)
+
+    same = "ablation.steps=3"
+    with pytest.raises(KeyboardInterrupt):
+        call(same)
+    call("ablation.steps=4")
+    assert call(same) == call(same) == "the table"
+    killed, other, again, anew = runs
+    assert killed == again and len({killed, other, anew}) == 3
 
 
 @pytest.mark.parametrize(

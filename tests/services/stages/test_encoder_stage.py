@@ -5,18 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from datamodules.face_video import FaceVideoConfig
+from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
+from datamodules.samples import SampleDataset
+from datamodules.types import BadInputError
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder
 from modules.generators import load_generator
-from services.edits import pose_editor
+from services.direction_settings import DirectionSettings
+from services.edits import directions, pose_editor
+from services.edits.face_meshes import ShardMeshes
 from services.edits.pose_settings import PoseEditorSettings
 from services.settings import Params, load_params
 from services.stages import encoder as encoder_stage
 from services.stages import video_encoder
-from services.stages.encoder import FRAME_ENCODER, first_encoder
+from services.stages.encoder import FRAME_ENCODER, crops_to_learn_from, first_encoder
 from services.training.trainer import FrameEncoderSettings, VideoEncoderSettings
 
 
@@ -65,10 +70,10 @@ def pose_editor_name(params: Params, encoder: str, data: str, samples: str) -> s
 TRAININGS: dict[str, tuple[Callable[[Params, str, str, str], str], ModuleType, list[str]]] = {
     "frame_encoder": (encoder_name, encoder_stage, [
         "frame_encoder.training.ema_decay=0.9", "frame_encoder.start_from=assets/frame-encoder",
-        "face_video.stills=7",
+        "face_video.stills=7", "frame_encoder.trainer.seed=7",
     ]),
     "video_encoder": (video_encoder_name, video_encoder, [
-        "video_encoder.validation_clips=1", "video_encoder.start_from=assets/video-encoder",
+        "video_encoder.training.ema_decay=0.9", "video_encoder.start_from=assets/video-encoder",
     ]),
     "pose_editor": (pose_editor_name, pose_editor, ["pose_editor.training.steps=7"]),
 }  # fmt: skip
@@ -86,6 +91,25 @@ def test_a_run_is_gone_on_with_only_under_what_it_began_with(training: str, othe
     assert name(first, "g", "d", "s") == name(again, "g", "d", "s") != name(changed, "g", "d", "s")
 
 
+FREE = ["compile=never", "workers=3", "checkpoint_every=7", "validate_every=7", "validation_frames=7"]
+"""Of a trainer."""
+
+
+@pytest.mark.parametrize(
+    ("training", "other"),
+    [
+        *((name, f"{name}.trainer.{key}") for name in ("frame_encoder", "video_encoder") for key in FREE),
+        ("frame_encoder", "face_video.batch_size=3"), ("frame_encoder", "face_video.workers=3"),
+        ("video_encoder", "video_encoder.validation_clips=1"), ("pose_editor", "pose_editor.checkpoint_every=7"),
+    ],
+)  # fmt: skip
+def test_a_run_is_gone_on_with_under_what_changes_no_weight(training: str, other: str) -> None:
+    name = TRAININGS[training][0]
+    first, changed = (load_params(overrides=said, environment={}) for said in ((), (other,)))
+    assert first.raw != changed.raw
+    assert name(first, "g", "d", "s") == name(changed, "g", "d", "s")
+
+
 @pytest.mark.parametrize("training", TRAININGS)
 def test_a_run_is_gone_on_with_only_on_what_it_began_with(training: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another network, other data, other samples (ViEN: another FrEN), other code."""
@@ -95,3 +119,45 @@ def test_a_run_is_gone_on_with_only_on_what_it_began_with(training: str, monkeyp
     monkeypatch.setattr(module, "code_sha256", lambda stage: f"other code of {stage}")
     names.append(name(params, "g", "d", "s"))
     assert len(set(names)) == 5
+
+
+def prepared(length: int, train: int, size: int) -> FaceVideoDataModule:
+    crop = SimpleNamespace(images=torch.zeros(3, size, size))
+    return SimpleNamespace(
+        config=FaceVideoConfig(length, 1, 0, 0, 1, 0),
+        prepared=SimpleNamespace(of=lambda split: [None] * train),
+        dataset=lambda split: [crop] * train,
+    )  # type: ignore[return-value]
+
+
+def test_what_does_not_fit_together_is_said_before_anything_is_solved() -> None:
+    samples: SampleDataset = [SimpleNamespace(image=torch.zeros(3, 64, 64))]  # type: ignore[assignment]
+    assert len(crops_to_learn_from(prepared(1, 2, 64), samples, 64)) == 2
+    assert len(crops_to_learn_from(prepared(1, 0, 64), samples, 64, needed=False)) == 0
+    for data, size, said in (
+        (prepared(2, 2, 64), 64, "set face_video.length to 1, not 2"),
+        (prepared(1, 0, 64), 64, "no training person"),
+        (prepared(1, 2, 32), 64, "takes pictures of 64 px, clips.size made some of 32"),
+        (prepared(1, 2, 64), 128, "takes pictures of 128 px, samples.resolution made some of 64"),
+    ):
+        with pytest.raises(BadInputError, match=said):
+            crops_to_learn_from(data, samples, size)
+
+
+def test_too_few_filmed_frames_and_samples_are_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_params(environment={}).section("pose_editor", PoseEditorSettings)
+    enough = settings.expression_components + 1
+
+    def filmed(sure: int, unsure: int) -> list[ShardMeshes]:
+        score = np.array([1.0] * sure + [settings.least_score / 2] * unsure, np.float32)
+        return [SimpleNamespace(score=score)]  # type: ignore[list-item]
+
+    pose_editor.check_filmed(filmed(enough, 0), settings)
+    for clips in (filmed(enough - 1, 9), []):
+        with pytest.raises(BadInputError, match="show how a face moves, more than"):
+            pose_editor.check_filmed(clips, settings)
+    monkeypatch.setattr(directions, "SampleDataset", lambda *_: [None] * 5)
+    wanted = load_params(environment={}).section("directions", DirectionSettings)
+    tools = SimpleNamespace(generator=SimpleNamespace(sha256="g"))
+    with pytest.raises(BadInputError, match="5 samples are labelled"):
+        directions._learn(wanted, None, tools, None, None, print)  # type: ignore[arg-type]

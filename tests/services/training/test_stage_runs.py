@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from modules.lit.frame_encoder import LitFrameEncoder
 from modules.sheet import GAP
 from services.evaluation.sheets import SIDE
 from services.registry.connection import Connection, RegistryConfig
+from services.registry.tracking import Run
 from services.settings import ROOT, Params, load_params
 from services.stages.evaluate import EvaluateOptions, evaluate
 from services.training.runs import sections_of, stage_run, training_run
@@ -164,9 +166,24 @@ def test_fetch_and_directions_are_runs_too(place: Place, monkeypatch: pytest.Mon
     tools = type("Tools", (), {"generator": type("Toy", (), {"sha256": "toy"})})
     monkeypatch.setattr(services.edits.directions, "training_generator", lambda *_: None)
     monkeypatch.setattr(services.edits.directions, "instruments_for", lambda *_: tools)
-    monkeypatch.setattr(services.edits.directions, "_learn", lambda *_: Path("folder"))
+    for name in ("CLIPS", "SAMPLES", "RUNS"):
+        monkeypatch.setattr(services.edits.directions, name, place.folder / name.lower())
+    seen: list[str] = []
+
+    def learn(settings: Any, balancing: Any, tools: Any, faces: Any, run: Run, say: Any) -> Path:
+        seen.append(run.run_id)
+        if len(seen) == 1:
+            raise RuntimeError("killed")
+        return Path("folder")
+
+    monkeypatch.setattr(services.edits.directions, "_learn", learn)
+    with pytest.raises(RuntimeError, match="killed"):
+        services.edits.directions.train_directions(place.params)
     assert services.edits.directions.train_directions(place.params) == Path("folder")
     assert place.run("directions").data.params["generator_sha256"] == "toy"
+    assert seen[0] == seen[1], "what was killed is gone on with"
+    services.edits.directions.train_directions(place.params)
+    assert seen[1] != seen[2], "what is done is not"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -180,13 +197,24 @@ def test_dvc_takes_the_pipeline_and_its_code_is_there() -> None:
     assert [dep for dep in code if not (ROOT / dep).exists()] == []
 
 
-def test_a_training_that_is_gone_on_with_is_one_run(place: Place, tmp_path: Path) -> None:
+def test_a_training_is_one_run_until_it_is_done(place: Place, tmp_path: Path) -> None:
+    """Killed, failed, gone on with to its end; another beside it; and called again when it is done."""
     ids = []
-    for folder in ("one", "one", "other"):
-        with training_run("pose-editor", place.params, {"generator_sha256": "toy"}, tmp_path / folder) as run:
+    ends = {0: KeyboardInterrupt, 1: KeyboardInterrupt, 2: RuntimeError}
+    for number, name in enumerate(("one", "other", "one", "one", "one")):
+        more, folder = {"generator_sha256": "toy", "number": number}, tmp_path / name
+        with suppress(*ends.values()), training_run("pose-editor", place.params, more, folder) as run:
             ids.append(run.run_id)
-    assert ids[0] == ids[1] != ids[2]
-    assert {found.info.run_id for found in place.runs("pose-editor")} == set(ids)
+            run.log_metrics({"score": number})
+            if number in ends:
+                raise ends[number]
+    killed, other, failed, done, later = ids
+    assert killed == failed == done and len({done, other, later}) == 3
+    kept = {found.info.run_id: found for found in place.runs("pose-editor")}
+    assert kept.keys() == set(ids)
+    assert [kept[run_id].info.status for run_id in (done, other, later)] == ["FINISHED", "KILLED", "FINISHED"]
+    assert [kept[run_id].data.metrics["score"] for run_id in (done, other, later)] == [3, 1, 4]
+    assert kept[later].data.params["number"] == "4"
 
 
 def test_further_processes_of_a_training_open_no_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

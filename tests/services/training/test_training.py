@@ -86,13 +86,11 @@ def new_encoder(generator: StyleGAN2) -> FrameEncoder:
     return FrameEncoder(NETWORK, generator.num_ws, *w_statistics(w))
 
 
-def train(generator, samples, folder, codes, images, linear_start=0) -> FrameEncoder:
+def train(generator, samples, folder, codes, images, linear_start=0, trainer=TRAINER) -> FrameEncoder:
     frames = [samples[i].image for i in range(20)]
     held_out = torch.stack([samples[i].image for i in range(4)])
-    frozen = FrozenParts(generator, {})
-    return fit_frame_encoder(
-        new_encoder(generator), frozen, samples, frames, held_out, settings(codes, images, linear_start), folder
-    )
+    frozen, plan = FrozenParts(generator, {}), replace(settings(codes, images, linear_start), trainer=trainer)
+    return fit_frame_encoder(new_encoder(generator), frozen, samples, frames, held_out, plan, folder)
 
 
 class Tells:
@@ -164,7 +162,10 @@ def test_the_solved_start_is_already_near(generator, samples, tmp_path) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_was(generator, samples, tmp_path, monkeypatch) -> None:
-    """Stopped after the checkpoint of step 10 and started again, it ends where an undisturbed run ends."""
+    """Stopped after the checkpoint of step 10 and started again, it ends where an undisturbed run ends.
+
+    Also with what it is not known by set to something else.
+    """
     whole = train(generator, samples, tmp_path / "whole", 10, 10)
     steps = []
     original = LitFrameEncoder.training_step
@@ -179,7 +180,9 @@ def test_a_killed_run_goes_on_where_it_was(generator, samples, tmp_path, monkeyp
     with pytest.raises(RuntimeError, match="killed"):
         train(generator, samples, tmp_path / "killed", 10, 10)
     assert (tmp_path / "killed" / "last.ckpt").is_file()
-    resumed = train(generator, samples, tmp_path / "killed", 10, 10)
+    other = replace(TRAINER, workers=2, checkpoint_every=4, validate_every=3)
+    assert other.that_counts() == TRAINER.that_counts()
+    resumed = train(generator, samples, tmp_path / "killed", 10, 10, trainer=other)
     assert steps[13] == 10, "it began again from the checkpoint, not from the start"
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
@@ -201,6 +204,16 @@ def test_a_loss_that_is_no_number_leaves_the_last_checkpoint_and_the_average_goo
     assert kept["global_step"] == 5
     both = [kept["state_dict"], kept["current_model_state"]]  # the average, and what it is of
     assert all(value.isfinite().all() for state in both for value in state.values())
+
+
+def test_a_checkpoint_that_is_cut_off_is_named_in_one_line(generator, samples, tmp_path) -> None:
+    train(generator, samples, tmp_path, 2, 2, linear_start=20)
+    last = tmp_path / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(BadInputError, match=rf"{last} cannot be read.*: delete it to begin anew"):
+        train(generator, samples, tmp_path, 2, 2, linear_start=20)
+    last.unlink()
+    train(generator, samples, tmp_path, 2, 2, linear_start=20)
 
 
 def test_a_finished_run_is_not_trained_again(generator, samples, tmp_path) -> None:
