@@ -1,6 +1,6 @@
 """What pasted edits show of what was asked, and what each way to paste costs, on persons not trained on.
 
-python benchmarks/pasting.py [--per-clip 3] [--split test] [--way mixed] [--set KEY=VALUE]
+python benchmarks/pasting.py [--per-clip 3] [--split test] [--way mixed] [--edit smile=1] [--set KEY=VALUE]
 
 Codes are the shipped encoder's answers to prepared crops ('stylereel train prepare'), not refined; each edit is at
 its usual strength and balanced on each clip. "rendered" is the generator's picture of the edit against its own of
@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datamodules.clips import read_prepared
-from modules.editing.directions import EditRequest
+from modules.editing.directions import EditRequest, parse_edit
 from services.direction_settings import DirectionSettings
 from services.edits.encoded_codes import encoded_frames
 from services.evaluation.frames import held_out_frames
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--per-clip", type=int, default=3)
     parser.add_argument("--split", choices=("test", "val", "train"), default="test")
     parser.add_argument("--way", action="append", choices=WAYS, help="may be given several times; else all")
+    parser.add_argument("--edit", action="append", type=parse_edit, help="may be given several times; else all")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     params = load_params(overrides=arguments.overrides)
@@ -40,10 +41,11 @@ def main() -> None:
     codes = encoded_frames(FRAME_ENCODER, CLIPS, arguments.per_clip, models.generator.sha256, arguments.split)
     if codes is None:
         parser.error(f"{CLIPS} has no person of the split {arguments.split}")
-    asked = [EditRequest(name, edit.typical) for name, edit in settings.edits.items()]
-    asked += [EditRequest("age", -settings.edits["age"].typical), EditRequest("eyes_open", -1.0)]
+    usual = [EditRequest(name, edit.typical) for name, edit in settings.edits.items()]
+    usual += [EditRequest("age", -settings.edits["age"].typical), EditRequest("eyes_open", -1.0)]
     ways = list(dict.fromkeys(arguments.way or WAYS))
     units = {name: edit.per_unit for name, edit in settings.edits.items()}
+    asked = arguments.edit or usual
     rows = list(measure_pasting(frames.pixels, frames.clips, codes.ws, asked, models, units, ways=ways))
     print(f"{len(frames)} frames of {len(set(frames.clips))} clips, data {frames.data_hash[:12]}.\n")
     print("\n".join(markdown(rows)))

@@ -15,13 +15,14 @@ from torch import Tensor
 from datamodules.alignment import crop_frame
 from datamodules.shards import to_tensor
 from datamodules.spread import spread
-from modules.editing.balance import balance
+from modules.editing.balance import Measure, balance
 from modules.editing.directions import EditRequest
 from services.balancing import Balancing
 from services.pipeline.composite import composite
-from services.pipeline.crops import edit_crops, to_arrays, to_pixels, way_to_paste
+from services.pipeline.crops import edit_crops, edits_by_part, to_arrays, to_pixels, way_to_paste
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
+from services.pipeline.parts import of_part_that_stays
 from services.pipeline.plan import ClipPlan, taken_frames
 from services.pipeline.track import Track
 from services.pipeline.unedited import UneditedFaces
@@ -43,6 +44,10 @@ def balanced(
     [-1, 1], the crops that the codes stand for, since an edit loses on the way into a frame; as renderings where
     there is no frame. As they are where ``options`` say so, in a preview, and where no edit of a measured
     attribute is asked. ``say`` is told where not all of them could be looked at, one line.
+
+    Edits of one part of the face are measured on faces that are edited whole, but for what belongs to the part
+    that stays. Their own part is the same there, and judges look at all of a face: of one and the same mouth the
+    mesh reports two thirds of the smile, and another pitch, below eyes that do not smile.
     """
     balancing = balancing_for(requests, models, options)
     if balancing is None:
@@ -50,6 +55,7 @@ def balanced(
     rows = spread(len(ws), balancing.config.frames)
     looked_at = ws[rows]
     models = replace(models, unedited=UneditedFaces(math.inf))  # these few faces, round after round
+    still = of_part_that_stays(edits_by_part(requests, models, options), models.config.parts)
 
     def rendered(tried: Sequence[EditRequest]) -> Tensor:
         side = models.config.crop_size
@@ -58,11 +64,12 @@ def balanced(
         return torch.cat(shown).float().clamp(-1, 1)
 
     if targets is None:
-        show = rendered
+        show, still = rendered, ()
     else:
         seen = targets[rows]
         pixels = to_pixels(to_arrays(seen))
         way, place = way_to_paste(requests, models, options), np.eye(3)
+        whole = replace(options, region="face") if still else options
 
         def show(tried: Sequence[EditRequest]) -> Tensor:
             # The first look is pasted too: what a face that replaces the frame's lacks is not taken back.
@@ -70,16 +77,26 @@ def balanced(
             shown = []
             for row, frame in enumerate(pixels):
                 one = slice(row, row + 1)
-                (crop,) = edit_crops(looked_at[one], seen[one], requests, models, options, seen.shape[-1], tried)
+                (crop,) = edit_crops(looked_at[one], seen[one], requests, models, whole, seen.shape[-1], tried)
                 shown.append(
                     composite(frame, crop.reconstruction, crop.edit, crop.mask, place, paste=way, moved=crop.moved)
                 )
             return to_tensor(np.stack(shown), models.device)
 
-    measure = balancing.measure(show, models.judges.attributes)
+    measure = without(balancing.measure(show, models.judges.attributes), list(balancing.units), still)
     with torch.no_grad():
         more = balance(requests, models.edits, balancing.typical, measure, balancing.config, say)
     return (*requests, *more)
+
+
+def without(measure: Measure, names: Sequence[str], still: Sequence[str]) -> Measure:
+    """``measure`` of the attributes ``names``, in which those that are ``still`` do not change."""
+
+    def measured(tried: Sequence[EditRequest]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.where([name in still for name in names], 0.0, measure(tried))
+        return found
+
+    return measured
 
 
 def balanced_in_clip(

@@ -54,6 +54,12 @@ def part_that_stays(names: Iterable[str], config: PartsConfig) -> Part | None:
     return "lower" if asked <= set(config.upper) else None
 
 
+def of_part_that_stays(names: Iterable[str], config: PartsConfig) -> tuple[str, ...]:
+    """What the edits of these names leave as it is, by the edits that are for it; empty where all may change."""
+    stays = part_that_stays(names, config)
+    return () if stays is None else config.upper if stays == "upper" else config.lower
+
+
 def part_of(names: Iterable[str], side: int, config: PartsConfig) -> Floats | None:
     """``(side, 1)`` in [0, 1] by row: where the edits of these names may change a face; None: everywhere."""
     stays = part_that_stays(names, config)

@@ -99,6 +99,25 @@ def test_an_image_gets_the_years_that_were_asked_and_no_turn(models: Models, fra
     assert strengths["yaw"] == pytest.approx(-TURNS * strengths["age"], abs=0.1)
 
 
+def test_an_edit_of_one_part_is_measured_on_whole_faces(models: Models, frame: np.ndarray) -> None:
+    """The judge reads the middle of the face, most of which stays; and what stays is not turned back."""
+    parts = replace(models.config.parts, lower=("age",), upper=("yaw",))
+    of_part = replace(models, config=replace(models.config, parts=parts))
+    (strengths,) = edit_image(frame, OLDER, of_part, EditOptions(paste="difference")).strengths
+    assert strengths == {"age": pytest.approx(5.0 / FACTOR, abs=0.25)}
+    (strengths,) = edit_image(frame, OLDER, of_part, AS_DIFFERENCE).strengths
+    assert strengths["yaw"] == pytest.approx(-TURNS * strengths["age"], abs=0.1), "all of this face may change"
+
+
+def test_an_edit_that_goes_one_way_only_can_be_weakened(
+    models: Models, frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.FACTOR", 1.25)
+    one_way = replace(models, edits=EditSet(replace(edit, lower=0.0) for edit in models.edits.values()))
+    (strengths,) = edit_image(frame, OLDER, one_way, AS_DIFFERENCE).strengths
+    assert strengths == {"age": pytest.approx(5.0 / 1.25, abs=0.25)}
+
+
 def test_the_face_before_the_edit_is_drawn_in_the_first_round_alone(models: Models, monkeypatch) -> None:
     """Once for the first look, at which nothing has moved yet, then once for each round."""
     drawn = list[Tensor]()
