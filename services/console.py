@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from datamodules.types import BadInputError
 from services.progress import Progress
@@ -65,6 +66,13 @@ def bars(quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
 def complain(message: str) -> None:
     """One line on stderr."""
     print(f"stylereel: {' '.join(message.split())}", file=sys.stderr)
+
+
+def tell(target: Path, warnings: Iterable[str]) -> None:
+    """What was written, after a line on stderr for each warning."""
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    print(target)
 
 
 def _spoken(eta: float | None) -> str:

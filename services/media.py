@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.disk import require_writable
+from datamodules.disk import beside, require_other, require_writable
 from datamodules.images import HEAD, STILLS, count_frames, read_image, sniff, write_image
 from datamodules.types import BadInputError
 from datamodules.video import probe
@@ -27,7 +26,7 @@ from services.pipeline.balance import balanced
 from services.pipeline.canvas import canvas_size, check_canvas
 from services.pipeline.composite import Image
 from services.pipeline.crops import to_arrays, to_pixels
-from services.pipeline.edit import edit_image, strengths
+from services.pipeline.edit import check_hidden, edit_image, strengths
 from services.pipeline.interpolate import check_factor, check_interpolation, interpolate_video
 from services.pipeline.invert import Inversion, invert_image
 from services.pipeline.models import (
@@ -86,6 +85,7 @@ def edit_file(
     if adaptation is not None:
         models = with_adaptation(models, adaptation)
     is_stitched(requests, models, options)  # said before a face is learned, which takes minutes
+    check_hidden(requests, models, options.adapt or models.adapted)
     result: object = {}
     warnings: tuple[str, ...] = ()
     if source.suffix.lower() in CODES:
@@ -144,11 +144,8 @@ def invert_file(
         }
         metrics = {name: float(np.mean(values)) for name, values in measured.items() if values}
         result, warnings = clip, clip.warnings
-    part = target.with_name(f".{os.getpid()}-{target.name}")
-    try:
-        os.replace(save_codes(part, ws, models.generator), target)
-    finally:
-        part.unlink(missing_ok=True)
+    with beside(target) as part:
+        save_codes(part, ws, models.generator)
     write_sidecar(target, source, [], options, models.versions, models.numbers(), result)
     return metrics, warnings
 
@@ -278,8 +275,7 @@ def _check_paths(source: Path, target: Path) -> None:
         raise BadInputError(f"{target.parent} is not a folder; make it first")
     if target.is_dir():
         raise BadInputError(f"{target} is a folder; name a file")
-    if target.exists() and target.samefile(source):
-        raise BadInputError(f"{target} is the input itself; give the output another name")
+    require_other(target, source)
     require_writable(target)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Generic, Protocol, runtime_checkable
 
@@ -227,19 +228,33 @@ class EditSet(Mapping[str, E], Generic[E]):
         return [EditDescription(edit.name, edit.unit, edit.lower, edit.upper) for edit in self._edits.values()]
 
     def check(self, requests: Sequence[EditRequest]) -> None:
-        """Raise ``BadInputError`` for the first request that cannot be met.
+        """Raise ``BadInputError`` for an edit that is not known, and for one asked out of its bounds.
 
-        The strengths asked of one edit are added up, so that asking twice does not lead out of its bounds.
+        The strengths asked of one edit are added up: their total is held to the bounds, not each of them.
         """
-        totals: dict[str, float] = {}
+        for name, strengths in self._asked(requests).items():
+            check_strength(self._edits[name], sum(strengths))
+
+    def merged(self, requests: Sequence[EditRequest]) -> Sequence[EditRequest]:
+        """The requests, those of an edit as one where one of them, or a sum on the way, is out of its bounds.
+
+        Raises ``BadInputError`` for an unknown edit.
+        """
+        asked, merged = self._asked(requests), list[EditRequest]()
+        beyond = {
+            name
+            for name, strengths in asked.items()
+            if any(
+                not self._edits[name].lower <= s <= self._edits[name].upper
+                for s in (*strengths, *accumulate(strengths))
+            )
+        }
         for request in requests:
-            if request.name not in self._edits:
-                known = ", ".join(self._edits) or "none"
-                raise BadInputError(f"no edit {request.name!r}; known edits: {known}")
-            edit = self._edits[request.name]
-            check_strength(edit, request.strength)
-            totals[request.name] = totals.get(request.name, 0.0) + request.strength
-            check_strength(edit, totals[request.name])
+            if request.name not in beyond:
+                merged.append(request)
+            elif request.name in asked:
+                merged.append(EditRequest(request.name, sum(asked.pop(request.name))))
+        return merged
 
     def apply(self, ws: Tensor, requests: Sequence[EditRequest], seed: int = 0) -> Tensor:
         """Apply to ``ws`` ``(N, num_ws, w_dim)`` what the requests do to codes, one after the other.
@@ -249,7 +264,7 @@ class EditSet(Mapping[str, E], Generic[E]):
         are in the message).
         """
         self.check(requests)
-        for request in requests:
+        for request in self.merged(requests):
             ws = self._edits[request.name](ws, request.strength, seed)
         return ws
 
@@ -271,7 +286,7 @@ class EditSet(Mapping[str, E], Generic[E]):
         moved = self.apply(ws, requests, seed)
         moved = moved if offsets is None else moved + offsets
         transform = self.transform(requests)
-        restyling = [r for r in requests if r.strength and self._edits[r.name].in_styles]
+        restyling = [r for r in self.merged(requests) if r.strength and self._edits[r.name].in_styles]
         if not restyling:
             return generator.synthesize(moved, transform=transform, resolution=resolution)
         styles = generator.styles(moved)
@@ -282,12 +297,22 @@ class EditSet(Mapping[str, E], Generic[E]):
     def transform(self, requests: Sequence[EditRequest]) -> Tensor | None:
         """``(3, 3)`` similarity by which the requests move the picture, one after the other; None for no move."""
         whole: Tensor | None = None
-        for request in requests:
+        for request in self.merged(requests):
             edit: object = self._edits[request.name]
             if request.strength and isinstance(edit, MovesPicture):
                 one = edit.transform(request.strength)
                 whole = one if whole is None else one @ whole
         return whole
+
+    def _asked(self, requests: Sequence[EditRequest]) -> dict[str, list[float]]:
+        """Edit to the strengths that are asked of it, in their order."""
+        asked: dict[str, list[float]] = {}
+        for request in requests:
+            if request.name not in self._edits:
+                known = ", ".join(self._edits) or "none"
+                raise BadInputError(f"no edit {request.name!r}; known edits: {known}")
+            asked.setdefault(request.name, []).append(request.strength)
+        return asked
 
 
 def parse_edit(text: str) -> EditRequest:

@@ -14,8 +14,8 @@ The generator `{generator}`, moved so that it shows the person of `{clip}` (sha2
 
 | mean over frames it learned from | PSNR, dB | identity | landmarks, % of eyes |
 |---|--:|--:|--:|
-| before | {b[psnr]:.2f} | {b[identity]:.3f} | {b[landmark_error]:.2f} |
-| after | {a[psnr]:.2f} | {a[identity]:.3f} | {a[landmark_error]:.2f} |
+| before | {before} |
+| after | {after} |
 
 Person: {name}. Consent: {consent}. Holds until: {expires}.
 
@@ -39,9 +39,14 @@ def adaptation_card(extra: Mapping[str, Any], generator_sha256: str) -> str:
         iterations=report["iterations"],
         seconds=report["seconds"],
         again=again,
-        b=report["before"],
-        a=report["after"],
+        before=_row(report["before"]),
+        after=_row(report["after"]),
         name=subject["name"] or "not named",
         consent=subject["consent"] or "not stated",
         expires=subject["expires"] or "not stated",
     )
+
+
+def _row(means: Mapping[str, float | None]) -> str:
+    columns = {"psnr": ".2f", "identity": ".3f", "landmark_error": ".2f"}
+    return " | ".join("not seen" if means[name] is None else format(means[name], d) for name, d in columns.items())

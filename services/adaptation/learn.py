@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from datamodules.disk import write_whole
 from datamodules.rows import Rows
 from datamodules.shards import to_tensor
 from datamodules.spread import spread
+from datamodules.types import BadInputError
 from modules.generators.adaptation import KIND, Adaptation, adapted, copy_of, save_adaptation
 from modules.generators.protocol import Generator
 from modules.lit.video_adaptation import LitVideoAdaptation, VideoAdaptationTraining
@@ -33,7 +34,7 @@ from services.adaptation.subjects import WHOSE
 from services.consent import Subject, handed_on
 from services.pipeline.crops import crop_synthesis_size
 from services.pipeline.follow import Follower
-from services.pipeline.invert import measure
+from services.pipeline.invert import mean_measured, measure
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.plan import plan_clip, taken_frames
@@ -81,6 +82,8 @@ class Collected:
     crops: Rows[np.uint8]
     size: int
     """Side of the crops: that at which the face is synthesised."""
+    strangers: tuple[int, ...]
+    """Numbers of the clip's frames from which it is another person's face than before."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,10 @@ class AdaptationReport:
     """Steps that were made."""
     seconds: float
     """Time that it took."""
-    before: dict[str, float]
-    """Mean ``psnr`` (dB), ``identity`` and ``landmark_error`` (%) of what the generator made before."""
-    after: dict[str, float]
+    before: dict[str, float | None]
+    """Mean ``psnr`` (dB), ``identity`` and ``landmark_error`` (%) of what the generator made before; all but the
+    first are None where no measured frame shows the face."""
+    after: dict[str, float | None]
     """The same of the adapted one."""
     warnings: tuple[str, ...]
     """One line each."""
@@ -119,8 +123,9 @@ def adapt_clip(
 
     ``work`` keeps frames and checkpoints: called again with it after having been killed, the adaptation goes on.
     ``start_from`` is an earlier adaptation of the same person (section 4.3), whose name and consent stay where
-    ``subject`` has none. Raises ``BadInputError`` for a consent that does not cover it, and for a clip
-    that cannot be used, and ``CancelledError`` soon after ``cancelled`` says so.
+    ``subject`` has none. Raises ``BadInputError`` for a consent that does not cover it, for a clip that cannot be
+    used, and where others than a named subject would be learned too, and ``CancelledError`` soon after
+    ``cancelled`` says so.
     """
     require_replaceable(folder, KIND)
     started = time.monotonic()
@@ -128,6 +133,10 @@ def adapt_clip(
     work.mkdir(parents=True, exist_ok=True)
     write_whole(work / WHOSE, json.dumps({name: asked[name] for name in ("subject", "source")}))
     collected = collect(source, models, options, settings.frames, work, report, cancelled)
+    others = _others(collected)
+    if others and asked["subject"]["name"]:
+        shutil.rmtree(work)
+        raise BadInputError(f"{others[0]}; the consent is one person's")
     start = adapted(models.generator, start_from.difference) if start_from else models.generator
     lit = LitVideoAdaptation(
         models.generator, settings.training, load_lpips(settings.lpips_net, models.device), settings.seed, start
@@ -146,9 +155,8 @@ def adapt_clip(
     meter = Meter("measure", 2 * min(settings.measured, len(collected.codes)), report, cancelled)
     before = _measured(start, collected, models, settings.measured, meter)
     after = _measured(moved, collected, models, settings.measured, meter)
-    done = AdaptationReport(
-        len(collected.codes), collected.size, steps, time.monotonic() - started, before, after, warnings
-    )
+    seconds, said = time.monotonic() - started, (*others, *warnings)
+    done = AdaptationReport(len(collected.codes), collected.size, steps, seconds, before, after, said)
     extra = {
         **asked,
         "report": dataclasses.asdict(done),
@@ -206,7 +214,7 @@ def collect(
     face = plan.faces[0]
     alignment = face.alignment
     size = crop_synthesis_size(alignment.crop_to_frame[alignment.valid], alignment.size, models, options)
-    found = _files(work, models, size)
+    found = _files(work, models, size, [plan.numbers[at] for at in plan.strangers])
     for rows in (found.codes, found.crops):
         rows.path.unlink(missing_ok=True)
     chosen = set(face.spread(most))
@@ -217,8 +225,17 @@ def collect(
             found.crops.append(crop[None])
             found.codes.append(seen.ws[at : at + 1].float().cpu().numpy())
         meter.advance(len(batch.frames))
-    write_whole(work / COLLECTED, json.dumps({"size": size, "frames": len(found.codes)}))
+    said = {"size": size, "frames": len(found.codes), "strangers": found.strangers}
+    write_whole(work / COLLECTED, json.dumps(said))
     return found
+
+
+def _others(collected: Collected) -> tuple[str, ...]:
+    """One line where more than one person is learned."""
+    if not collected.strangers:
+        return ()
+    where = ", ".join(map(str, collected.strangers))
+    return (f"another person is learned too, from frame {where} on: choose a section that shows one",)
 
 
 def _batches(collected: Collected, settings: AdaptationSettings) -> Callable[[int, int], CodedFrames]:
@@ -230,7 +247,7 @@ def _batches(collected: Collected, settings: AdaptationSettings) -> Callable[[in
 
 def _measured(
     generator: Generator, collected: Collected, models: Models, most: int, meter: Meter
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Means over frames that are spread over the collected ones, at the size that crops are compared at."""
     side, count = models.config.crop_size, len(collected.codes)
     found: list[dict[str, NDArray[np.float64]]] = []
@@ -241,22 +258,24 @@ def _measured(
             shown = generator.synthesize(ws, resolution=side).clamp(-1, 1)
         found.append(measure(to_tensor(np.asarray(crop, np.uint8)[None], models.device), shown, models))
         meter.advance()
-    return {name: round(float(np.mean([one[name] for one in found])), 4) for name in found[0]}
+    means = {name: mean_measured(np.concatenate([one[name] for one in found])) for name in found[0]}
+    return {name: None if mean is None else round(mean, 4) for name, mean in means.items()}
 
 
 def _known(work: Path, models: Models) -> Collected | None:
     try:
         said = json.loads((work / COLLECTED).read_text())
-        found = _files(work, models, int(said["size"]))
+        found = _files(work, models, int(said["size"]), said["strangers"])
     except (OSError, ValueError, KeyError):
         return None
     return found if len(found.codes) == len(found.crops) == said["frames"] else None
 
 
-def _files(work: Path, models: Models, size: int) -> Collected:
+def _files(work: Path, models: Models, size: int, strangers: Sequence[int]) -> Collected:
     generator = models.generator
     return Collected(
         Rows(work / "codes", (generator.num_ws, generator.w_dim), np.float32),
         Rows(work / "crops", (size, size, 3), np.uint8),
         size,
+        tuple(strangers),
     )

@@ -137,13 +137,18 @@ def _work(
     params: Params,
     earlier: Adaptation | None,
 ) -> Path:
-    """A folder of its own for each clip, face, section, set of models, of numbers, and code: the same goes on."""
+    """A folder of its own for each clip, face, section, generator, encoder, set of numbers, and code.
+
+    The same goes on. Edits are no part of it: a face that was learned is edited in any way.
+    """
+    numbers = models.numbers()
+    del numbers["balancing"]
     about = {
         "source": file_sha256(source),
         "face": [getattr(options, name) for name in LOOKED_AT],
-        "models": models.versions,
-        "numbers": models.numbers(),
-        "settings": dataclasses.asdict(settings),
+        "models": models.without_edits(),
+        "numbers": numbers,
+        "settings": dataclasses.asdict(dataclasses.replace(settings, keep=0, served=0)),
         "from": earlier.sha256 if earlier else None,
         "code": code_sha256(ROOT),
     }
@@ -169,7 +174,7 @@ def evaluation_of(folder: Path) -> Evaluation:
     """What the gate reads of an adaptation: measured on the clip that it learned from, when it had."""
     model = load_model(folder, KIND)
     report, settings = model.config["report"], model.config["settings"]
-    after = report["after"]
+    after = {name: value for name, value in report["after"].items() if value is not None}
     metrics = {**after, "psnr_gain": after["psnr"] - report["before"]["psnr"]}
     return Evaluation(
         model_sha256=model.weights_sha256,

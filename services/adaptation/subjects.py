@@ -37,17 +37,22 @@ class Forgotten:
 
 
 def forget_adaptations(
-    subject: str, store: ModelStore, state: Path, delete_jobs: Callable[[frozenset[str]], int]
+    subject: str,
+    store: ModelStore,
+    state: Path,
+    delete_jobs: Callable[[frozenset[str]], int],
+    more_clips: Set[str] = frozenset(),
 ) -> Forgotten:
     """Delete a person's jobs, the adaptations in ``state``, and the registered versions with files and downloads.
 
-    What ``edit --adapt`` learned names nobody: it is the person's where it was learned from one of ``clips_of``.
-    ``delete_jobs`` gets these clips, and says how many jobs there were. What knows the clips goes last, so that a
-    call which was interrupted can be repeated. Raises ``BadInputError`` for a name that no subject can have and
-    (409) where a call is learning the face right now, and ``RegistryUnavailableError`` where the registry cannot
-    be asked: nothing is deleted then. It is raised too where the registry goes away later; the rest is gone then.
+    What ``edit --adapt`` learned names nobody: it is the person's where it was learned from one of ``clips_of`` or
+    of ``more_clips``, sha256 too. ``delete_jobs`` gets these clips, and says how many jobs there were. What knows
+    the clips goes last, so that a call which was interrupted can be repeated. Raises ``BadInputError`` for a name
+    that no subject can have and (409) where a call is learning the face right now, and
+    ``RegistryUnavailableError`` where the registry cannot be asked: nothing is deleted then. It is raised too
+    where the registry goes away later; the rest is gone then.
     """
-    clips = clips_of(subject, store, state)
+    clips = clips_of(subject, store, state) | more_clips
     folders = [
         folder
         for folder, said in _kept(state).items()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datamodules.alignment import crop_frame, crop_scale
 from datamodules.shards import to_tensor
+from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from modules.editing.random_identity import RandomIdentity
 from services.pipeline.balance import balanced
@@ -68,6 +69,15 @@ def edit_image(
     warned = [] if hides(requests, models, options) else inversions
     warnings = tuple(warning for inversion in warned for warning in inversion.warnings)
     return EditedImage(image, tuple(inversions), tuple(strengths(some) for some in applied), warnings)
+
+
+def check_hidden(requests: Sequence[EditRequest], models: Models, learned: bool) -> None:
+    """Raise ``BadInputError`` where a person is to be hidden by a generator that ``learned`` the person's face."""
+    if learned and any(isinstance(models.edits[one.name], RandomIdentity) for one in requests if one.strength):
+        raise BadInputError(
+            "random_identity hides a person, and a generator that learned the person shows more of them: "
+            "leave out --adapt and --adapted"
+        )
 
 
 def hides(requests: Sequence[EditRequest], models: Models, options: EditOptions) -> bool:

@@ -138,6 +138,23 @@ class Tracker:
                         found.add(track.successor.frames[0])
         return tuple(sorted(found))
 
+    def strangers(self, face: str) -> tuple[int, ...]:
+        """Frames from which a chosen face is none that was chosen in its place before, over shots too.
+
+        Where nobody looked who it is, it counts as the same. ``face`` is as for ``choose``.
+        """
+        found = set()
+        lanes_of_shots = self._lanes()
+        for ranks in self._ranks(face, lanes_of_shots):
+            known: list[Embedding] = []
+            for lanes, rank in zip(lanes_of_shots, ranks, strict=True):
+                chosen = lanes[rank] if rank < len(lanes) else []
+                for track in sorted(chosen, key=lambda one: one.frames[0]):
+                    if known and track.persons and all(self._differ(known, one) for one in track.persons):
+                        found.add(track.frames[0])
+                    known += track.persons
+        return tuple(sorted(found))
+
     def choose(self, face: str, required: bool = True) -> list[Landmarks]:
         """Landmarks over the whole clip of each face to be edited.
 

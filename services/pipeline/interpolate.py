@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.disk import require_other
 from datamodules.shards import to_tensor
 from datamodules.types import PROGRESSIVE, BadInputError, ClipInfo, FrameBatch
 from datamodules.video import VideoWriter, probe
@@ -147,8 +148,7 @@ def check_interpolation(
 ) -> VideoWriter:
     """What writes the result; raises ``BadInputError`` where it could not, before anything is computed."""
     check_factor(factor)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise BadInputError(f"{target} is the input itself; give the output another name")
+    require_other(target, source)
     writer = clip_writer(target, finer(probe(source), factor), models.config.video, options)
     writer.check()
     return writer

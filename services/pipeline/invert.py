@@ -150,7 +150,8 @@ def invert_faces(
             metrics = {name: float(value[0]) for name, value in measure(target, shown, models).items()}
             metrics["lpips"] = float(models.judges.perceptual(shown, target)[0])
         judged = [metrics["identity_distance"]], [metrics["landmark_error"]]
-        warnings = poor_reconstruction(*judged, models.config.warnings, advice_for(models))
+        advice = advice_for(models, options, clip=False)
+        warnings = poor_reconstruction(*judged, models.config.warnings, advice)
         found.append(Inversion(image, ws.cpu(), matrix, size, metrics, warnings))
         meter.advance()
     return found
@@ -169,6 +170,12 @@ def measure(crops: Tensor, shown: Tensor, models: Models) -> dict[str, NDArray[n
 
 MEASURED = "psnr", "identity", "identity_distance", "landmark_error"
 """What ``measure`` gives."""
+
+
+def mean_measured(values: NDArray[np.float64]) -> float | None:
+    """The mean ``(N,)`` of one of ``MEASURED`` over what was measured, None where nothing was."""
+    found = values[~np.isnan(values)]
+    return float(found.mean()) if len(found) else None
 
 
 def _nearness(crops: Tensor, shown: Tensor, judges: Judges) -> tuple[Tensor, ...]:

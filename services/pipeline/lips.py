@@ -113,7 +113,7 @@ def keep_lips(
     to be said of both too, one line each.
     """
     tracks = encoded_tracks(source, plan, models, options, work, report, cancelled)
-    earlier = before_expression(requests, models.edits)
+    earlier = before_expression(models.edits.merged(requests), models.edits)
     check = Meter("keep lips", 0, report, cancelled).check
     # What stands before the expression is balanced on the face by itself.
     standing: list[Requests] = [()] * len(tracks)

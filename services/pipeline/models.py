@@ -58,6 +58,8 @@ SHIPPED_STYLESPACE = ROOT / "assets" / "stylespace"
 SHIPPED_POSE_EDITOR = ROOT / "assets" / "pose-editor"
 Chosen = tuple[Path | None, Path | None, str | None]
 """Encoder folder, directions folder and generator, where the user names others than the shipped ones."""
+BESIDE = "directions "
+"""Begins the names in ``Models.versions`` of further folders of edits."""
 PARSED_SIDE = 256
 SECTIONS = ("detection", "parsing", "smoothing", "landmark_flow", "shots", "pipeline")
 """Of ``params.yaml``: what an output depends on beside ``runtime``, see ``Models.numbers``."""
@@ -218,6 +220,14 @@ class Models:
         runtime = {"device": self.device, "precision": self.precision}
         return {"runtime": runtime, **sections, "balancing": plain(self.balancing), **self.learned_by}
 
+    def without_edits(self) -> dict[str, str]:
+        """``versions`` but for those of edits."""
+        edits = (DIRECTIONS, STYLESPACE, POSE_EDITOR)
+        return {
+            name: version for name, version in self.versions.items()
+            if name not in edits and not name.startswith(BESIDE)
+        }  # fmt: skip
+
     def mean_codes(self, count: int) -> Tensor:
         """``(count, num_ws, w_dim)``: the mean face."""
         return self.generator.w_mean.to(self.device).expand(count, self.generator.num_ws, -1).contiguous()
@@ -264,7 +274,7 @@ def load_models(
         versions[POSE_EDITOR] = load_model(pose).identity
     for number, folder in enumerate(beside, 1):
         edits.append(load_edits(folder, made.sha256))
-        versions[f"directions {number}: {folder.name}"] = load_model(folder).identity
+        versions[f"{BESIDE}{number}: {folder.name}"] = load_model(folder).identity
     balancing = balancing_of(params)
     return replace(base, encoder=network, edits=joined(*edits), versions=versions, balancing=balancing)
 
@@ -289,7 +299,8 @@ def with_adaptation(models: Models, folder: Path, generator: Generator | None = 
     """
     adaptation = load_adaptation(folder, models.generator.sha256)
     config = adaptation.config
-    require_consent(Subject.of(config), folder.name)
+    subject = Subject.of(config)
+    require_consent(subject, subject.name or folder.name)
     report = config.get("report")
     learned_from = {name: config.get(name) for name in ("source", "options", "start_from")}
     return replace(

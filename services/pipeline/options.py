@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from datamodules.types import BadInputError
 from modules.editing.expression_dynamics import DynamicsConfig
@@ -35,7 +37,7 @@ class VideoConfig:
 class PreviewConfig:
     """What ``preview`` leaves out."""
 
-    every: int
+    every: Annotated[int, Field(gt=0)]
     """One frame in this many is edited and written."""
     size: int
     """Side of the synthesised crop in pixels."""
@@ -63,11 +65,11 @@ class PipelineConfig:
     """Side in pixels at which crops are encoded and compared."""
     sizes: tuple[int, ...]
     """Sides at which crops are synthesised: the smallest that is not smaller than the face's crop in the frame."""
-    chunk: int
+    chunk: Annotated[int, Field(gt=0)]
     """Frames that are decoded and held at once."""
-    batch: int
+    batch: Annotated[int, Field(gt=0)]
     """Crops that are synthesised at once on a GPU; a CPU takes one at a time."""
-    measure_every: int
+    measure_every: Annotated[int, Field(gt=0)]
     """Identity and landmark error of the reconstruction are measured on one frame in this many."""
     faces: FacesConfig
     """How faces are followed, held and faded."""

@@ -57,6 +57,8 @@ class ClipPlan:
     changes: tuple[int, ...]
     """Those of ``cuts`` that are a change of person inside a shot, of a face that is edited."""
     faces: tuple[FacePlan, ...]
+    strangers: tuple[int, ...] = ()
+    """Indices into ``numbers`` from which a chosen face is another person's than before, over shots too."""
 
 
 def check_clip(path: Path, runtime: Runtime) -> ClipInfo:
@@ -145,7 +147,8 @@ def plan_clip(
         alignment = align(landmarks, config.crop_size, smoothing, cuts)
         shown = presence(alignment.valid, cuts, rule)
         plans.append(FacePlan(alignment, shown, natural_crop_size(alignment)))
-    return ClipPlan(info, tuple(numbers), cuts, changes, tuple(plans))
+    strangers = tracker.strangers(options.face)
+    return ClipPlan(info, tuple(numbers), cuts, changes, tuple(plans), strangers)
 
 
 def per_taken_frame(

@@ -42,27 +42,35 @@ def poor_reconstruction(
     return tuple(lines)
 
 
-def advice_for(models: Models, options: EditOptions | None = None) -> str:
-    """What ``poor_reconstruction`` advises of a clip edited with ``options``; None for an image, never adapted to.
+def advice_for(models: Models, options: EditOptions, clip: bool, inverts: bool = False) -> str:
+    """What ``poor_reconstruction`` advises of a ``clip``, or of an image, reconstructed with ``options``.
 
-    The codes of a task are not refined, and its input lacks the truth.
+    Nothing is advised that was done, or that what only ``inverts`` cannot do. The codes of a task are not refined,
+    and its input lacks the truth.
     """
     if models.task:
         return "what is added may be another person's"
-    refine = f"try --refine {models.config.warnings.try_refine}"
-    if options is None or models.adapted:
-        return refine
-    if options.preview:
+    if clip and options.preview:
         return "a preview is not refined, the finished clip is"
-    return refine if options.face == "all" else f"try --adapt, or{refine.removeprefix('try')}"
+    config, ways = models.config, []
+    if clip and not inverts and not models.adapted and options.face != "all":
+        ways.append("--adapt")
+    if options.steps(config.follow if clip else config.refine, models.adapted) < config.warnings.try_refine:
+        ways.append(f"--refine {config.warnings.try_refine}")
+    if not ways:
+        return f"choose another {'section' if clip else 'picture'}"
+    return f"try {', or '.join(ways)}"
 
 
-def changed_persons(numbers: Sequence[int], models: Models, options: EditOptions) -> tuple[str, ...]:
+def changed_persons(
+    numbers: Sequence[int], models: Models, options: EditOptions, inverts: bool = False
+) -> tuple[str, ...]:
     """One line where others take the place of an edited face inside a shot, from frames ``numbers`` on."""
     if not numbers or options.face == "all":
         return ()
-    # A generator that learned one face draws nobody else.
-    advice = "choose a section that shows one person" if models.adapted else "--face all edits everybody"
+    # A generator that learned one face draws nobody else, codes and stitching are of one face.
+    one_face = models.adapted or inverts or options.stitch
+    advice = "choose a section that shows one person" if one_face else "--face all edits everybody"
     where = ", ".join(map(str, numbers))
     return (f"another person takes the face's place at frame {where}: {advice}",)
 

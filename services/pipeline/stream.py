@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.alignment import crop_scale
+from datamodules.disk import require_other
 from datamodules.scratch import scratch_beside
 from datamodules.shards import to_tensor
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
@@ -178,8 +179,7 @@ def place_for(work: Path | None, target: Path) -> Iterator[Path]:
 
 def check_output(source: Path, target: Path, models: Models, options: EditOptions) -> VideoWriter:
     """What writes the edited clip; raises ``BadInputError`` where it could not, before anything is computed."""
-    if target.exists() and source.exists() and target.samefile(source):
-        raise BadInputError(f"{target} is the input itself; give the output another name")
+    require_other(target, source)
     writer = clip_writer(target, canvas_info(models.task, probe(source)), models.config.video, options)
     writer.check()
     return writer
@@ -215,7 +215,7 @@ def invert_video(
     started = time.monotonic()
     plan = plan_clip(source, models, options, report, cancelled)
     (starts,) = shot_starts(source, plan, models, options, [None], report, cancelled)
-    lane = Lane(plan.faces[0], plan, (), models, options, starts=starts)
+    lane = Lane(plan.faces[0], plan, (), models, options, starts=starts, inverts=True)
     meter = Meter("invert", len(plan.numbers), report, cancelled)
     codes: list[Tensor] = []
     for place, batch in taken_frames(source, models, options):
@@ -262,10 +262,14 @@ class Lane:
         applied: Sequence[EditRequest] | None = None,
         track: Track | None = None,
         starts: Starts | None = None,
+        inverts: bool = False,
     ) -> None:
-        """For ``applied`` see ``edit_crops``; ``track`` has what was found before, ``starts`` are for the rest."""
+        """For ``applied`` see ``edit_crops``; ``track`` has what was found before, ``starts`` are for the rest.
+
+        ``inverts`` says that codes are all that is wanted.
+        """
         self.face, self.plan, self.requests, self.models, self.options = face, plan, requests, models, options
-        self.track = track
+        self.track, self.inverts = track, inverts
         steps = options.steps(models.config.follow, models.adapted)
         self.follower = Follower(face, plan.cuts, models, steps, track.codes if track else None, starts)
         self.idle = models.task is None and changes_nothing(requests, options)
@@ -367,11 +371,13 @@ class Lane:
     def warnings(self) -> tuple[str, ...]:
         """One line each: persons change places, memory ran out, the reconstruction is poor, nobody is hidden."""
         numbers = self.plan.numbers
-        changes = changed_persons([numbers[at] for at in self.plan.changes], self.models, self.options)
+        changes = changed_persons(
+            [numbers[at] for at in self.plan.changes], self.models, self.options, self.inverts
+        )
         if self.hides:  # the less the codes have of the person the better
             return (*changes, *self.batch.said, *not_hidden(self.weight, numbers))
         judged = self.near["identity_distance"], self.near["landmark_error"], self.models.config.warnings
-        advice = advice_for(self.models, self.options)
+        advice = advice_for(self.models, self.options, True, self.inverts)
         return (*changes, *self.batch.said, *poor_reconstruction(*judged, advice, numbers))
 
     def _paste(self, into: NDArray[np.uint8], index: int, place: int, crop: EditedCrop) -> None:

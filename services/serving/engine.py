@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +25,12 @@ from modules.encoders.restoring import Task
 from modules.perception.flow import DenseFlow, FlowConfig
 from services.adaptation.learn import AdaptationSettings
 from services.adaptation.models import adapted_in
-from services.adaptation.options import check_one_face
+from services.adaptation.options import check_edit_asked, check_one_face
 from services.adaptation.subjects import Forgotten, forget_adaptations
 from services.code_hash import code_sha256
 from services.model_names import DIRECTIONS, GENERATOR, POSE_EDITOR, STYLESPACE
 from services.pipeline.canvas import canvas_info, check_canvas
+from services.pipeline.edit import check_hidden
 from services.pipeline.encoders import NAMES, Encoder, find_frame_encoder, load_encoder
 from services.pipeline.interpolate import check_finer, finer, interpolate_video
 from services.pipeline.models import Models, load_edits, load_models
@@ -131,11 +132,13 @@ class Engine:
         """The models with the generator adapted to a person; raises as ``ServedAdaptations.session``."""
         return self._ready().adaptations.session(subject, self.session())
 
-    def forget(self, subject: str, delete_jobs: Callable[[frozenset[str]], int]) -> Forgotten:
+    def forget(
+        self, subject: str, delete_jobs: Callable[[frozenset[str]], int], more_clips: Set[str]
+    ) -> Forgotten:
         """Delete what is kept of a person, see ``forget_adaptations``; raises ``NotReadyError``."""
         runtime, adaptations = self._params.runtime, self._ready().adaptations
         adaptations.forget(subject)
-        return forget_adaptations(subject, adaptations.store, runtime.state, delete_jobs)
+        return forget_adaptations(subject, adaptations.store, runtime.state, delete_jobs, more_clips)
 
     def served(self) -> tuple[ServedModel, ...]:
         """All models that answer at this moment, those that restore too; raises ``NotReadyError``."""
@@ -156,6 +159,8 @@ class Engine:
         if asked.task is None:
             models = self.session().models
             models.edits.check(edits)
+            if asked.factor is None:
+                check_edit_asked(edits, options)
             if subject is not None and options.adapt:
                 raise BadInputError(
                     "adapt learns the face of this clip, subject takes what was learned: ask for one"
@@ -165,6 +170,7 @@ class Engine:
             if subject is not None:
                 models = self.adapted(subject).models
             is_stitched(edits, models, options)
+            check_hidden(edits, models, options.adapt or models.adapted)
         else:
             self.restoring(asked.task)
 

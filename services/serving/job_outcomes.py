@@ -9,6 +9,7 @@ from typing import Any
 from datamodules.disk import is_disk_full
 from datamodules.types import BadInputError
 from modules.out_of_memory import is_out_of_memory
+from services.registry.errors import RegistryUnavailableError
 from services.serving.limits import DISK_FULL, INTERNAL_ERROR, OUT_OF_MEMORY, public_message
 
 SUCCEEDED: dict[str, Any] = {"state": "succeeded"}
@@ -22,6 +23,8 @@ def failed(error: Exception, uploads: Sequence[Path]) -> dict[str, Any]:
         return BROKEN | {"error": DISK_FULL, "status": 507}
     if isinstance(error, BadInputError):
         return BROKEN | {"error": public_message(error, uploads), "status": error.status}
+    if isinstance(error, RegistryUnavailableError):
+        return BROKEN | {"error": public_message(error, uploads), "status": 503}
     if is_out_of_memory(error):
         return BROKEN | {"error": OUT_OF_MEMORY, "status": 507}
     return BROKEN

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import replace
-from pathlib import Path
 
 from datamodules.types import BadInputError
+from modules.generators.protocol import Generator
 from services.model_names import ADAPTATION, adaptation_of
 from services.pipeline.models import Models, with_adaptation
 from services.registry.errors import NoSuchVersionError, RegistryUnavailableError
 from services.registry.store import CHAMPION, ModelStore
+from services.serving.last_good import Cached, NothingGoodError, forget_last, last_good, remember
 from services.serving.session import ServedModel, Session
 
 
@@ -21,49 +22,52 @@ class ServedAdaptations:
     def __init__(self, base: Models, store: ModelStore, keep: int) -> None:
         """``keep`` adapted generators stay in memory."""
         self._base, self.store, self._keep = base, store, keep
-        self._loaded: OrderedDict[str, tuple[Models, Path]] = OrderedDict()
+        self._loaded: OrderedDict[str, Generator] = OrderedDict()
         self._lock = threading.Lock()
 
     def session(self, subject: str, session: Session) -> Session:
         """A session whose generator is adapted to a person.
 
-        Raises ``BadInputError`` (404) where the person has no champion, (422) where the consent ran out or the
-        adaptation is another generator's, and ``RegistryUnavailableError``.
+        Where the registry is down the version that it named last answers, from the local cache. Raises
+        ``BadInputError`` (404) where the person has no champion, (422) where the consent ran out or the
+        adaptation is another generator's, and ``RegistryUnavailableError`` where the cache has none either.
         """
         name = adaptation_of(subject)
         try:
             version = self.store.resolve(name, CHAMPION)
-        except RegistryUnavailableError:
             with self._lock:
-                last = next((key for key in reversed(self._loaded) if key.startswith(f"{name} ")), None)
-                if last is None:
-                    raise
-                found = self._read(last, self._loaded[last][1])
-                return self._adapted(session, name, last.split()[1], found, "cache")
+                # Noted before it is looked into: whose consent ran out is not edited with the version before.
+                champion = remember(version, self.store.download(version))
+                found = self._read(name, champion)
+                self.store.prune(name, keep=champion.folder)
+            return self._adapted(session, name, champion, found, "registry")
+        except RegistryUnavailableError as down:
+            with self._lock:
+                try:
+                    last = last_good(self.store.cache / name)
+                except NothingGoodError as none:
+                    raise RegistryUnavailableError(f"{down}; {none}") from down
+                found = self._read(name, last)
+            return self._adapted(session, name, last, found, "cache")
         except NoSuchVersionError as error:
+            forget_last(self.store.cache / name)  # who was forgotten elsewhere is not edited with later
             raise BadInputError(
                 f"there is no adaptation of {subject}: 'stylereel adapt --subject {subject}' makes one, "
                 f"'stylereel register' and 'stylereel promote {name}' have it served",
                 404,
             ) from error
-        key = f"{name} {version.version} {version.sha256}"
-        with self._lock:
-            folder = self.store.download(version)
-            found = self._read(key, folder)
-            self.store.prune(name, keep=folder)
-        return self._adapted(session, name, version.version, found, "registry")
 
-    def _read(self, key: str, folder: Path) -> Models:
+    def _read(self, name: str, cached: Cached) -> Models:
         """The adapted models; the folder is read each time, as the day on which the consent ends may have come."""
-        known = self._loaded.get(key)
-        found = with_adaptation(self._base, folder, known[0].generator if known else None)
-        self._loaded[key] = found, folder
+        key = f"{name} {cached.version} {cached.identity}"
+        found = with_adaptation(self._base, cached.folder, self._loaded.get(key))
+        self._loaded[key] = found.generator
         self._loaded.move_to_end(key)
         while len(self._loaded) > self._keep:
             self._loaded.popitem(last=False)
         return found
 
-    def _adapted(self, session: Session, name: str, version: str, found: Models, source: str) -> Session:
+    def _adapted(self, session: Session, name: str, cached: Cached, found: Models, source: str) -> Session:
         versions = {**session.models.versions, ADAPTATION: found.versions[ADAPTATION]}
         models = replace(
             session.models,
@@ -72,7 +76,7 @@ class ServedAdaptations:
             adapted=True,
             learned_with=found.learned_with,
         )
-        served = ServedModel(name, version, CHAMPION, self._base.generator.sha256, source)
+        served = ServedModel(name, cached.version, CHAMPION, self._base.generator.sha256, source)
         return Session(models, (*session.served, served))
 
     def forget(self, subject: str) -> None:

@@ -12,16 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-from datamodules.disk import write_whole
 from datamodules.types import BadInputError
 from modules.model_folder import CONFIG, require_generator
 from services.registry.errors import NoSuchVersionError, RegistryUnavailableError
 from services.registry.gate import utc_now
-from services.registry.store import CHAMPION, ModelStore, RegisteredVersion, is_intact
+from services.registry.store import CHAMPION, ModelStore, RegisteredVersion
+from services.serving.last_good import NothingGoodError, last_good, remember
 
 T = TypeVar("T")
 Source = Literal["registry", "cache"]
-_LAST_GOOD = "last-good.json"
 _MAX_DOUBLINGS = 6
 """A version that does not load is tried again after up to ``2**6 - 1`` polls."""
 _log = logging.getLogger(__name__)
@@ -212,31 +211,20 @@ class Slot(Generic[T]):
 
     def _remember(self, version: RegisteredVersion, folder: Path) -> None:
         """Note the version that serves, for a start without the registry, and drop old ones."""
-        note = folder.parent / _LAST_GOOD
-        good = {
-            "folder": folder.name,
-            "version": version.version,
-            "sha256": version.sha256,
-            "config_sha256": version.config_sha256,
-        }
-        write_whole(note, json.dumps(good))
+        remember(version, folder)
         self._noted = _key(version)
         self._registry.prune(self.name, keep=folder)
 
     def _fall_back(self, error: str) -> str:
         """Serve the last good model of the local cache; returns what there is to say."""
-        note = self._registry.cache / self.name / _LAST_GOOD
         try:
-            last = json.loads(note.read_text())
-            folder = note.parent / last["folder"]
-            if not is_intact(folder, last["sha256"], last["config_sha256"]):
-                return f"{error}; the last good model in {folder} is damaged"
-            self._install(folder, last["version"], f"{last['sha256']} {last['config_sha256']}", "cache")
-        except FileNotFoundError:
-            return f"{error}; there is no earlier model in the local cache"
+            last = last_good(self._registry.cache / self.name)
+            self._install(last.folder, last.version, last.identity, "cache")
+        except NothingGoodError as none:
+            return f"{error}; {none}"
         except Exception as failure:  # as in check: nothing a model's code raises may stop the service
             return f"{error}; the last good model does not load: {_one_line(failure)}"
-        return f"{error}; {_from_cache(last['version'])}"
+        return f"{error}; {_from_cache(last.version)}"
 
 
 def _is(serving: ServedVersion, wanted: RegisteredVersion) -> bool:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
+from pydantic import StringConstraints
 
 from datamodules.disk import remove_tree
 from services.adaptation.subjects import Forgotten, jobs_of
 from services.serving.handling import State, in_thread, state_of
 from services.serving.schemas import ForgottenOut
 
+Clips = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")], ...],
+    Query(description="Sha256 of a clip of the person, beside those of registered adaptations."),
+]
+
 
 def add_subjects(app: FastAPI) -> None:
     """The route."""
 
     @app.delete("/v1/subjects/{subject}", tags=["subjects"])
-    async def forget(request: Request, subject: str) -> ForgottenOut:
+    async def forget(request: Request, subject: str, clip: Clips = ()) -> ForgottenOut:
         """Delete a person's adaptations, registered or not, and the jobs that asked for them or had their clip."""
-        return ForgottenOut(**asdict(await in_thread(lambda: forgotten(subject, state_of(request)))))
+        state = state_of(request)
+        return ForgottenOut(**asdict(await in_thread(lambda: forgotten(subject, frozenset(clip), state))))
 
 
-def forgotten(subject: str, state: State) -> Forgotten:
+def forgotten(subject: str, more_clips: frozenset[str], state: State) -> Forgotten:
     """Delete what a server keeps of a person, see ``forget_adaptations``."""
 
     def delete_jobs(clips: frozenset[str]) -> int:
@@ -33,4 +41,4 @@ def forgotten(subject: str, state: State) -> Forgotten:
                 remove_tree(state.jobs.folder / job)
         return len(jobs)
 
-    return state.engine.forget(subject, delete_jobs)
+    return state.engine.forget(subject, delete_jobs, more_clips)

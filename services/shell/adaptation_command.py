@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from services.console import bars, seconds
+from services.console import bars, seconds, tell
 from services.settings import load_params
 from services.shell.options import EncoderFolder, End, GeneratorSource, Quiet, Set, Start
 
@@ -62,8 +61,8 @@ def adapt(
     about = Subject(subject, consent, expires)
     with bars(quiet) as report:
         done = adapt_file(source, folder, params, options, (encoder, None, generator), report, start_from, about)
-    for name, value in done.after.items():
-        print(f"{name:>16} {done.before[name]:.3f} -> {value:.3f}")
-    for line in done.warnings:
-        print(f"warning: {line}", file=sys.stderr)
-    print(folder)
+    for name, after in done.after.items():
+        before = done.before[name]
+        if before is not None and after is not None:
+            print(f"{name:>16} {before:.3f} -> {after:.3f}")
+    tell(folder, done.warnings)

@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 
 from datamodules.disk import is_disk_full
 from datamodules.types import BadInputError
-from services.console import INTERRUPTED, bars, complain, seconds
+from services.console import INTERRUPTED, bars, complain, seconds, tell
 from services.memory import keep_freed_memory
 from services.settings import load_params
 from services.shell.adaptation_command import adapt
@@ -184,7 +184,7 @@ def edit(
     with bars(quiet) as report:
         chosen = (encoder, None, generator)
         warnings = edit_file(source, target, requests, params, options, chosen, report, directions or [], adapted)
-    _tell(target, warnings)
+    tell(target, warnings)
 
 
 @app.command()
@@ -216,7 +216,7 @@ def invert(
         metrics, warnings = invert_file(source, target, params, options, (encoder, None, generator), report)
     for name, value in metrics.items():
         print(f"{name:>17} {value:.3f}")
-    _tell(target, warnings)
+    tell(target, warnings)
 
 
 @app.command()
@@ -387,12 +387,6 @@ def _options(face: str, refine: int | None, start: str | None, end: str | None, 
     from services.pipeline.options import EditOptions
 
     return EditOptions(face=face, refine=refine, start=seconds(start), end=seconds(end), **others)
-
-
-def _tell(target: Path, warnings: tuple[str, ...]) -> None:
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr)
-    print(target)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from services.console import bars, seconds
+from services.console import bars, seconds, tell
 from services.settings import load_params
 from services.shell.options import (
     Adapt,
@@ -58,6 +57,4 @@ def interpolate(
     with bars(quiet) as report:
         chosen = (encoder, None, generator)
         warnings = interpolate_file(source, target, factor, params, options, chosen, report, adapted)
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr)
-    print(target)
+    tell(target, warnings)

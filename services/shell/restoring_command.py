@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.console import bars, seconds
+from services.console import bars, seconds, tell
 from services.settings import load_params
 from services.shell.options import End, Face, Quiet, Set, Start
 
@@ -86,6 +85,4 @@ def _restore(
     params = load_params(overrides=set_ or [])
     with bars(quiet) as report:
         warnings = restore_file(source, target, task, params, options, encoder, report)
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr)
-    print(target)
+    tell(target, warnings)

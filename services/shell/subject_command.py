@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from datamodules.disk import remove_tree
+from datamodules.types import BadInputError
 from services.settings import load_params
 
 
 def forget(
     subject: Annotated[str, typer.Argument(help="Whose, as 'adapt --subject' called the person.")],
+    clip: Annotated[
+        list[Path] | None,
+        typer.Option(help="A clip of the person, beside those known; may be given several times.", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Delete what is kept of a person.
 
     Deleted are the registered versions with their files, what 'adapt' has under way for the person, what
-    'edit --adapt' and 'interpolate --adapt' learned from a clip that the person's adaptations were learned from,
-    and the jobs that asked for the person or were given such a clip.
+    'edit --adapt' and 'interpolate --adapt' learned from a clip of the person, and the jobs that asked for the
+    person or were given such a clip. Known are the clips of registered adaptations and of those under way; name
+    others with --clip.
+
+    Example:
+
+        stylereel forget anna --clip interview.mp4
 
     Not deleted are model folders that you named yourself, outputs with their sidecars, and latent ids of 'invert',
-    which expire after keep_latents_hours. What was learned, or is asked of a job, from another clip of the person
-    is not known to be of that person.
+    which expire after keep_latents_hours.
 
-    While a server runs it holds the jobs: 'curl -X DELETE localhost:3000/v1/subjects/SUBJECT' then does the same.
+    While a server runs it holds the jobs: 'curl -X DELETE localhost:3000/v1/subjects/SUBJECT' then does the same;
+    clips are named by their sha256 there.
     """
     from services.adaptation.subjects import clips_of, forget_adaptations, jobs_of
     from services.model_names import adaptation_of
     from services.opened_registry import open_registry
+    from services.pipeline.sidecar import file_sha256
     from services.serving.jobs_lock import lock_jobs
 
     adaptation_of(subject)
+    for file in clip or []:
+        if not file.is_file():
+            raise BadInputError(f"{file} is not a file; give the clip that was learned from")
+    named = {file_sha256(file) for file in clip or []}
     params = load_params()
     folder = params.runtime.state / "jobs"
     registry, state = open_registry(params), params.runtime.state
-    jobs = jobs_of(subject, folder, clips_of(subject, registry, state))
+    jobs = jobs_of(subject, folder, clips_of(subject, registry, state) | named)
     lock = lock_jobs(folder) if jobs else None
 
     def delete_jobs(_: frozenset[str]) -> int:
@@ -43,7 +59,7 @@ def forget(
         return len(jobs)
 
     try:
-        done = forget_adaptations(subject, registry, state, delete_jobs)
+        done = forget_adaptations(subject, registry, state, delete_jobs, named)
     finally:
         if lock is not None:
             lock.release()

@@ -79,6 +79,29 @@ def test_two_halves_are_the_whole(first: float, second: float) -> None:
     torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("strengths", "total"),
+    [((40.0, -20.0), 20.0), ((-5.0, -30.0, 25.0), -10.0), ((20.0, 20.0, -15.0), 25.0), ((10.0, -25.0), -15.0)],
+)
+def test_the_sum_of_what_is_asked_of_an_edit_is_held_to_its_bounds(
+    strengths: tuple[float, ...], total: float
+) -> None:
+    """A strength that no edit goes to is not passed through on the way."""
+    first, *others = (EditRequest("age", strength) for strength in strengths)
+    requests, once = (
+        [first, EditRequest("yaw", 5.0), *others],
+        [EditRequest("age", total), EditRequest("yaw", 5.0)],
+    )
+    assert edits().merged(requests) == once
+    edits().check(requests)
+    assert torch.equal(edits().apply(codes(), requests), edits().apply(codes(), once))
+
+
+def test_what_is_in_bounds_is_applied_as_it_was_asked() -> None:
+    asked = [EditRequest("age", 10.0), EditRequest("yaw", 5.0), EditRequest("age", -12.0)]
+    assert edits().merged(asked) == asked
+
+
 def test_description_says_name_unit_and_bounds() -> None:
     described = [(d.name, d.unit, d.lower, d.upper) for d in edits().describe()]
     assert described == [("age", "years", -20, 30), ("yaw", "degrees", -15, 15)]
@@ -91,6 +114,8 @@ def test_description_says_name_unit_and_bounds() -> None:
         ([EditRequest("age", 31)], ["'age'", "-20", "+30", "years", "+31"]),
         ([EditRequest("yaw", -15.1)], ["'yaw'", "-15", "degrees"]),
         ([EditRequest("age", 20), EditRequest("age", 20)], ["'age'", "+30 years", "+40"]),
+        ([EditRequest("age", 40), EditRequest("age", -5)], ["'age'", "+30 years", "+35"]),
+        ([EditRequest("age", math.inf), EditRequest("age", -math.inf)], ["'age'", "finite"]),
         ([EditRequest("age", math.nan)], ["'age'", "finite"]),
         ([EditRequest("age", -math.inf)], ["'age'", "finite"]),
     ],

@@ -8,6 +8,7 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +20,14 @@ from modules.editing.directions import EditRequest
 from modules.generators.adaptation import load_adaptation
 from modules.lit.video_adaptation import LitVideoAdaptation
 from modules.model_folder import load_model
+from services.adaptation import learn
 from services.adaptation import models as files
 from services.adaptation.learn import AdaptationReport, adapt_clip, collect
-from services.adaptation.models import adapt_file, adapted_models
+from services.adaptation.models import adapt_file, adapted_models, evaluation_of
 from services.consent import Subject
 from services.pipeline.models import Models, with_adaptation
 from services.pipeline.options import EditOptions
+from services.pipeline.plan import ClipPlan, plan_clip
 from services.pipeline.stream import edit_video
 from services.progress import CancelledError, Progress
 from services.settings import load_params
@@ -80,6 +83,74 @@ def test_frames_are_spread_and_their_codes_are_the_encoders(
     assert len(again.codes) == 4 and small_models.encoder.looks == looks  # type: ignore[attr-defined]
     (tmp_path / "codes").write_bytes(b"")
     assert len(collect(clip, small_models, SHORT, 4, tmp_path).codes) == 4
+
+
+def test_a_clip_of_two_persons_is_learned_with_a_warning_and_under_nobodys_name(
+    clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan_of_two(*arguments: Any) -> ClipPlan:
+        return replace(plan_clip(*arguments), strangers=(3,))
+
+    monkeypatch.setattr(learn, "plan_clip", plan_of_two)
+    few = replace(SETTINGS, iterations=1)
+    work = tmp_path / "anna.work"
+    with pytest.raises(BadInputError, match=r"from frame 9 on: choose a section .* consent is one person's"):
+        adapt(clip, tmp_path / "anna", small_models, settings=few, subject=Subject("anna", "form 17", ""))
+    assert list(tmp_path.iterdir()) == []
+    work.mkdir()
+    collect(clip, small_models, SHORT, SETTINGS.frames, work)  # killed here
+    done = adapt(clip, tmp_path / "anna", small_models, settings=few)
+    assert done.warnings[0].startswith("another person is learned too, from frame 9 on")
+    assert done.warnings[0] in with_adaptation(small_models, tmp_path / "anna").learned_with
+
+
+def test_a_face_that_was_learned_is_edited_in_any_way(
+    clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STYLEREEL_STATE", str(tmp_path))
+    learned = []
+    monkeypatch.setattr(
+        files, "adapted_in", lambda folder, *_: learned.append(folder) or folder.mkdir(parents=True, exist_ok=True)
+    )
+
+    def folder_of(models: Models, *overrides: str) -> Path:
+        adapted_models(clip, models, SHORT, load_params(overrides=overrides))
+        return learned[-1]
+
+    first = folder_of(small_models)
+    others = {"stylereel-directions": "other", "directions 1: mine": "other"}
+    assert folder_of(replace(small_models, versions={**small_models.versions, **others})) == first
+    assert folder_of(small_models, "adaptation.keep=1", "adaptation.served=1") == first
+    for name in ("stylereel-generator", "stylereel-frame-encoder"):
+        assert folder_of(replace(small_models, versions={**small_models.versions, name: "other"})) != first
+    assert folder_of(small_models, "adaptation.iterations=7") != first
+    assert folder_of(replace(small_models, smoothing=replace(small_models.smoothing, center_sigma=9.0))) != first
+
+
+def test_a_frame_whose_face_is_not_seen_is_left_out_of_the_means(
+    clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, looks = learn.measure, list[int]()
+
+    def behind_a_hand(*arguments: Any) -> dict[str, np.ndarray]:
+        """Identity on the first frame of three is not measured, and landmarks on none."""
+        looks.append(len(looks) % SETTINGS.measured)
+        found = measure(*arguments)
+        hidden = {"landmark_error"} | ({"identity"} if looks[-1] == 0 else set())
+        return {name: value * np.nan if name in hidden else 0 * value + looks[-1] for name, value in found.items()}
+
+    monkeypatch.setattr(learn, "measure", behind_a_hand)
+    done = adapt(clip, tmp_path / "anna", small_models, settings=replace(SETTINGS, iterations=1))
+    assert len(looks) == 2 * SETTINGS.measured
+    expected = {"psnr": 1.0, "identity": 1.5, "identity_distance": 1.0, "landmark_error": None}
+    assert done.before == done.after == expected
+    text = (tmp_path / "anna" / "config.json").read_text()
+    report = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))["report"]
+    assert report["after"] == expected
+    assert "| after | 1.00 | 1.500 | not seen |" in load_model(tmp_path / "anna").card
+    assert evaluation_of(tmp_path / "anna").metrics == {
+        "psnr": 1.0, "psnr_gain": 0.0, "identity": 1.5, "identity_distance": 1.0
+    }  # fmt: skip
 
 
 def test_a_stopped_adaptation_goes_on_and_ends_as_an_undisturbed_one(

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from adapted_toys import small_models
 
 import services.adaptation.models
 import services.media
 from datamodules.video import read_frames
+from modules.editing.directions import EditSet
+from modules.editing.random_identity import RandomIdentity
+from modules.editing.stylespace import joined
 from services.pipeline.models import Models
 from services.shell.cli import run
 
@@ -61,6 +66,21 @@ def test_the_sidecar_says_how_the_generator_learned_and_the_reconstruction_is_sh
     assert shell("edit", clip, out, *SECTION, "-e", "smile=0") == 0
     assert "adaptation" not in json.loads((tmp_path / "out.mp4.json").read_text())["params"]
     assert np.percentile(apart(out, clip), 99) < 10  # the input, written anew
+
+
+@pytest.mark.parametrize("learned", [["--adapt", *FEW], ["--adapted", "anna"]])
+def test_nobody_is_hidden_by_a_generator_that_learned_the_face(
+    shell: Shell, clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], learned: list[str],
+) -> None:  # fmt: skip
+    generator = small_models.generator
+    rows = torch.ones(generator.num_ws)
+    other = RandomIdentity("random_identity", "", torch.eye(generator.w_dim)[:5], rows, 1.0, generator.sha256)
+    models = replace(small_models, edits=joined(small_models.edits, EditSet([other])))
+    monkeypatch.setattr(services.media, "load_models", lambda *_: models)
+    monkeypatch.setattr(services.media, "with_adaptation", lambda models, folder: replace(models, adapted=True))
+    assert shell("edit", clip, tmp_path / "out.mp4", *learned, "-e", "random_identity=1") == 2
+    assert "leave out --adapt and --adapted" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from modules.editing.stylespace import ChannelEdit, joined
 from modules.perception.detection import FaceObservation
 from modules.perception.parsing import Regions
 from services.pipeline.crops import EditedCrop, edit_crops, way_to_paste
-from services.pipeline.edit import edit_image, hides
+from services.pipeline.edit import check_hidden, edit_image, hides
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
 from services.pipeline.stream import edit_video
@@ -130,6 +130,13 @@ def test_a_person_to_be_hidden_is_not_refined_unless_that_is_asked(models, clip,
     assert looks(LIPS, 0) < usual - 6 and looks(OTHER, 2) > hidden + 6
     assert looks(replace(OTHER, strength=0.0), None) > hidden + 6
     assert looks(OTHER, None, paste="difference") > hidden + 6, "the face stays below"
+
+
+def test_a_generator_that_learned_a_person_hides_nobody(models) -> None:
+    check_hidden([OTHER, LIPS], models, learned=False)
+    check_hidden([LIPS, replace(OTHER, strength=0.0)], models, learned=True)
+    with pytest.raises(BadInputError, match="shows more of them: leave out --adapt and --adapted"):
+        check_hidden([LIPS, OTHER], models, learned=True)
 
 
 def test_a_picture_of_a_person_to_be_hidden_is_not_refined_either(models, picture) -> None:

@@ -182,3 +182,22 @@ def test_a_stranger_who_comes_after_somebody_left_is_not_taken_for_him() -> None
     )
     lanes = followed(frames, who).choose("all")
     assert [sorted({tag for tag in tags(lane.points) if tag == tag}) for lane in lanes] == [[1.0, 3.0], [2.0]]
+
+
+def test_who_comes_after_a_cut_is_a_stranger_unless_he_was_there_before() -> None:
+    frames = [[face(10, 60), face(200, 40)]] * 12
+    who: list[list[np.ndarray | None]] = (
+        [[ANNA, BERT]] * 3 + [[BERT, ANNA]] * 3 + [[None, None]] * 3 + [[ANNA, BERT]] * 3
+    )
+    tracker = track(frames, (3, 6, 9), CONFIG, who)
+    assert tracker.strangers("largest") == tracker.strangers("0") == tracker.strangers("all") == (3,)
+    assert tracker.strangers("1") == (3,) and tracker.changes("all") == ()
+    stays = track(frames, (3, 6, 9), CONFIG, [[ANNA, BERT]] * 12)
+    assert stays.strangers("largest") == stays.strangers("all") == ()
+
+
+def test_who_takes_a_place_inside_a_shot_is_a_stranger_too() -> None:
+    frames = [[face(10, 60)]] * 4 + [[]] * 6 + [[face(200, 50)]] * 4
+    tracker = followed(frames, [[ANNA]] * 4 + [[]] * 6 + [[BERT]] * 4)
+    assert tracker.strangers("largest") == () and tracker.strangers("0") == ()  # two faces: one of them is chosen
+    assert followed(frames, [[ANNA]] * 4 + [[]] * 6 + [[ANNA]] * 4).strangers("largest") == ()

@@ -233,6 +233,15 @@ def test_what_stands_before_the_expression_is_rendered_for_eq_3(
     assert np.abs(after_age.offsets.read(0, 12) - before_age.offsets.read(0, 12)).max() > 1e-3
 
 
+def test_what_stands_before_the_expression_may_be_taken_back_after_it(
+    clip: Path, small_models: Models, tmp_path: Path
+) -> None:
+    (once,) = tracks(clip, small_models, tmp_path / "once", [AGE, SMILE])
+    asked = [EditRequest("age", 40.0), SMILE, EditRequest("age", -20.0)]
+    (twice,) = tracks(clip, small_models, tmp_path / "twice", asked)
+    np.testing.assert_array_equal(once.offsets.read(0, 12), twice.offsets.read(0, 12))
+
+
 def test_a_loss_that_is_no_number_stops_its_window_and_is_said_in_the_sidecars_report(
     clip: Path, small_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

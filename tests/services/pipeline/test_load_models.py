@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from adapted_toys import small_models
 from conformance_cases import FOLDER
 
 import services.pipeline.models
 from datamodules.types import BadInputError
 from modules.editing.directions import Direction, EditSet, save_directions
 from modules.editing.placement import NAMES
+from modules.generators.adaptation import save_adaptation
 from modules.model_folder import load_model
-from services.pipeline.models import SHIPPED_DIRECTIONS, load_models
+from services.pipeline.models import SHIPPED_DIRECTIONS, Models, load_models, with_adaptation
 from services.settings import load_params
+
+__all__ = ["small_models"]
 
 
 def test_folders_join_the_shipped_edits_and_the_later_one_wins(tmp_path: Path) -> None:
@@ -63,6 +67,16 @@ def test_the_numbers_say_what_was_asked_of_judges_and_device() -> None:
     assert numbers["runtime"] == {"device": "cpu", "precision": "bfloat16"}
     plain = load_params(environment={"STYLEREEL_PRECISION": "float32", "STYLEREEL_DEVICE": "cpu"})
     assert load_models(plain).precision == "float32"
+
+
+@pytest.mark.parametrize(("name", "called"), [("anna", "anna"), ("", "1-0123456789ab")])
+def test_a_consent_that_ran_out_is_the_persons_not_the_folders(
+    small_models: Models, tmp_path: Path, name: str, called: str
+) -> None:
+    about = {"subject": {"name": name, "consent": "form 17", "expires": "2026-01-01"}}
+    folder = save_adaptation(tmp_path / "1-0123456789ab", {}, small_models.generator.sha256, "# Toy\n", about)
+    with pytest.raises(BadInputError, match=f"the consent for {called} ran out"):
+        with_adaptation(small_models, folder)
 
 
 def test_an_encoder_may_be_somebodys_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

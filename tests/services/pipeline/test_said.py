@@ -12,19 +12,25 @@ WARN = WarningsConfig(identity_distance=0.6, landmark_error=5.0, try_refine=50)
 
 
 @pytest.mark.parametrize(
-    ("changes", "options", "advice"),
+    ("changes", "options", "of_clip", "of_image"),
     [
-        ({}, None, "try --refine 50"),
-        ({}, EditOptions(), "try --adapt, or --refine 50"),
-        ({}, EditOptions(face="all"), "try --refine 50"),
-        ({}, EditOptions(preview=True), "a preview is not refined, the finished clip is"),
-        ({"adapted": {"anna": "1"}}, EditOptions(), "try --refine 50"),
-        ({"task": "colourise"}, EditOptions(), "what is added may be another person's"),
+        ({}, EditOptions(), "try --adapt, or --refine 50", "try --refine 50"),
+        ({}, EditOptions(refine=49), "try --adapt, or --refine 50", "try --refine 50"),
+        ({}, EditOptions(refine=50), "try --adapt", "choose another picture"),
+        ({}, EditOptions(face="all"), "try --refine 50", "try --refine 50"),
+        ({}, EditOptions(face="all", refine=300), "choose another section", "choose another picture"),
+        ({}, EditOptions(preview=True), "a preview is not refined, the finished clip is", "try --refine 50"),
+        ({"adapted": {"anna": "1"}}, EditOptions(), "try --refine 50", None),
+        ({"adapted": {"anna": "1"}}, EditOptions(refine=60), "choose another section", None),
+        ({"task": "colourise"}, EditOptions(), *["what is added may be another person's"] * 2),
     ],
 )
-def test_poor_reconstructions(toy_models, changes, options, advice) -> None:
+def test_poor_reconstructions(toy_models, changes, options, of_clip, of_image) -> None:
     assert toy_models.config.warnings.try_refine == 50
-    assert advice_for(replace(toy_models, **changes), options) == advice
+    models = replace(toy_models, **changes)
+    assert advice_for(models, options, clip=True) == of_clip
+    assert "--adapt" not in advice_for(models, options, clip=True, inverts=True)
+    assert of_image is None or advice_for(models, options, clip=False) == of_image
 
 
 def test_persons_who_take_turns(toy_models) -> None:
@@ -34,6 +40,8 @@ def test_persons_who_take_turns(toy_models) -> None:
     assert changed_persons([], toy_models, EditOptions()) == ()
     (line,) = changed_persons([3, 9], replace(toy_models, adapted={"anna": "1"}), EditOptions())
     assert line == f"{said}: choose a section that shows one person"
+    assert changed_persons([3, 9], toy_models, EditOptions(), inverts=True) == (line,)
+    assert changed_persons([3, 9], toy_models, EditOptions(paste="replace", stitch=True)) == (line,)
 
 
 def test_frames_that_hide_nobody() -> None:

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-import services.serving.slots
+import services.serving.last_good
 from datamodules.types import BadInputError
 from modules.model_folder import load_model, save_model
 from services.registry.connection import Connection
@@ -293,7 +293,7 @@ def test_a_last_good_note_that_could_not_be_written_is_written_later(registry, c
     note = registry.cache / NAME / "last-good.json"
     slot = slots(registry)
     with mock.patch.object(
-        services.serving.slots, "write_whole", side_effect=OSError(28, "No space left on device")
+        services.serving.last_good, "write_whole", side_effect=OSError(28, "No space left on device")
     ):
         slot.check()
     assert served(slot)[0] == 1.0 and not note.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -193,3 +194,8 @@ def test_forgetting_a_subject_deletes_the_jobs_that_asked_for_it(
     assert client.get(f"/v1/jobs/{gone}").status_code == 404
     assert client.get(f"/v1/jobs/{kept}").status_code == 200
     assert not (state.jobs.folder / gone).exists()
+    refused(client.delete("/v1/subjects/anna?clip=abc"), 422, "clip")
+    # Both jobs had this clip; nothing but the caller knows whose it is.
+    sha256 = hashlib.sha256(clip).hexdigest()
+    assert client.delete(f"/v1/subjects/anna?clip={'0' * 64}&clip={sha256}").json()["jobs"] >= 1
+    assert client.get(f"/v1/jobs/{kept}").status_code == 404
