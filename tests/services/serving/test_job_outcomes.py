@@ -17,7 +17,7 @@ from services.serving.limits import INTERNAL_ERROR
     [
         (BadInputError("/var/jobs/a/input is empty", 400), 400, "the upload is empty"),
         (
-            RegistryUnavailableError("the registry at sqlite:////home/an/var/mlflow.db cannot be reached (gone)"),
+            RegistryUnavailableError("the registry at sqlite:////srv/an/var/mlflow.db cannot be reached (gone)"),
             503, "the registry at mlflow.db cannot be reached (gone)",
         ),
         (OSError(28, "No space left on device"), 507, "the server's disk is full; try again later"),
