@@ -21,7 +21,7 @@ from services.serving.limits import INTERNAL_ERROR
             503, "the registry at mlflow.db cannot be reached (gone)",
         ),
         (OSError(28, "No space left on device"), 507, "the server's disk is full; try again later"),
-        (KeyError("/home/anna"), 500, INTERNAL_ERROR),
+        (KeyError("/srv/anna"), 500, INTERNAL_ERROR),
     ],
 )  # fmt: skip
 def test_what_a_client_is_told(error: Exception, status: int, said: str) -> None:
