@@ -137,6 +137,8 @@ class Checkout:
         path = f"{self.folder / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder)}
         environment |= {"STYLEREEL_DEVICE": "cpu", "STYLEREEL_STATE": str(self.folder / "var")}
+        # Users' Python writes compiled files beside the code, which must not make a stage run again.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         done = subprocess.run(
             [sys.executable, *words], cwd=self.folder, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
