@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from adapted_toys import SETTINGS, small_models
 
 from datamodules.types import BadInputError
 from datamodules.video import probe
+from modules.editing.directions import EditSet
+from modules.editing.random_identity import RandomIdentity
+from modules.editing.stylespace import joined
 from services.pipeline.models import Models
 from services.pipeline.restorers import restoring
 from services.progress import CancelledError
@@ -124,6 +128,19 @@ def test_a_job_that_cannot_be_stitched_is_refused_at_once(engine: Engine) -> Non
     with pytest.raises(BadInputError, match="stitching is of one face"):
         engine.check({"edits": edits, "options": {"stitch": "true", "face": "all"}})
     engine.check({"edits": edits, "options": {"stitch": "true", "adapt": "true"}})
+
+
+def test_nobody_is_hidden_by_a_generator_that_learns_the_face(engine: Engine, small_models: Models) -> None:
+    ready(engine)
+    made = small_models.generator
+    rows, people = torch.ones(made.num_ws), torch.eye(made.w_dim)[:5]
+    other = RandomIdentity("random_identity", "", people, rows, 1.0, made.sha256)
+    session = Session(replace(small_models, edits=joined(small_models.edits, EditSet([other]))), ())
+    engine.session = lambda: session  # type: ignore[method-assign]
+    edits = [{"name": "random_identity", "strength": 1.0}]
+    engine.check({"edits": edits, "options": {}})
+    with pytest.raises(BadInputError, match="shows more of them"):
+        engine.check({"edits": edits, "options": {"adapt": "true"}})
 
 
 @pytest.mark.parametrize("more", [{}, {"factor": 2, "edits": []}])
