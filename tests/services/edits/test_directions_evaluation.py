@@ -301,5 +301,8 @@ def test_edits_that_lose_the_face_are_named_when_units_are_set(tmp_path: Path) -
         calibrate(edits, FRAMES.ws, tools, SETTINGS, 0.0, lambda line: None)
 
 
-def test_labels_of_a_stricter_judge_are_others() -> None:
-    assert labelled_by(0.5) == labelled_by(0.50) != labelled_by(0.9)
+def test_labels_of_a_stricter_judge_and_of_other_networks_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = labelled_by(0.5)
+    assert first == labelled_by(0.50) != labelled_by(0.9)
+    monkeypatch.setattr(services.edits.directions, "judges_sha256", lambda *_: "others")
+    assert labelled_by(0.5) != first

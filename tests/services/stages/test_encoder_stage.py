@@ -11,17 +11,19 @@ import torch
 
 from datamodules.face_video import FaceVideoConfig, FaceVideoDataModule
 from datamodules.samples import SampleDataset
+from datamodules.shards import encode_jpeg, save_shard
 from datamodules.types import BadInputError
 from modules.encoders.vit import FrameEncoder, load_frame_encoder, save_frame_encoder
 from modules.generators import load_generator
 from services.direction_settings import DirectionSettings
-from services.edits import directions, pose_editor
+from services.edits import directions, face_meshes, pose_editor
 from services.edits.face_meshes import ShardMeshes
 from services.edits.pose_settings import PoseEditorSettings
 from services.settings import Params, load_params
 from services.stages import encoder as encoder_stage
 from services.stages import video_encoder
 from services.stages.encoder import FRAME_ENCODER, crops_to_learn_from, first_encoder
+from services.training import parts
 from services.training.trainer import FrameEncoderSettings, VideoEncoderSettings
 
 
@@ -161,3 +163,37 @@ def test_too_few_filmed_frames_and_samples_are_said_first(monkeypatch: pytest.Mo
     tools = SimpleNamespace(generator=SimpleNamespace(sha256="g"))
     with pytest.raises(BadInputError, match="5 samples are labelled"):
         directions._learn(wanted, None, tools, None, None, print)  # type: ignore[arg-type]
+
+
+def test_other_weights_behind_the_losses_are_another_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weights = tmp_path / "2DFAN4.pth.tar"
+    weights.write_bytes(b"one")
+    params = load_params(overrides=[f"face_judge.fan_weights={weights}"], environment={})
+    first = parts.judged_by(params)
+    weights.write_bytes(b"two")
+    named = parts.judged_by(params)
+    monkeypatch.setattr(parts, "nets_sha256", lambda *_: "others")
+    assert first != named != parts.judged_by(params)
+
+
+def test_meshes_by_another_network_are_found_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, looked = tmp_path / "samples-00000.safetensors", []
+    save_shard(
+        path, {"ws": np.zeros((2, 4, 8), np.float16)}, [encode_jpeg(np.zeros((16, 16, 3), np.uint8), 90)] * 2, {}
+    )
+
+    class Mesh(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(1))
+
+        def forward(self, images: torch.Tensor) -> SimpleNamespace:
+            looked.append(len(images))
+            return SimpleNamespace(points=torch.zeros(len(images), 468, 3), score=torch.ones(len(images)))
+
+    for judges in ("one", "one", "two"):
+        monkeypatch.setattr(face_meshes, "judges_sha256", lambda *_, judges=judges: judges)
+        face_meshes.sample_meshes([path], Mesh(), tmp_path / "meshes")  # type: ignore[arg-type]
+    assert looked == [2, 2]

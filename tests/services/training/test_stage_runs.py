@@ -19,6 +19,7 @@ import services.stages.encoder
 import services.stages.prepare
 from datamodules.clips import read_prepared
 from datamodules.images import read_image
+from datamodules.shards import metadata_of
 from modules.assets import asset_path, manifest
 from modules.lit.frame_encoder import LitFrameEncoder
 from modules.sheet import GAP
@@ -27,7 +28,7 @@ from services.registry.connection import Connection, RegistryConfig
 from services.registry.tracking import Run
 from services.settings import ROOT, Params, load_params
 from services.stages.evaluate import EvaluateOptions, evaluate
-from services.training.runs import sections_of, stage_run, training_run
+from services.training.runs import code_sha256, sections_of, stage_run, training_run
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PHASES = [
@@ -109,6 +110,8 @@ def test_samples_say_how_fast_they_were(place: Place) -> None:
     run = place.run("samples")
     assert run.data.metrics["count"] == run.data.metrics["rendered"] == 3
     assert 0 < run.data.metrics["images_per_second"] < 1000
+    for shard in (place.folder / "samples").glob("samples-*.safetensors"):
+        assert (metadata_of(shard) or {})["code"] == code_sha256("samples"), "other code makes other samples"
     sheet = place.image(run, "images/samples.png")
     assert sheet.shape == (SIDE, 3 * SIDE + 2 * GAP, 3)
     assert sheet[:, :SIDE].std() > 10
