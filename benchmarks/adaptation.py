@@ -20,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datamodules.clips import read_prepared
 from services.adaptation.evaluation import AS_SERVED, TableSettings, as_markdown, kept_table, table_of_clip
 from services.adaptation.learn import AdaptationSettings
+from services.code_hash import code_sha256
 from services.direction_settings import DirectionSettings
 from services.evaluation.frames import consecutive_frames
 from services.pipeline.models import load_models
 from services.places import CLIPS
-from services.settings import load_params
+from services.settings import ROOT, load_params
 
 EDITS = {"age": (-10.0, 10.0, 20.0), "smile": (-1.0, 1.0)}
 
@@ -53,6 +54,8 @@ def main() -> None:
         [
             stretches[0].data_hash,
             models.versions,
+            models.numbers(),
+            code_sha256(ROOT),
             dataclasses.asdict(settings),
             dataclasses.asdict(table),
             AS_SERVED,

@@ -1,10 +1,11 @@
 """What pasted edits show of what was asked, and what each way to paste costs, on persons not trained on.
 
-python benchmarks/pasting.py [--per-clip 3] [--split test] [--way mixed] [--edit smile=1] [--set KEY=VALUE]
+python benchmarks/pasting.py [--per-clip 6] [--split test] [--way mixed] [--edit smile=1] [--set KEY=VALUE]
 
 Codes are the shipped encoder's answers to prepared crops ('stylereel train prepare'), not refined; each edit is at
-its usual strength and balanced on each clip. "rendered" is the generator's picture of the edit against its own of
-the frame; the other rows are the frame with the edit pasted in against the frame.
+its usual strength, balanced on half of each clip's frames, three at most, and measured on the others. "rendered"
+is the generator's picture of the edit against its own of the frame; the other rows are the frame with the edit
+pasted in against the frame.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from services.settings import load_params
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--per-clip", type=int, default=3)
+    parser.add_argument("--per-clip", type=int, default=6)
     parser.add_argument("--split", choices=("test", "val", "train"), default="test")
     parser.add_argument("--way", action="append", choices=WAYS, help="may be given several times; else all")
     parser.add_argument("--edit", action="append", type=parse_edit, help="may be given several times; else all")
@@ -47,7 +48,8 @@ def main() -> None:
     units = {name: edit.per_unit for name, edit in settings.edits.items()}
     asked = arguments.edit or usual
     rows = list(measure_pasting(frames.pixels, frames.clips, codes.ws, asked, models, units, ways=ways))
-    print(f"{len(frames)} frames of {len(set(frames.clips))} clips, data {frames.data_hash[:12]}.\n")
+    clips, held = len(set(frames.clips)), frames.data_hash[:12]
+    print(f"{len(frames)} frames of {clips} clips, half of them to balance on, data {held}.\n")
     print("\n".join(markdown(rows)))
 
 

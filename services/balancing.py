@@ -53,6 +53,21 @@ class Balancing:
         return measured
 
 
+def tried_and_measured(clips: Sequence[str], count: int) -> tuple[list[int], list[int]]:
+    """Rows of frames that edits are tried on, ``count`` of each clip but half of it at most, and of the others.
+
+    ``clips`` names the clip of each frame. What suits the frames that it was tried on says nothing of others; the
+    one frame of a clip that has no more is both.
+    """
+    tried, measured = list[int](), list[int]()
+    for clip in dict.fromkeys(clips):
+        rows = [row for row, name in enumerate(clips) if name == clip]
+        some = max(1, min(count, len(rows) // 2))
+        tried += rows[:some]
+        measured += rows[some:] or rows
+    return tried, measured
+
+
 def balancing_of(params: Params) -> Balancing:
     """What sections ``balance`` and ``directions`` of ``params.yaml`` say."""
     learned = params.section("directions", DirectionSettings).edits

@@ -30,7 +30,7 @@ def ssim(images: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Structural similarity per image (Gaussian window of 11 px, sigma 1.5), ``(N,)``, 1 for equal images."""
     images, target = _pair(images, target, mask)
     _, full = structural_similarity_index_measure(
-        images, target, data_range=2.0, reduction="none", return_full_image=True
+        _light(images), _light(target), data_range=1.0, reduction="none", return_full_image=True
     )
     full = full.mean(1, keepdim=True)
     # Windows that reach over the edge see a mirror image; without a mask they are left out (Wang et al. 2004).
@@ -41,7 +41,7 @@ def ms_ssim(images: Tensor, target: Tensor) -> Tensor:
     """Multi-scale structural similarity (Wang et al. 2003, five scales) per image of at least 176 px, ``(N,)``."""
     images, target = _pair(images, target, None)
     found: Tensor = multiscale_structural_similarity_index_measure(
-        images, target, data_range=2.0, reduction="none", normalize="relu"
+        _light(images), _light(target), data_range=1.0, reduction="none", normalize="relu"
     )
     return found
 
@@ -120,6 +120,11 @@ def _pair(images: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, 
     if mask is not None and mask.shape != (len(images), 1, *images.shape[2:]):
         raise ValueError(f"the mask must be (N, 1, H, W) of the images' size, got {tuple(mask.shape)}")
     return images.clamp(-1, 1), target.clamp(-1, 1)
+
+
+def _light(images: Tensor) -> Tensor:
+    """In [0, 1]: SSIM compares means by their ratio, which says nothing where mid grey is 0 (eq. 6)."""
+    return (images + 1) / 2
 
 
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:

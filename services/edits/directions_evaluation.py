@@ -17,7 +17,7 @@ from datamodules.types import BadInputError
 from modules.editing.balance import balance
 from modules.editing.directions import Edit, EditRequest, EditSet, load_directions
 from modules.model_folder import load_model
-from services.balancing import Balancing
+from services.balancing import Balancing, tried_and_measured
 from services.direction_settings import DirectionSettings
 from services.edits.encoded_codes import EncodedFrames
 from services.edits.evaluation import ImageJudge, Readings, measure_edits, summarise
@@ -71,12 +71,7 @@ class ServedFrames:
 
 def as_served(frames: EncodedFrames, balancing: Balancing) -> ServedFrames:
     """The first ``balance.frames`` of each clip, at most half of it, are looked at."""
-    looked_at, measured = list[int](), list[int]()
-    for clip in dict.fromkeys(frames.clips):
-        rows = [row for row, name in enumerate(frames.clips) if name == clip]
-        count = max(1, min(balancing.config.frames, len(rows) // 2))
-        looked_at += rows[:count]
-        measured += rows[count:] or rows
+    looked_at, measured = tried_and_measured(frames.clips, balancing.config.frames)
     return ServedFrames(_some(frames, looked_at), _some(frames, measured))
 
 

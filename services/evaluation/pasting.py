@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datamodules.shards import to_tensor
 from modules.editing.directions import EditRequest
+from services.balancing import tried_and_measured
 from services.pipeline.balance import balanced
 from services.pipeline.composite import Floats, Image, composite
 from services.pipeline.crops import EditedCrop, edit_crops, to_arrays, to_pixels
@@ -68,16 +69,19 @@ def measure_pasting(
     """Paste each edit into crops ``(N, S, S, 3)`` uint8 in each way, as the pipeline does, and measure them.
 
     ``clips`` names the clip of each frame and ``ws`` ``(N, num_ws, w_dim)`` is its code; an edit is balanced on
-    each clip. ``per_unit`` is how much of the judge's number a unit of an edit is.
+    the first frames of each clip and measured on its others (``tried_and_measured``). ``per_unit`` is how much of
+    the judge's number a unit of an edit is.
     """
     if len(crops) != len(clips) or len(crops) != len(ws):
         raise ValueError(f"{len(crops)} crops, {len(clips)} clips' names and {len(ws)} codes are not of one kind")
+    of = _Clips.of(crops, clips, ws, models)
+    crops = crops[of.measured]
     start = _looked_at(crops, models)
     for number, request in enumerate(requests):
         for way in ways:
-            made = _made(crops, clips, ws, request, models, EditOptions(paste=way))
+            made = _made(of, request, models, EditOptions(paste=way))
             if way == ways[0]:
-                was, edits = _rendered(clips, ws, request, models, crops.shape[1])
+                was, edits = _rendered(of, request, models)
                 yield _summed(
                     request, RENDERED, crops, edits, made, start, _looked_at(was, models), models, per_unit
                 )
@@ -112,44 +116,51 @@ class _Look:
     second: Tensor
 
 
-def _made(
-    crops: Image,
-    clips: Sequence[str],
-    ws: Tensor,
-    request: EditRequest,
-    models: Models,
-    options: EditOptions,
-) -> list[EditedCrop]:
-    """Each frame's crop under one edit, balanced on its clip."""
-    targets, made = to_tensor(crops, models.device), dict[int, EditedCrop]()
-    for clip in dict.fromkeys(clips):
-        rows = [row for row, name in enumerate(clips) if name == clip]
-        codes, seen = ws[rows].to(models.device), targets[rows]
-        moves = balanced(codes, [request], models, options, seen)
-        for row in rows:
+@dataclass(frozen=True)
+class _Clips:
+    """Frames ``(N, 3, S, S)`` of clips, and their codes, on the models' device."""
+
+    targets: Tensor
+    ws: Tensor
+    rows: Sequence[tuple[list[int], list[int]]]
+    """Of each clip the frames that edits are tried on, and those that are measured."""
+    measured: list[int]
+    """Those of all clips, in their order."""
+
+    @staticmethod
+    def of(crops: Image, clips: Sequence[str], ws: Tensor, models: Models) -> _Clips:
+        count = models.balancing.config.frames if models.balancing else 0
+        tried, measured = tried_and_measured(clips, count)
+        rows = [
+            ([row for row in tried if clips[row] == clip], [row for row in measured if clips[row] == clip])
+            for clip in dict.fromkeys(clips)
+        ]
+        return _Clips(to_tensor(crops, models.device), ws.to(models.device), rows, measured)
+
+
+def _made(of: _Clips, request: EditRequest, models: Models, options: EditOptions) -> list[EditedCrop]:
+    """The crop of each frame that is measured under one edit, balanced on others of its clip."""
+    made, side = dict[int, EditedCrop](), of.targets.shape[-1]
+    for tried, measured in of.rows:
+        moves = balanced(of.ws[tried], [request], models, options, of.targets[tried])
+        for row in measured:
             one = slice(row, row + 1)
             # One by one: the frames of a clip are far apart, and no light is carried from one to the next.
-            (made[row],) = edit_crops(
-                ws[one].to(models.device), targets[one], [request], models, options, crops.shape[1], moves
-            )
-    return [made[row] for row in range(len(crops))]
+            (made[row],) = edit_crops(of.ws[one], of.targets[one], [request], models, options, side, moves)
+    return [made[row] for row in of.measured]
 
 
-def _rendered(
-    clips: Sequence[str], ws: Tensor, request: EditRequest, models: Models, side: int
-) -> tuple[list[Image], list[Image]]:
-    """The generator's pictures of all codes, before and after the edit, which is balanced on renderings."""
-    was, edits = dict[int, Image](), dict[int, Image]()
-    for clip in dict.fromkeys(clips):
-        rows = [row for row, name in enumerate(clips) if name == clip]
-        moves = balanced(ws[rows].to(models.device), [request], models, EditOptions())
-        for row in rows:
-            code = ws[row : row + 1].to(models.device)
+def _rendered(of: _Clips, request: EditRequest, models: Models) -> tuple[list[Image], list[Image]]:
+    """The generator's pictures of the measured codes, before and after the edit, balanced on other renderings."""
+    was, edits, side = dict[int, Image](), dict[int, Image](), of.targets.shape[-1]
+    for tried, measured in of.rows:
+        moves = balanced(of.ws[tried], [request], models, EditOptions())
+        for row in measured:
             for asked, into in (((), was), (moves, edits)):
                 with torch.no_grad():
-                    made = models.edits.synthesize(models.generator, code, asked, resolution=side)
+                    made = models.edits.synthesize(models.generator, of.ws[row : row + 1], asked, resolution=side)
                 (into[row],) = to_pixels(to_arrays(made))
-    return [was[row] for row in range(len(clips))], [edits[row] for row in range(len(clips))]
+    return [was[row] for row in of.measured], [edits[row] for row in of.measured]
 
 
 def _looked_at(pictures: Sequence[Image] | Image, models: Models) -> _Look:

@@ -131,10 +131,13 @@ class ModelRegistry(ModelStore):
     def rollback(self, name: str, why: str = "asked for", user: str | None = None) -> Promotion:
         """Swap champion and previous. The version that leaves is not promoted again unless it is named.
 
-        Raises ``NoSuchVersionError`` where there is no previous champion.
+        Where a rollback was cut off, this completes it and goes no further: who asks again wants the same. Raises
+        ``NoSuchVersionError`` where there is no previous champion.
         """
         with self._alone(name):
-            self.repair(name)
+            done = self.repair(name)
+            if done is not None and done.action == "rolled back":
+                return self._promotion(name, None)
             bad, good = self.resolve(name, CHAMPION), self.resolve(name, PREVIOUS)
             event = Event(
                 name=name,
@@ -247,7 +250,7 @@ class ModelRegistry(ModelStore):
             event = Event(**json.loads(tags[_PENDING])["event"])
             note = (
                 f"a change to version {event.version} ({event.action}, {event.time}) was cut off: "
-                f"'stylereel promote {name}', 'stylereel rollback {name}' and repair complete it"
+                f"'stylereel promote {name}' and 'stylereel rollback {name}' complete it first"
             )
         champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)
         return ModelStatus(

@@ -25,8 +25,9 @@ def test_psnr_and_ssim_are_scikit_images():
         x, y = a[k].numpy(), b[k].numpy()
         assert psnr(a, b)[k].item() == pytest.approx(peak_signal_noise_ratio(x, y, data_range=2), abs=1e-3)
         expected = structural_similarity(
-            x, y, data_range=2, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )
+            *((light + 1) / 2 for light in (x, y)),
+            data_range=1, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        )  # fmt: skip
         assert ssim(a, b)[k].item() == pytest.approx(expected, abs=1e-3)
 
 
@@ -42,7 +43,8 @@ def test_ms_ssim_is_the_product_of_contrasts_over_five_scales():
         """Under the window of 11 px, where it lies inside."""
         return gaussian_filter(values, (0, 0, 1.5, 1.5), truncate=3.34)[:, :, 5:-5, 5:-5]
 
-    c1, c2, product = (0.01 * 2) ** 2, (0.03 * 2) ** 2, 1.0
+    x, y = (x + 1) / 2, (y + 1) / 2
+    c1, c2, product = 0.01**2, 0.03**2, 1.0
     weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
     for scale, weight in enumerate(weights):
         mx, my = mean(x), mean(y)
@@ -56,6 +58,14 @@ def test_ms_ssim_is_the_product_of_contrasts_over_five_scales():
     assert found.shape == (1,)
     assert found.item() == pytest.approx(product, abs=2e-3)
     assert ms_ssim(torch.tensor(smooth).float(), torch.tensor(smooth).float()).item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("similarity", [ssim, ms_ssim])
+def test_a_grey_that_is_a_little_lighter_is_nearly_the_same(similarity):
+    """Eq. 6 of Wang et al. (2004) compares lights from 0 up; mid grey is not none."""
+    grey, ratio = torch.zeros(1, 3, 192, 192), (2 * 0.5 * 0.52 + 1e-4) / (0.5**2 + 0.52**2 + 1e-4)
+    found = similarity(grey, grey + 0.04).item()
+    assert found == pytest.approx(ratio if similarity is ssim else ratio**0.1333, abs=1e-4)
 
 
 @settings(max_examples=20)
