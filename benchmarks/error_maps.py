@@ -1,9 +1,10 @@
 """Fig. 3 of FrEN/ViEN: the input, and of each encoder its frame and where its video jitters. Writes a picture.
 
-python benchmarks/error_maps.py [--clips 3] [--frames 15] [--out docs/error_maps.png]
+python benchmarks/error_maps.py [CLIP ...] [--clips 3] [--frames 15] [--out docs/error_maps.jpg]
 
-Each map is of the middle frame: its six neighbours aligned to it by the input's flow, differences added up; blue
-is none, red is --most or more. The number on it is the average, which is that frame's TC.
+Of the clips named, or of some of the test persons' that are prepared, whose faces are not ours to publish. Each
+map is of the middle frame: its six neighbours aligned to it by the input's flow, differences added up; blue is
+none, red is --most or more. The number on it is the average, which is that frame's TC.
 """
 
 from __future__ import annotations
@@ -18,14 +19,26 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datamodules.alignment import crop_frame
 from datamodules.clips import read_prepared
 from datamodules.images import write_image
 from datamodules.spread import spread
 from modules.metrics.temporal import REACH
 from modules.sheet import Row, draw_sheet, to_picture
+from services.evaluation.frames import HeldOutFrames
+from services.pipeline.models import Models, load_models
+from services.pipeline.options import EditOptions
+from services.pipeline.plan import plan_clip, taken_frames
+from services.pipeline.sidecar import file_sha256
 from services.places import CLIPS
 from services.settings import ROOT, load_params
-from services.stages.evaluate_table import encoder_folders, encoder_rows, load_table_parts, shortened
+from services.stages.evaluate_table import (
+    encoder_folders,
+    encoder_rows,
+    load_table_parts,
+    shortened,
+    table_parts,
+)
 
 
 def coloured(errors: NDArray[np.float32], most: float) -> NDArray[np.uint8]:
@@ -39,19 +52,42 @@ def coloured(errors: NDArray[np.float32], most: float) -> NDArray[np.uint8]:
     return picture
 
 
+def aligned(file: Path, models: Models, frames: int) -> HeldOutFrames:
+    """The crops of so many frames from the middle of a clip, each of its largest face."""
+    (face,) = plan_clip(file, models, EditOptions()).faces
+    size, matrices, seen = face.alignment.size, face.alignment.crop_to_frame, face.alignment.valid
+    crops = [
+        crop_frame(pixels, matrices[place + row], size)
+        for place, batch in taken_frames(file, models, EditOptions())
+        for row, pixels in enumerate(batch.frames)
+        if seen[place + row]
+    ]
+    first = max(0, (len(crops) - frames) // 2)
+    kept = np.stack(crops[first : first + frames])
+    return HeldOutFrames(kept, (file.name,) * len(kept), (0,) * len(kept), file_sha256(file))
+
+
 def main() -> None:
     """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=3)
+    parser.add_argument("files", type=Path, nargs="*", metavar="CLIP")
+    parser.add_argument("--clips", type=int, default=3, help="of the test persons, where none is named")
     parser.add_argument("--frames", type=int, default=15, help="of each clip; the middle one is shown")
     parser.add_argument("--most", type=float, default=0.6, help="error that is drawn in red")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "error_maps.png")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "error_maps.jpg")
     arguments = parser.parse_args()
-    parts = load_table_parts(load_params(), read_prepared(CLIPS))
+    params = load_params()
+    if arguments.files:
+        models = load_models(params)
+        clips = tuple(aligned(file, models, arguments.frames) for file in arguments.files)
+        parts = table_parts(params, clips)
+    else:
+        parts = load_table_parts(params, read_prepared(CLIPS))
+        chosen = spread(len(parts.clips), arguments.clips)
+        clips = tuple(shortened(parts.clips[number], arguments.frames) for number in chosen)
     sources, notes = encoder_rows(parts, encoder_folders(parts.config.video)[0])
     meter, rows = parts.meter(1), []
-    for number in spread(len(parts.clips), arguments.clips):
-        clip = shortened(parts.clips[number], arguments.frames)
+    for clip in clips:
         centre = len(clip) // 2
         pictures = [clip.pixels[centre]]
         for source in sources[1:]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
+from datamodules.disk import write_whole
 from datamodules.types import BadInputError
 
 FORMATS = {
@@ -33,6 +33,19 @@ LONGEST_SIDE = 32_766
 """Pixels on a side that OpenCV warps: it keeps coordinates in 16 bits."""
 COLOURS = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "PA": "RGB", "L": "L", "LA": "L", "CMYK": "CMYK"}
 """Pillow's mode of an image to the mode of its colours without alpha, where a profile can speak of them."""
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""The EXIF tag's values to what puts the image upright."""
+_DAMAGES = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, TypeError, struct.error)
+"""Pillow has no one error for damaged data: each decoder raises its own."""
 
 
 def sniff(data: bytes) -> str:
@@ -84,9 +97,10 @@ def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
     """Decode a still image as ``(H, W, 3)`` uint8 RGB, turned as its EXIF asks.
 
     Colours are brought to sRGB where a profile is embedded; one that cannot be used, or that comes with 16-bit
-    grey, is ignored. Grey is repeated, alpha is laid over white, 16 bits are rounded down to 8; of an animation
-    the first frame counts. Raises ``BadInputError``: 415 for what is no image, 413 for more than ``max_pixels``
-    or a side beyond ``LONGEST_SIDE``, 422 for one that is missing, empty or damaged.
+    grey, is ignored. Grey is repeated, alpha is laid over white, 16 bits are rounded down to 8, floats up to 1
+    are spread over 255; of an animation the first frame counts. Raises ``BadInputError``: 415 for what is no
+    image, 413 for more than ``max_pixels`` or a side beyond ``LONGEST_SIDE``, 422 for one that is missing, empty
+    or damaged.
     """
     name, data = _bytes_of(source)
     if not data:
@@ -110,15 +124,14 @@ def read_image(source: bytes | Path, max_pixels: int) -> NDArray[np.uint8]:
                     status=413,
                 )
             image.load()
-            return _as_rgb(_in_srgb(ImageOps.exif_transpose(image)))
+            return _as_rgb(_in_srgb(_upright(image)))
     except BadInputError:
         raise
     except Image.DecompressionBombError as error:
         raise BadInputError(f"{name} has more pixels than are allowed; make it smaller", status=413) from error
     except UnidentifiedImageError as error:
         raise BadInputError(f"{name} is damaged (not all of it is {kind}); save it again") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        # Pillow has no one error for damaged data: each decoder raises its own.
+    except _DAMAGES as error:
         raise BadInputError(f"{name} is damaged ({str(error).splitlines()[0]}); save it again") from error
 
 
@@ -131,7 +144,7 @@ def count_frames(path: Path) -> int:
     try:
         with Image.open(path, formats=[FORMATS[kind]]) as image:
             return int(getattr(image, "n_frames", 1))
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError):
+    except (Image.DecompressionBombError, *_DAMAGES):
         return 1  # what is wrong with it is for read_image to say
 
 
@@ -144,6 +157,12 @@ def _bytes_of(source: bytes | Path) -> tuple[str, bytes]:
         return source.name, source.read_bytes()
     except OSError as error:
         raise BadInputError(f"{source} cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Pillow's exif_transpose writes all tags anew, and fails where another one is of a wrong type.
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
@@ -174,14 +193,21 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
 
 def _as_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips 16-bit grey where it should scale it.
-        values = np.asarray(image).astype(np.float64)
-        grey = np.clip(values / 257 if values.max() > 255 else values, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        return np.repeat(_deep_grey(image)[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
     return np.array(image.convert("RGB"))
+
+
+def _deep_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """Grey of 16 or 32 bits as 8, which Pillow clips where it should scale it."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    if image.mode == "F" and values.max() <= 1:
+        values = (values * 255).round()
+    elif image.mode.startswith("I;16") or values.max() > 255:  # what 32 bits are a share of is not said
+        values = values / 257
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _is_text(head: bytes) -> bool:
@@ -194,15 +220,11 @@ def _is_text(head: bytes) -> bool:
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write ``(H, W, 3)`` uint8 RGB in the format of the name's ending, whole or not at all."""
+    """Write ``(H, W, 3)`` uint8 RGB in the format of the name's ending, whole or not at all.
+
+    Raises ``NotWrittenError`` where the disk does not take it.
+    """
     done, data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image[..., ::-1]))
     if not done:
         raise BadInputError(f"cannot write {path.name}: the name must end in {', '.join(STILLS)}")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as part:
-        scratch = Path(part.name)
-    try:
-        scratch.write_bytes(data.tobytes())
-        scratch.chmod(0o644)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_whole(path, data.tobytes())

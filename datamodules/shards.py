@@ -36,9 +36,11 @@ def save_shard(path: Path, arrays: Arrays, jpegs: Sequence[bytes], metadata: dic
     whole = {**arrays, "jpeg": np.frombuffer(b"".join(jpegs), np.uint8), "offsets": offsets}
     try:
         with beside(path) as part:
+            # safetensors makes files that only their owner reads; who may is for the umask to say.
+            part.touch()
+            mode = part.stat().st_mode
             save_file({name: np.ascontiguousarray(value) for name, value in whole.items()}, part, metadata)
-            # safetensors makes files that only their owner reads.
-            part.chmod(0o644)
+            part.chmod(mode & 0o777)
     except (OSError, SafetensorError) as error:
         raise not_written(path, error) from error
 

@@ -73,23 +73,24 @@ def save_model(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor],
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        # The scratch is its owner's alone; who may read the model is for the umask to say.
+        part = scratch / folder.name
+        part.mkdir()
         # Written here, as safetensors hides the reason (a full disk) in an error of its own.
         weights = {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
-        (scratch / WEIGHTS).write_bytes(save(weights))
-        (scratch / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        (scratch / CARD).write_text(card)
-        scratch.chmod(0o755)
+        (part / WEIGHTS).write_bytes(save(weights))
+        (part / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (part / CARD).write_text(card)
         if folder.exists():
             # Put aside whole, as removing it file by file could be stopped halfway.
             aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
             os.replace(folder, aside)
-            os.replace(scratch, folder)
+            os.replace(part, folder)
             shutil.rmtree(aside)
         else:
-            os.replace(scratch, folder)
-    except BaseException:
+            os.replace(part, folder)
+    finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return folder
 
 

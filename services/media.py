@@ -43,7 +43,7 @@ from services.pipeline.models import (
 from services.pipeline.options import EditOptions
 from services.pipeline.restore import restore_image, restore_video
 from services.pipeline.restorers import load_restoring_models
-from services.pipeline.sidecar import plain, write_sidecar
+from services.pipeline.sidecar import described, plain, write_sidecar
 from services.pipeline.stitch import is_stitched
 from services.pipeline.stream import check_output, edit_video, invert_video
 from services.progress import Meter, Report, never
@@ -80,6 +80,7 @@ def edit_file(
         _check_codes(source, options)
     check_learned_once(options, adaptation)
     check_edit_asked(requests, options)
+    given = described(source)
     models = load_models(params, *chosen, beside)
     models.edits.check(requests)
     if adaptation is not None:
@@ -95,11 +96,11 @@ def edit_file(
         write_image(target, _edit_codes(ws, applied, models, options, report))
         result = {"faces": [{"strengths": strengths(applied)}]}
     elif still:
-        image = read_image(source, params.runtime.max_pixels)
+        image, said = read_image(source, params.runtime.max_pixels), _said_of_animation(source)
         _check_width(target, max(image.shape[:2]), SIDE)
         edited = edit_image(image, requests, models, options, report)
         write_image(target, edited.image)
-        warnings = (*_said_of_animation(source), *edited.warnings)
+        warnings = (*said, *edited.warnings)
         faces = [
             {**_about(inversion), "strengths": used}
             for inversion, used in zip(edited.inversions, edited.strengths, strict=True)
@@ -113,7 +114,7 @@ def edit_file(
             models = adapted_models(source, models, options, params, report)
         done = edit_video(source, target, requests, models, options, report)
         result, warnings = done, done.warnings
-    write_sidecar(target, source, requests, options, models.versions, models.numbers(), result)
+    write_sidecar(target, given, requests, options, models.versions, models.numbers(), result)
     return warnings
 
 
@@ -127,12 +128,14 @@ def invert_file(
     still = _is_image(source, target)
     if still:
         _check_still(source, options)
+    given = described(source)
     models = load_models(params, *chosen)
     result: object
     if still:
-        inversion = invert_image(read_image(source, params.runtime.max_pixels), models, options, report)
+        image, said = read_image(source, params.runtime.max_pixels), _said_of_animation(source)
+        inversion = invert_image(image, models, options, report)
         ws, metrics = inversion.ws, {k: v for k, v in inversion.metrics.items() if not np.isnan(v)}
-        warnings = (*_said_of_animation(source), *inversion.warnings)
+        warnings = (*said, *inversion.warnings)
         result = _about(inversion)
     else:
         ws, clip = invert_video(source, models, options, report)
@@ -146,7 +149,7 @@ def invert_file(
         result, warnings = clip, clip.warnings
     with beside(target) as part:
         save_codes(part, ws, models.generator)
-    write_sidecar(target, source, [], options, models.versions, models.numbers(), result)
+    write_sidecar(target, given, [], options, models.versions, models.numbers(), result)
     return metrics, warnings
 
 
@@ -168,7 +171,8 @@ def restore_file(
     still, most = _is_image(source, target), params.runtime.max_pixels
     if still:
         _check_image_output(source, target, options)
-    image = read_image(source, most) if still else None
+    given = described(source)
+    image, said = (read_image(source, most), _said_of_animation(source)) if still else (None, ())
     # What cannot be written is said before anything is loaded.
     if image is None:
         info = probe(source)
@@ -183,13 +187,13 @@ def restore_file(
     if image is not None:
         restored = restore_image(image, models, options, most, report)
         write_image(target, restored.image)
-        warnings = (*_said_of_animation(source), *restored.warnings)
+        warnings = (*said, *restored.warnings)
         result = {"faces": [_about(inversion) for inversion in restored.inversions], "warnings": warnings}
     else:
         done = restore_video(source, target, models, options, most, report)
         result, warnings = done, done.warnings
     asked = {"task": task, "face": options.face, "start": options.start, "end": options.end}
-    write_sidecar(target, source, [], asked, models.versions, models.numbers(), result)
+    write_sidecar(target, given, [], asked, models.versions, models.numbers(), result)
     return warnings
 
 
@@ -212,6 +216,7 @@ def interpolate_file(
     if _is_image(source, target):
         raise BadInputError(f"{source.name} is an image, and nothing lies between its frames; give a video")
     check_learned_once(options, adaptation)
+    given = described(source)
     models = load_models(params, *chosen)
     check_interpolation(source, target, factor, models, options)
     if adaptation is not None:
@@ -224,7 +229,7 @@ def interpolate_file(
     done = interpolate_video(source, target, factor, models, flow, options, report)
     asked = {name: getattr(options, name) for name in ("face", "refine", "start", "end", "adapt")}
     numbers = {**models.numbers(), "flow": plain(flow.config)}
-    write_sidecar(target, source, [], {"factor": factor, **asked}, models.versions, numbers, done)
+    write_sidecar(target, given, [], {"factor": factor, **asked}, models.versions, numbers, done)
     return done.warnings
 
 

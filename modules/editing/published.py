@@ -74,7 +74,7 @@ def read_direction(path: Path, generator: Generator) -> Tensor:
     lengths differ (STIT's are 0.2 to 1.0), so they are divided out. Raises ``BadInputError`` for a file that
     is of no known format, holds pickled objects, or does not fit the generator.
     """
-    values = _read_numpy(path) if is_numpy(path) else _read_torch(path)
+    values = _read_numpy(path) if is_numpy(path) else _plain(read_archive(path))
     if isinstance(values, dict):
         if is_ganspace(values):
             raise BadInputError(
@@ -105,12 +105,14 @@ def read_ganspace(path: Path, w_dim: int) -> GanspaceBasis:
 
     Raises ``BadInputError`` for anything else.
     """
-    table = _read_torch(path)
+    table = read_archive(path)
     if not is_ganspace(table):
         raise BadInputError(f"{path} is no GANSpace basis: it needs {', '.join(sorted(_PCA_KEYS))}")
-    if not all(isinstance(table[key], Tensor) for key in _PCA_KEYS):
+    # These alone are copied: however many more a file holds may be views of the same bytes.
+    parts = [_plain(table[key]) for key in ("mean", "comp", "std")]
+    if not all(isinstance(part, Tensor) for part in parts):
         raise BadInputError(f"{path} is no GANSpace basis: mean, comp and std must be arrays")
-    mean, components, deviations = (table[key].float() for key in ("mean", "comp", "std"))
+    mean, components, deviations = (part.float() for part in parts)
     count = len(components) if components.ndim else 0
     fits = mean.numel() == w_dim and components.numel() == count * w_dim and deviations.numel() == count
     if not fits or not count:
@@ -147,15 +149,10 @@ def _read_numpy(path: Path) -> Tensor:
         return torch.from_numpy(values.astype(np.float32))
     except OSError as error:
         raise BadInputError(f"cannot read {path} ({error.strerror}); check the path") from error
-    except (ValueError, EOFError, TypeError) as error:
+    except (ValueError, EOFError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise BadInputError(
             f"{path} is no plain .npy array ({error}); where you trust it, load it and save the array alone"
         ) from error
-
-
-def _read_torch(path: Path) -> Any:
-    value = read_archive(path)
-    return {key: _plain(part) for key, part in value.items()} if isinstance(value, dict) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,7 @@ def filtered_lrelu_in_tiles(
     plan: LayerPlan,
     gain: float,
     slope: float,
-    clamp: float,
+    clamp: float | None,
 ) -> Tensor:
     """``(N, C, H, H)`` to ``(N, C, out, out)`` channels-last, the same as ``filtered_lrelu`` on the whole."""
     left, right, _, _ = plan.padding

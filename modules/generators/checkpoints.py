@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from datamodules.types import BadInputError
-from modules.generators.restricted_pickle import PickledModule
+from modules.generators.restricted_pickle import PickledModule, named_tensors
 from modules.generators.rosinality import from_rosinality
-from modules.generators.torch_archive import read_archive
+from modules.generators.torch_archive import damage_in_one_line, read_archive
 
 _STYLEGAN2_FIRST = "synthesis.b4.const"
 _STYLEGAN3_FIRST = "synthesis.input.freqs"
@@ -48,14 +49,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises ``BadInputError`` for files that are damaged, unsafe, or hold no generator of a known kind.
     """
     content = read_archive(path)
-    format_, part, latent_avg, prefix = _generator_in(content, path.name)
-    others = {name: tensor for name, tensor in _flat(content).items() if prefix and not name.startswith(prefix)}
+    with damage_in_one_line(path):
+        return _checkpoint(content, path.name)
+
+
+def _checkpoint(content: Any, file: str) -> Checkpoint:
+    format_, part, latent_avg, prefix = _generator_in(content, file)
+    every = named_tensors(content) if prefix else {}
+    others = {name: tensor for name, tensor in every.items() if not name.startswith(prefix)}
     if isinstance(part, PickledModule):
-        return _nvlabs(format_, part, prefix, others, path.name)
+        return _nvlabs(format_, part, prefix, others, file)
     config, tensors = from_rosinality(part, latent_avg)
     checked = frozenset(name for name in part if name.endswith(".kernel"))
     for name in checked:
-        _expect_blur(part[name], f"{path.name}: {name}")
+        _expect_blur(part[name], f"{file}: {name}")
     return Checkpoint(format_, "stylegan2", config, tensors, dict(part), prefix, checked, others)
 
 
@@ -88,7 +95,7 @@ def _generator_in(content: Any, name: str) -> tuple[str, Any, Tensor | None, str
         return "STIT .pt", _tensors(inner), latent_avg, "generator."
     if _is_state(content, _ROSINALITY_FIRST):
         return "rosinality state dict", _tensors(content), None, ""
-    keys = ", ".join(sorted(str(key) for key in content)[:6])
+    keys = ", ".join(" ".join(key.split())[:40] for key in sorted(str(key) for key in content)[:6])
     raise BadInputError(f"{name} holds no generator of a known kind (it has: {keys})")
 
 
@@ -104,7 +111,53 @@ def _nvlabs(format_: str, module: PickledModule, prefix: str, others: dict[str, 
     else:
         raise BadInputError(f"{name} holds a {module.class_name}, which is neither StyleGAN2 nor StyleGAN3")
     checked = frozenset(name for name in tensors if name.endswith("_filter"))
-    return Checkpoint(format_, architecture, dict(keywords), tensors, tensors, prefix, checked, others)
+    config = _config(module, keywords)
+    return Checkpoint(format_, architecture, config, tensors, tensors, prefix, checked, others)
+
+
+def _config(module: PickledModule, keywords: Mapping[Any, Any]) -> dict[str, Any]:
+    """The keywords, and the clamp of the layers where the keywords leave it to a default.
+
+    SynthesisBlock's default is None in NVlabs/stylegan2-ada-pytorch and 256 in NVlabs/stylegan3, whose
+    ``--cfg=stylegan2`` never says it. Each layer was pickled with the one it had.
+    """
+    config = dict(keywords)
+    nested = config.get("synthesis_kwargs") or {}
+    if not isinstance(nested, Mapping):
+        raise TypeError("the generator's synthesis_kwargs are no settings")
+    every = {**config, **nested}
+    for name, value in every.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError("a setting of the generator has no name")
+        if name not in ("synthesis_kwargs", "mapping_kwargs") and not _is_plain(value):
+            raise BadInputError(f"the generator was made with a {name} that is no plain setting")
+    said = [layer.state["conv_clamp"] for layer in _modules(module, 3) if "conv_clamp" in layer.state]
+    clamps = [every["conv_clamp"]] if "conv_clamp" in every else said
+    if not all(clamp is None or (isinstance(clamp, int | float) and 0 < clamp < math.inf) for clamp in clamps):
+        raise BadInputError("the generator is clamped at something that is no bound")
+    if any(clamp != clamps[0] for clamp in clamps):
+        raise BadInputError("the generator's layers are clamped at different values, which is not supported")
+    return config if "conv_clamp" in every or not clamps else {**config, "conv_clamp": clamps[0]}
+
+
+def _modules(module: PickledModule, depth: int) -> Iterator[PickledModule]:
+    """The networks inside a network, to a depth."""
+    for _, child in module.items("_modules"):
+        if isinstance(child, PickledModule):
+            yield child
+            if depth > 1:
+                yield from _modules(child, depth - 1)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a setting is a scalar or a few of them, so that it can be compared and shown."""
+    parts = value if isinstance(value, list | tuple) and len(value) <= 16 else [value]
+    return all(
+        part is None
+        or (isinstance(part, str) and len(part) <= 100)
+        or (isinstance(part, int | float) and abs(part) < 1e18)
+        for part in parts
+    )
 
 
 def _expect_blur(kernel: Tensor, name: str) -> None:
@@ -122,17 +175,3 @@ def _is_state(value: Any, first: str) -> TypeGuard[Mapping[Any, Any]]:
 
 def _tensors(value: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(key): item for key, item in value.items() if isinstance(item, Tensor)}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Tensor]:
-    """Every tensor in nested dicts and pickled networks, by dotted name."""
-    if isinstance(value, Tensor):
-        return {prefix.removesuffix("."): value}
-    if isinstance(value, PickledModule):
-        return value.tensors(prefix)
-    if not isinstance(value, Mapping):
-        return {}
-    found: dict[str, Tensor] = {}
-    for key, item in value.items():
-        found.update(_flat(item, f"{prefix}{key}."))
-    return found

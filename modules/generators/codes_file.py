@@ -109,8 +109,10 @@ def _read_npy(path: Path, _generator: Generator) -> Tensor:
             'd = np.load("latents.npy", allow_pickle=True).item(); '
             'np.save("codes.npy", np.stack([v[-1] for v in d.values()]))\''
         ) from error
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise BadInputError(f"{path} is damaged ({error}); write it again") from error
+    if not isinstance(array, np.ndarray):
+        raise BadInputError(f"{path} is an archive of arrays (.npz); save the codes alone")
     if not np.issubdtype(array.dtype, np.floating):
         raise BadInputError(f"{path} holds {array.dtype}, codes are floating-point numbers")
     return torch.from_numpy(np.array(array, dtype=np.float32))

@@ -1,24 +1,37 @@
-"""Read the pickles of published checkpoints without running anything that is in them.
+"""What stands in for the globals that pickles of published checkpoints name; nothing of theirs is run.
 
-A pickle is a program for a small stack machine. This is that machine with every instruction that could run
-foreign code left out: a global becomes a stand-in from a fixed list or is refused by its name, and only stand-ins
-are ever called. ``torch_archive`` supplies the tensors' bytes.
+``pickle_machine`` calls stand-ins from this fixed list and nothing else. Each is as cheap as what it is given: the
+same value can be given again and again, so one that adds up, or that looks into what it is given without end,
+would let a few bytes of a pickle take all memory.
 """
 
 from __future__ import annotations
 
-import pickletools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.types import BadInputError
+_SCALARS = (str, bytes, int, float, torch.dtype, type(None))
+_LONGEST_KEY = 4096
+"""Characters; of a path, too."""
+_LONGEST_NAME = 100
+_LARGEST_KEY = 1 << 64
+_WIDEST_KEY = 8
+"""Parts of a tuple that is a key."""
+_DEEPEST = 50
+"""Dicts and networks inside one another."""
+_MOST_CHARACTERS = 16 << 20
+"""Of all names in a checkpoint; the published ones have less than one million."""
+_MOST_SIDES = 64
+_EXPANDED = 1 << 20
+"""Elements that a tensor may have beyond those of its storage: codes are kept with one row for all layers."""
 
 
 @dataclass
@@ -28,17 +41,47 @@ class PickledModule:
     class_name: str
     state: dict[str, Any]
 
-    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
-        """Parameters and buffers by dotted name, as ``state_dict`` would name them."""
-        found: dict[str, Tensor] = {}
-        for group in ("_parameters", "_buffers"):
-            for name, value in dict(self.state.get(group) or {}).items():
-                if isinstance(value, Tensor):
-                    found[f"{prefix}{name}"] = value
-        for name, child in dict(self.state.get("_modules") or {}).items():
-            if isinstance(child, PickledModule):
-                found.update(child.tensors(f"{prefix}{name}."))
-        return found
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by dotted name, as ``state_dict`` would name them; see ``named_tensors``."""
+        return named_tensors(self)
+
+    def items(self, group: str) -> Iterable[tuple[Any, Any]]:
+        """What it holds as ``_parameters``, ``_buffers`` or ``_modules``, by name."""
+        held = self.state.get(group) or {}
+        if not isinstance(held, Mapping):
+            raise TypeError(f"a network's {group} are a {type(held).__name__}")
+        return held.items()
+
+
+def named_tensors(value: Any) -> dict[str, Tensor]:
+    """Every tensor in nested dicts and pickled networks, by dotted name.
+
+    ``ValueError`` for dicts and networks that hold themselves, or one another so often that names have no end.
+    """
+    found: dict[str, Tensor] = {}
+    characters = 0
+
+    def visit(part: Any, name: str, depth: int) -> None:
+        nonlocal characters
+        characters += len(name) + 1
+        if depth > _DEEPEST or characters > _MOST_CHARACTERS:
+            raise ValueError("its parts hold one another without end")
+        if isinstance(part, Tensor):
+            found[name] = part
+        for key, item in _named_parts(part):
+            visit(item, f"{name}.{key}" if name else str(key), depth + 1)
+
+    visit(value, "", 0)
+    return found
+
+
+def _named_parts(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, PickledModule):
+        for group, kind in (("_parameters", Tensor), ("_buffers", Tensor), ("_modules", PickledModule)):
+            # Others count as visited, too.
+            yield from ((key, part if isinstance(part, kind) else None) for key, part in value.items(group))
+    elif isinstance(value, Mapping):
+        yield from value.items()
 
 
 class Attributes(dict[str, Any]):
@@ -62,7 +105,7 @@ class PickledDtype:
     def numpy(self) -> np.dtype[Any]:
         """The dtype; ``ValueError`` unless it is a plain number."""
         if self.code not in _NUMBERS:
-            raise ValueError(f"dtype {self.code!r} is not a plain number")
+            raise ValueError(f"dtype {self.code[:20]!r} is not a plain number")
         return np.dtype(("<" if self.order in "|=" else self.order) + self.code)
 
 
@@ -110,13 +153,41 @@ _DTYPES = frozenset(
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 
 
+def checked_key(value: Any) -> Any:
+    """The key of a dict or item of a set; ``ValueError`` for others than short plain ones.
+
+    The hash of nested tuples that share their parts takes forever, and of deep ones the whole stack.
+    """
+    parts = value if isinstance(value, tuple) and len(value) <= _WIDEST_KEY else (value,)
+    for part in parts:
+        if not isinstance(part, _SCALARS):
+            raise ValueError(f"a {type(part).__name__} is the key of a dict or item of a set")
+        if isinstance(part, str | bytes) and len(part) > _LONGEST_KEY:
+            raise ValueError("the key of a dict is longer than any name")
+        if isinstance(part, int) and abs(part) > _LARGEST_KEY:
+            raise ValueError("the key of a dict is larger than any number")
+    return value
+
+
 def rebuild_tensor(
     storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_unused: object
 ) -> Tensor:
-    """A view of the storage; ``RuntimeError`` where it would reach outside."""
-    if storage.dtype is None:
+    """A view of the storage; ``ValueError`` where it would reach outside, or be far larger."""
+    if not isinstance(storage, Storage) or storage.dtype is None:
         raise ValueError("a tensor's storage does not say its type")
-    return storage.data.view(storage.dtype).as_strided(size, stride, offset)
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or not len(size) == len(stride) <= _MOST_SIDES:
+        raise ValueError("a tensor's shape is not one")
+    if not all(isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
+        raise ValueError("a tensor's shape is not one")
+    flat = storage.data.view(storage.dtype)
+    elements = math.prod(size)
+    last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
+    if elements and last >= len(flat):
+        raise ValueError("a tensor reaches outside of its storage")
+    if elements > max(len(flat), _EXPANDED):
+        raise ValueError("a tensor has more elements than its storage")
+    # as_strided counts from where the bytes begin, which for a view of another storage is not its own beginning.
+    return flat.as_strided(size, stride, flat.storage_offset() + offset)
 
 
 def _parameter(data: Tensor, *_unused: object) -> Tensor:
@@ -124,37 +195,88 @@ def _parameter(data: Tensor, *_unused: object) -> Tensor:
 
 
 def _tensor_of_type(function: StandIn, _type: object, arguments: tuple[Any, ...], _state: object) -> Any:
-    if not isinstance(function, StandIn):
+    if not isinstance(function, StandIn) or function.make not in (rebuild_tensor, _parameter):
         raise ValueError("a tensor is rebuilt by something that is not known")
     return function.make(*arguments)
 
 
 def _persistent(meta: dict[str, Any]) -> PickledModule:
-    state = meta["state"]
-    if not isinstance(state, dict):
-        raise ValueError("a pickled network has no attributes")
-    return PickledModule(str(meta["class_name"]), state)
+    name, state = meta["class_name"], meta["state"]
+    if not isinstance(name, str) or not name[:_LONGEST_NAME].isidentifier() or not isinstance(state, dict):
+        raise ValueError("a pickled network has no name or no attributes")
+    return PickledModule(name[:_LONGEST_NAME], state)
 
 
 def _dtype(code: str, *_unused: object) -> PickledDtype:
-    return PickledDtype(str(code))
+    if not isinstance(code, str):
+        raise TypeError("a dtype has no name")
+    return PickledDtype(code)
 
 
 def _scalar(dtype: PickledDtype, data: bytes | str) -> Any:
-    return np.frombuffer(_as_bytes(data), dtype.numpy())[0].item()
+    return np.frombuffer(as_bytes(data), dtype.numpy())[0].item()
 
 
 def _from_buffer(data: bytes, dtype: PickledDtype, shape: tuple[int, ...], order: str) -> PickledArray:
     array = PickledArray()
-    array.value = np.frombuffer(_as_bytes(data), dtype.numpy()).reshape(shape, order="F" if order == "F" else "C")
+    array.value = np.frombuffer(as_bytes(data), dtype.numpy()).reshape(shape, order="F" if order == "F" else "C")
     return array
 
 
-def _as_bytes(data: bytes | bytearray | str) -> bytes:
+def as_bytes(data: bytes | bytearray | str) -> bytes:
+    """An array's bytes; Python 2 wrote them as text. ``TypeError`` for others: ``bytes(n)`` is n zeros."""
+    if not isinstance(data, bytes | bytearray | str):
+        raise TypeError(f"bytes are given as a {type(data).__name__}")
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
 
 
+def _bytearray(data: bytes | str = b"", *_encoding: object) -> bytearray:
+    return bytearray(as_bytes(data))
+
+
+def _encode(text: str, _encoding: object) -> bytes:
+    return as_bytes(text)
+
+
+def _texts(*parts: str | int) -> list[str]:
+    if not all(isinstance(part, str | int) for part in parts):
+        raise TypeError("a path or device is made of something that is no text")
+    texts = [str(part) for part in parts]
+    if sum(map(len, texts)) > _LONGEST_KEY:
+        raise ValueError("a path or device is longer than any name")
+    return texts
+
+
+def _device(*parts: str | int) -> str:
+    return ":".join(_texts(*parts))
+
+
+def _path(*parts: str) -> str:
+    return str(PurePosixPath(*_texts(*parts)))
+
+
+def _sequence(kind: Callable[..., Any]) -> Callable[..., Any]:
+    def make(values: Any = ()) -> Any:
+        if not isinstance(values, list | tuple | set | frozenset):
+            raise TypeError(f"a {type(values).__name__} is taken apart")
+        return kind(map(checked_key, values) if kind in (set, frozenset) else values)
+
+    return make
+
+
+def _mapping(kind: Callable[..., Any]) -> Callable[..., Any]:
+    def make(values: Any = ()) -> Any:
+        if not isinstance(values, dict | list | tuple):
+            raise TypeError(f"a dict is made of a {type(values).__name__}")
+        pairs = values.items() if isinstance(values, dict) else values
+        return kind((checked_key(key), value) for key, value in pairs)
+
+    return make
+
+
 def _reconstructor(kind: StandIn, _base: object, state: object) -> Any:
+    if not isinstance(kind, StandIn):
+        raise ValueError("an object is made of something that is not known")
     made = kind.make()
     if isinstance(made, dict) and isinstance(state, dict):
         made.update(state)
@@ -164,12 +286,12 @@ def _reconstructor(kind: StandIn, _base: object, state: object) -> Any:
 def _stand_ins() -> dict[tuple[str, str], Any]:
     calls: dict[tuple[str, str], Callable[..., Any]] = {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
-        ("dnnlib.util", "EasyDict"): dict,
-        ("dnnlib", "EasyDict"): dict,
-        ("argparse", "Namespace"): Attributes,
-        ("collections", "OrderedDict"): dict,
-        ("torch", "device"): lambda *parts: ":".join(map(str, parts)),
-        ("torch", "Size"): lambda *sizes: tuple(*sizes),
+        ("dnnlib.util", "EasyDict"): _mapping(dict),
+        ("dnnlib", "EasyDict"): _mapping(dict),
+        ("argparse", "Namespace"): _mapping(Attributes),
+        ("collections", "OrderedDict"): _mapping(dict),
+        ("torch", "device"): _device,
+        ("torch", "Size"): _sequence(tuple),
         ("torch._utils", "_rebuild_tensor"): rebuild_tensor,
         ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): _parameter,
@@ -179,7 +301,7 @@ def _stand_ins() -> dict[tuple[str, str], Any]:
         ("torch.nn.parameter", "Parameter"): _parameter,
         ("numpy", "dtype"): _dtype,
         ("numpy", "ndarray"): PickledArray,
-        ("_codecs", "encode"): lambda text, _encoding: text.encode("latin1"),
+        ("_codecs", "encode"): _encode,
     }
     for core in ("numpy.core", "numpy._core"):
         calls[core + ".multiarray", "_reconstruct"] = lambda *_unused: PickledArray()
@@ -187,10 +309,13 @@ def _stand_ins() -> dict[tuple[str, str], Any]:
         calls[core + ".numeric", "_frombuffer"] = _from_buffer
     for module in ("pathlib", "pathlib._local"):
         for name in _PATHS:
-            calls[module, name] = lambda *parts: str(PurePosixPath(*parts))
+            calls[module, name] = _path
     for module in ("builtins", "__builtin__"):
-        for kind in (set, frozenset, list, dict, tuple, bytearray, object):
-            calls[module, kind.__name__] = kind
+        for kind in (set, frozenset, list, tuple):
+            calls[module, kind.__name__] = _sequence(kind)
+        calls[module, "dict"] = _mapping(dict)
+        calls[module, "bytearray"] = _bytearray
+        calls[module, "object"] = object
     for module in ("copyreg", "copy_reg"):
         calls[module, "_reconstructor"] = _reconstructor
     known: dict[tuple[str, str], Any] = {
@@ -206,172 +331,3 @@ def _stand_ins() -> dict[tuple[str, str], Any]:
 
 KNOWN = _stand_ins()
 """``(module, name)`` of every global that is read, to what stands in for it."""
-
-_ARGUMENT_ITSELF = frozenset(
-    {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
-    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
-    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-)
-_FRESH: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-}
-
-
-class PickleMachine:
-    """Runs one pickle after another from one stream.
-
-    ``persistent`` answers persistent ids (a torch archive's storages); ``nested`` answers
-    ``torch.storage._load_from_bytes``. Where they are left out, either is refused.
-    """
-
-    def __init__(
-        self,
-        stream: IO[bytes],
-        what: str,
-        persistent: Callable[[Any], Any] | None = None,
-        nested: Callable[[bytes], Any] | None = None,
-    ) -> None:
-        self._stream = stream
-        self._what = what
-        self._persistent = persistent
-        self._nested = nested
-        self._stack: list[Any] = []
-        self._marks: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
-
-    def load(self) -> Any:
-        """The next pickle's value. ``BadInputError`` for a global that is not known.
-
-        A damaged pickle raises what its damage leads to (``ValueError``, ``IndexError``, ``KeyError``,
-        ``TypeError``, ``RuntimeError``); ``torch_archive`` turns those into one line.
-        """
-        self._stack, self._marks, self._memo = [], [], {}
-        for opcode, argument, _position in pickletools.genops(self._stream):
-            if opcode.name == "STOP":
-                return self._stack.pop()
-            self._step(opcode.name, argument)
-        raise ValueError("the pickle does not end")
-
-    def _step(self, name: str, argument: Any) -> None:
-        if name in _ARGUMENT_ITSELF:
-            self._stack.append(argument)
-        elif name in _FRESH:
-            self._stack.append(_FRESH[name]())
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = self._stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = self._stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self._stack.append(self._memo[argument])
-        elif name == "MARK":
-            self._marks.append(self._stack)
-            self._stack = []
-        elif name not in ("PROTO", "FRAME") and not (self._collect(name) or self._construct(name, argument)):
-            raise BadInputError(
-                f"{self._what} is refused: its pickle uses {name}, which no known checkpoint needs"
-            )
-
-    def _collect(self, name: str) -> bool:
-        """Instructions that build containers."""
-        stack = self._stack
-        if name == "POP":
-            stack.pop()
-        elif name == "POP_MARK":
-            self._since_mark()
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            size = int(name[-1])
-            if len(stack) < size:
-                raise IndexError("the pickle's stack is empty")
-            stack[-size:] = [tuple(stack[-size:])]
-        elif name in ("TUPLE", "LIST", "FROZENSET", "DICT"):
-            items = self._since_mark()
-            kinds: dict[str, Callable[[Any], Any]] = {"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}
-            self._stack.append(dict(_pairs(items)) if name == "DICT" else kinds[name](items))
-        elif name in ("APPEND", "APPENDS"):
-            items = [stack.pop()] if name == "APPEND" else self._since_mark()
-            self._target(list).extend(items)
-        elif name == "ADDITEMS":
-            items = self._since_mark()
-            self._target(set).update(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            items = stack[-2:] if name == "SETITEM" else self._since_mark()
-            if name == "SETITEM":
-                del stack[-2:]
-            self._target(dict).update(_pairs(items))
-        else:
-            return False
-        return True
-
-    def _construct(self, name: str, argument: Any) -> bool:
-        """Instructions that name, call or fill something that is not a container."""
-        stack = self._stack
-        if name == "GLOBAL":
-            module, _, attribute = str(argument).partition(" ")
-            stack.append(self._known(module, attribute))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(self._known(str(module), str(attribute)))
-        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
-            if name == "NEWOBJ_EX" and stack.pop():
-                raise ValueError("an object is made with keywords")
-            arguments, target = stack.pop(), stack.pop()
-            if not isinstance(target, StandIn) or not isinstance(arguments, tuple):
-                raise ValueError("something that cannot be called is called")
-            stack.append(target.make(*arguments))
-        elif name == "BUILD":
-            state = stack.pop()
-            _fill(stack[-1], state)
-        elif name == "BINPERSID":
-            if self._persistent is None:
-                raise BadInputError(f"{self._what} is refused: its pickle refers to data outside of it")
-            stack.append(self._persistent(stack.pop()))
-        else:
-            return False
-        return True
-
-    def _since_mark(self) -> list[Any]:
-        items, self._stack = self._stack, self._marks.pop()
-        return items
-
-    def _target(self, kind: type[Any]) -> Any:
-        if not isinstance(self._stack[-1], kind):
-            raise TypeError(f"items are put into something that is no {kind.__name__}")
-        return self._stack[-1]
-
-    def _known(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch.storage", "_load_from_bytes") and self._nested is not None:
-            return StandIn("torch.storage._load_from_bytes", self._nested)
-        if (module, name) not in KNOWN:
-            raise BadInputError(
-                f"{self._what} is refused: its pickle asks for {module}.{name}, which no known checkpoint needs "
-                "(nothing of it was run); save it again as a state dict where you trust it"
-            )
-        return KNOWN[module, name]
-
-
-def _pairs(items: list[Any]) -> Iterator[tuple[Any, Any]]:
-    if len(items) % 2:
-        raise ValueError("a dict has a key without a value")
-    return zip(items[::2], items[1::2], strict=True)
-
-
-def _fill(target: Any, state: Any) -> None:
-    """What BUILD does to each stand-in; extra attributes of a dict (``_metadata``) are of no use here."""
-    if isinstance(target, Attributes):
-        target.update(state)
-    elif isinstance(target, PickledDtype):
-        target.order = str(state[1])
-    elif isinstance(target, PickledArray):
-        _version, shape, dtype, fortran, data = state
-        values = np.frombuffer(_as_bytes(data), dtype.numpy())
-        target.value = values.reshape(shape, order="F" if fortran else "C")
-    elif not isinstance(target, dict):
-        raise TypeError(f"state is given to a {type(target).__name__}")

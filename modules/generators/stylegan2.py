@@ -43,6 +43,7 @@ class StyleGAN2Config:
     def from_keywords(cls, keywords: Mapping[str, Any]) -> StyleGAN2Config:
         """From the published ``Generator``'s keywords, nested ``synthesis_kwargs`` too.
 
+        Without ``conv_clamp`` nothing is clamped, as rosinality has it; ``checkpoints`` adds NVlabs' defaults.
         Raises ``BadInputError`` for a conditional generator and for settings that are not supported.
         """
         flat = {**keywords, **dict(keywords.get("synthesis_kwargs") or {})}
@@ -50,7 +51,7 @@ class StyleGAN2Config:
             raise BadInputError("the generator is conditional (c_dim is not 0); only unconditional ones are read")
         if flat.get("img_channels", 3) != 3:
             raise BadInputError(f"the generator makes {flat['img_channels']} channels; only RGB ones are read")
-        if "img_resolution" not in flat:
+        if not isinstance(flat.get("img_resolution"), int):
             raise BadInputError("the StyleGAN2 does not say its img_resolution")
         for name in sorted(set(flat) - _NO_EFFECT - {"img_resolution", "conv_clamp", "z_dim", "w_dim"}):
             if name not in _FIXED or _plain(flat[name]) != _FIXED[name]:

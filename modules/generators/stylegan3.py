@@ -24,8 +24,6 @@ from modules.generators.stylegan3_layout import LayerPlan, StyleGAN3Config, plan
 from modules.model_folder import weights_sha256
 from modules.ops import shrink
 
-_CLAMP = 256.0
-
 
 class _Input(nn.Module):
     """Fourier features, rotated and shifted by a code's row and by the image's transform (section 3.2)."""
@@ -74,9 +72,9 @@ class _Layer(nn.Module):
     up_filter: Tensor | None
     down_filter: Tensor | None
 
-    def __init__(self, own: Mapping[str, Tensor], plan: LayerPlan) -> None:
+    def __init__(self, own: Mapping[str, Tensor], plan: LayerPlan, clamp: float | None) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan, self._clamp = plan, clamp
         self.weight, self.bias = frozen(own["weight"]), frozen(own["bias"])
         self.affine = ScaledLinear(own["affine.weight"], own["affine.bias"])
         self.register_buffer("magnitude_ema", own["magnitude_ema"].detach().clone().float())
@@ -101,7 +99,7 @@ class _Layer(nn.Module):
             plan,
             gain=1.0 if plan.to_rgb else 2**0.5,
             slope=1.0 if plan.to_rgb else 0.2,
-            clamp=_CLAMP,
+            clamp=self._clamp,
         )
 
     def _kernels(self, style: Tensor) -> Tensor:
@@ -158,7 +156,8 @@ class StyleGAN3(nn.Module):
         self.mapping = MappingNetwork(tensors)
         self.synthesis = nn.ModuleDict({"input": _Input(_under(tensors, "synthesis.input."), plans[0])})
         for plan in plans:
-            self.synthesis[plan.name] = _Layer(_under(tensors, f"synthesis.{plan.name}."), plan)
+            own = _under(tensors, f"synthesis.{plan.name}.")
+            self.synthesis[plan.name] = _Layer(own, plan, self.settings.conv_clamp)
         self._names = tuple(plan.name for plan in plans)
 
     def _check_shapes(self, plans: tuple[LayerPlan, ...]) -> None:

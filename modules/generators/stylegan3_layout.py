@@ -31,9 +31,12 @@ _PUBLISHED: dict[str, Any] = {
     "filter_size": 6,
     "lrelu_upsampling": 2,
     "use_radial_filters": False,
+    "conv_clamp": 256.0,
 }
 """What a published checkpoint means where it does not say: the defaults of its own code."""
-_NO_EFFECT = frozenset({"img_channels", "c_dim", "num_fp16_res", "magnitude_ema_beta", "conv_clamp"})
+_NO_EFFECT = frozenset({"img_channels", "c_dim", "num_fp16_res", "magnitude_ema_beta"})
+_MOST_LAYERS = 64
+_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class StyleGAN3Config:
     """Oversampling around the nonlinearity."""
     use_radial_filters: bool
     """Whether downsampling filters are radially symmetric (R)."""
+    conv_clamp: float | None
+    """Features and colours are clamped to ± this; None for not at all."""
 
     @classmethod
     def from_keywords(cls, keywords: Mapping[str, Any]) -> StyleGAN3Config:
@@ -88,6 +93,12 @@ class StyleGAN3Config:
         missing = names - set(chosen)
         if missing:
             raise BadInputError(f"the StyleGAN3 does not say its {', '.join(sorted(missing))}")
+        for name in sorted(names - {"use_radial_filters", "conv_clamp"}):
+            value, least = chosen[name], 0 if name == "margin_size" else 1e-6
+            if not isinstance(value, int | float) or not least <= value <= _LARGEST:
+                raise BadInputError(f"the StyleGAN3 has {name}={value!r}, which is not supported")
+        if not chosen["num_critical"] < chosen["num_layers"] <= _MOST_LAYERS:
+            raise BadInputError(f"the StyleGAN3 has {chosen['num_layers']} layers, which is not supported")
         return cls(**chosen)
 
 

@@ -9,6 +9,8 @@ import io
 import mmap
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -16,7 +18,8 @@ import numpy as np
 import torch
 
 from datamodules.types import BadInputError
-from modules.generators.restricted_pickle import PickleMachine, Storage, StorageKind
+from modules.generators.pickle_machine import Allowance, PickleMachine
+from modules.generators.restricted_pickle import Storage, StorageKind
 
 MAX_BYTES = 4 << 30
 """Largest file that is opened; the published checkpoints stay below 2 GiB."""
@@ -49,10 +52,18 @@ def read_archive(path: Path) -> Any:
     head = bytes(mapped[:256])
     if not head.startswith((_ZIP, _PICKLE)):
         raise BadInputError(f"{path} is not a checkpoint: {_what_it_is(head)}", 415)
-    try:
+    with damage_in_one_line(path):
+        allowance = Allowance(size)
         if head.startswith(_ZIP):
-            return _read_zip(mapped, path.name)
-        return _read_pickles(cast(IO[bytes], mapped), memoryview(mapped), path.name)
+            return _read_zip(mapped, path.name, allowance)
+        return _read_pickles(cast(IO[bytes], mapped), memoryview(mapped), path.name, allowance)
+
+
+@contextmanager
+def damage_in_one_line(path: Path) -> Iterator[None]:
+    """Turns what damaged content of a file leads to into ``BadInputError``."""
+    try:
+        yield
     except BadInputError:
         raise
     except _DAMAGE as error:
@@ -68,7 +79,7 @@ def _what_it_is(head: bytes) -> str:
     return "it is neither a pickle nor a torch archive"
 
 
-def _read_zip(mapped: mmap.mmap, what: str) -> Any:
+def _read_zip(mapped: mmap.mmap, what: str, allowance: Allowance) -> Any:
     """``PREFIX/data.pkl`` and ``PREFIX/data/KEY``, stored without compression."""
     with zipfile.ZipFile(_Window(mapped)) as archive:
         members = {info.filename: info for info in archive.infolist()}
@@ -83,14 +94,14 @@ def _read_zip(mapped: mmap.mmap, what: str) -> Any:
 
     def persistent(saved: Any) -> Storage:
         tag, kind, key, _location, _numel = saved
-        if tag != "storage" or not isinstance(kind, StorageKind):
+        if tag != "storage" or not isinstance(kind, StorageKind) or not isinstance(key, str):
             raise ValueError("the archive refers to something that is no storage")
         if key not in storages:
             storages[key] = _storage(_member(mapped, members[f"{prefix}data/{key}"]), kind)
         return storages[key]
 
     stream = io.BytesIO(_member(mapped, members[pickles[0]]))
-    return PickleMachine(stream, what, persistent, _nested).load()
+    return PickleMachine(stream, what, allowance, persistent, lambda content: _nested(content, allowance)).load()
 
 
 def _member(mapped: mmap.mmap, info: zipfile.ZipInfo) -> memoryview:
@@ -130,25 +141,29 @@ class _Window(io.RawIOBase):
         return len(chunk)
 
 
-def _nested(content: bytes) -> Any:
+def _nested(content: bytes, allowance: Allowance) -> Any:
     """``torch.storage._load_from_bytes``: one storage in torch's older format, as NVlabs pickles carry them."""
     if content.startswith(_ZIP):
         raise ValueError("a nested archive is no storage")
-    value = _read_pickles(io.BytesIO(content), memoryview(content), "a nested storage", nested=False)
+    stream, data = io.BytesIO(content), memoryview(content)
+    value = _read_pickles(stream, data, "a nested storage", allowance, nested=False)
     if not isinstance(value, Storage):
         raise ValueError("nested bytes hold something that is no storage")
     return value
 
 
-def _read_pickles(stream: IO[bytes], data: memoryview, what: str, nested: bool = True) -> Any:
+def _read_pickles(
+    stream: IO[bytes], data: memoryview, what: str, allowance: Allowance, nested: bool = True
+) -> Any:
     """A bare pickle, or torch's older file: magic number, protocol, system, value, storage keys, storages."""
-    deeper = _nested if nested else None
-    value = PickleMachine(stream, what, nested=deeper).load()
-    if value != _LEGACY_MAGIC:
+    deeper = (lambda content: _nested(content, allowance)) if nested else None
+    value = PickleMachine(stream, what, allowance, nested=deeper).load()
+    # A tensor that is compared with the number would answer for each of its own.
+    if not isinstance(value, int) or value != _LEGACY_MAGIC:
         return value
-    if PickleMachine(stream, what).load() != _LEGACY_PROTOCOL:
+    if PickleMachine(stream, what, allowance).load() != _LEGACY_PROTOCOL:
         raise ValueError("unknown protocol of torch's older format")
-    if not PickleMachine(stream, what).load()["little_endian"]:
+    if not PickleMachine(stream, what, allowance).load()["little_endian"]:
         raise BadInputError(f"{what} was written on a big-endian machine, which is not read")
     storages: dict[str, Storage] = {}
     promised = 0
@@ -158,6 +173,8 @@ def _read_pickles(stream: IO[bytes], data: memoryview, what: str, nested: bool =
         tag, kind, key, _location, numel, view = saved
         if tag != "storage" or not isinstance(kind, StorageKind) or kind.dtype is None:
             raise ValueError("the archive refers to something that is no storage")
+        if not isinstance(key, str) or not isinstance(numel, int):
+            raise TypeError("the archive refers to something that is no storage")
         if key not in storages:
             size = numel * kind.dtype.itemsize
             promised += size
@@ -168,14 +185,18 @@ def _read_pickles(stream: IO[bytes], data: memoryview, what: str, nested: bool =
         if view is None:
             return whole
         _key, offset, length = view
+        if not isinstance(offset, int) or not isinstance(length, int):
+            raise TypeError("a view of a storage has no place")
         first, last = offset * kind.dtype.itemsize, (offset + length) * kind.dtype.itemsize
         if not 0 <= first <= last <= len(whole.data):
             raise ValueError("a view reaches outside of its storage")
         return Storage(whole.data[first:last], kind.dtype)
 
-    value = PickleMachine(stream, what, persistent, deeper).load()
+    value = PickleMachine(stream, what, allowance, persistent, deeper).load()
     # Here the value comes before its bytes: its tensors are views of the storages that are filled now.
-    keys = PickleMachine(stream, what).load()
+    keys = PickleMachine(stream, what, allowance).load()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise TypeError("the archive does not list its storages")
     at = stream.tell()
     for key in keys:
         storage = storages[key]

@@ -15,7 +15,7 @@ from modules.editing.directions import EditRequest
 from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
-from services.pipeline.sidecar import write_sidecar
+from services.pipeline.sidecar import described, write_sidecar
 from services.pipeline.stream import VideoReport, edit_video, invert_video
 from services.progress import Report
 
@@ -56,6 +56,7 @@ def edit_clip(
 
     The sidecar names the options that the shell needs to make the same.
     """
+    given = described(clip)
     recorded = Recorded(read_codes(codes, models.generator).to(torch.device(models.device)))
     played = dataclasses.replace(models, encoder=recorded)
     options = EditOptions(refine=0)
@@ -63,5 +64,5 @@ def edit_clip(
         options = dataclasses.replace(options, paste="replace", region="head")
     done = edit_video(clip, target, requests, played, options, report)
     options = dataclasses.replace(options, refine=steps)
-    write_sidecar(target, clip, requests, options, models.versions, models.numbers(), done)
+    write_sidecar(target, given, requests, options, models.versions, models.numbers(), done)
     return done

@@ -75,13 +75,13 @@ def changed_persons(
     return (f"another person takes the face's place at frame {where}: {advice}",)
 
 
-def not_hidden(weight: NDArray[np.float32], numbers: Sequence[int]) -> tuple[str, ...]:
-    """One line for each stretch of frames on which a face that is to be hidden is not, or not whole.
+def not_hidden(found: NDArray[np.bool_], numbers: Sequence[int]) -> tuple[str, ...]:
+    """One line for each stretch of frames in which the face that is to be hidden was not found.
 
-    ``weight`` ``(T,)`` is how much of the edit each frame shows.
+    ``found`` ``(T,)`` says where it was: an edit that is held lies where the face was before, not where it is.
     """
-    found = groupby(zip(weight < 1, numbers, strict=True), itemgetter(0))
-    stretches = [_named([number for _, number in group]) for shown, group in found if shown]
+    runs = groupby(zip(found, numbers, strict=True), itemgetter(0))
+    stretches = [_named([number for _, number in group]) for hidden, group in runs if not hidden]
     return tuple(f"no face was found to hide{where}: look at them, or leave them out" for where in stretches)
 
 

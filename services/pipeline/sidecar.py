@@ -34,9 +34,22 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def described(path: Path) -> dict[str, Any]:
+    """Name, sha256 and bytes of a file, for its sidecar; raises ``BadInputError`` where it cannot be read.
+
+    An input is asked before it is used: by the end it may have another place, or be another file.
+    """
+    try:
+        return {"name": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
+    except OSError as error:
+        raise BadInputError(
+            f"{path.name} cannot be read ({error.strerror}); leave it in its place, readable, until all is done"
+        ) from error
+
+
 def write_sidecar(
     output: Path,
-    source: Path,
+    source: Mapping[str, Any],
     requests: Sequence[EditRequest],
     options: Any,
     models: Mapping[str, str],
@@ -45,16 +58,16 @@ def write_sidecar(
 ) -> Path:
     """Write ``OUTPUT.json`` whole; where that fails the output is removed too, as it is half without it.
 
-    ``options``, ``params`` and ``report`` are dataclasses or plain values; ``models`` maps each model's name
-    to its version or hash. Numbers that are not finite become null.
+    ``source`` is the input as ``described``; ``options``, ``params`` and ``report`` are dataclasses or plain
+    values; ``models`` maps each model's name to its version or hash. Numbers that are not finite become null.
     """
     path = sidecar_path(output)
     try:
         content = {
             "kind": KIND,
             "stylereel": version(),
-            "input": _about(source),
-            "output": _about(output),
+            "input": dict(source),
+            "output": described(output),
             "edits": plain(list(requests)),
             "options": plain(options),
             "models": dict(models),
@@ -68,15 +81,6 @@ def write_sidecar(
         path.unlink(missing_ok=True)  # one of an earlier output says nothing of this one
         raise
     return path
-
-
-def _about(path: Path) -> dict[str, Any]:
-    try:
-        return {"name": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
-    except OSError as error:
-        raise BadInputError(
-            f"{path.name} cannot be read any more ({error.strerror}); leave it in its place until all is done"
-        ) from error
 
 
 def plain(value: Any) -> Any:

@@ -375,7 +375,7 @@ class Lane:
             [numbers[at] for at in self.plan.changes], self.models, self.options, self.inverts
         )
         if self.hides:  # the less the codes have of the person the better
-            return (*changes, *self.batch.said, *not_hidden(self.weight, numbers))
+            return (*changes, *self.batch.said, *not_hidden(self.face.alignment.valid, numbers))
         judged = self.near["identity_distance"], self.near["landmark_error"], self.models.config.warnings
         advice = advice_for(self.models, self.options, True, self.inverts)
         return (*changes, *self.batch.said, *poor_reconstruction(*judged, advice, numbers))

@@ -7,10 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from datamodules.clips import find_videos
+from datamodules.scratch import scratch_beside
 from datamodules.types import BadInputError
 from services.settings import ROOT
 
@@ -52,14 +52,11 @@ def add_videos(folder: Path, name: str | None = None, root: Path = ROOT) -> Path
 
 
 def _copy(videos: list[Path], folder: Path, target: Path) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with scratch_beside(target) as scratch:
+        # The scratch is its owner's alone; who may see the folder is for the umask to say.
+        part = scratch / target.name
         for video in videos:
-            place = scratch / video.relative_to(folder)
+            place = part / video.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(video, place)
-        scratch.chmod(0o755)
-        os.replace(scratch, target)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+        os.replace(part, target)

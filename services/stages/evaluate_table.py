@@ -71,6 +71,12 @@ class TableParts:
 
 def load_table_parts(params: Params, prepared: Prepared, split: Split = "test") -> TableParts:
     """Generator, judges and the consecutive frames of a split. Raises ``BadInputError``."""
+    video = params.section("evaluation", EvaluationConfig).video
+    return table_parts(params, consecutive_frames(prepared, video.frames_per_clip, LEAST, split))
+
+
+def table_parts(params: Params, clips: tuple[HeldOutFrames, ...]) -> TableParts:
+    """Generator and judges for clips of frames that follow each other. Raises ``BadInputError``."""
     from modules.losses.perceptual import load_lpips
     from modules.metrics.distribution import VggFeatures
     from modules.perception.detection import DetectionConfig
@@ -79,7 +85,6 @@ def load_table_parts(params: Params, prepared: Prepared, split: Split = "test") 
 
     device, generator = params.runtime.torch_device(), exact_generator(params)
     config = params.section("evaluation", EvaluationConfig)
-    clips = consecutive_frames(prepared, config.video.frames_per_clip, LEAST, split)
     judges = Judges(params.section("detection", DetectionConfig), config.lpips_net, device)
     inception = config.video.inception
     features: nn.Module = (

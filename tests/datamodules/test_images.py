@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from clip_maker import make_clip, make_sound, picture
 from PIL import Image, ImageCms
+from umasks import mode, umask
 
-from datamodules.images import LONGEST_SIDE, count_frames, read_image, sniff
+from datamodules.disk import NotWrittenError
+from datamodules.images import LONGEST_SIDE, count_frames, read_image, sniff, write_image
 from datamodules.types import BadInputError
 
 COLOUR = picture(5, 40, 30)
@@ -54,6 +56,27 @@ def test_sixteen_bits_are_scaled_not_clipped():
         np.testing.assert_array_equal(read_image(data, LIMIT), expected)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("level", "shown"), [(0, 0), (200, 0), (300, 1), (40_000, 155), (65_535, 255)])
+def test_sixteen_bits_of_grey_are_a_share_of_all_however_dark(kind, level, shown):
+    data = encoded(Image.fromarray(np.full((30, 40), level, np.uint16)), kind)
+    assert (read_image(data, LIMIT) == shown).all()
+
+
+def test_grey_of_floats_and_of_32_bits_is_scaled_by_what_it_reaches():
+    grey = COLOUR[..., 0].astype(np.int32)
+    for values in (grey / 255, grey, grey * 257.0):
+        read = read_image(encoded(Image.fromarray(values.astype(np.float32)), "TIFF"), LIMIT)
+        np.testing.assert_array_equal(read[..., 1], grey)
+    for whole in (grey, grey * 257):
+        read = read_image(encoded(Image.fromarray(whole.astype(np.int32)), "TIFF"), LIMIT)
+        np.testing.assert_array_equal(read[..., 1], grey)
+    holed = (grey / 255).astype(np.float32)
+    holed[3, 4] = np.nan
+    read = read_image(encoded(Image.fromarray(holed), "TIFF"), LIMIT)
+    assert read[3, 4, 0] == 0 and (read[5:, :, 2] == grey[5:]).all()
+
+
 def test_alpha_lies_over_white():
     alpha = np.full((30, 40, 1), 255, np.uint8)
     alpha[:10], alpha[10:20] = 0, 128
@@ -63,12 +86,44 @@ def test_alpha_lies_over_white():
     assert np.abs(pixels[10:20] - half).max() <= 1.01
 
 
-@pytest.mark.parametrize(("tag", "turn"), [(3, 2), (6, 3), (8, 1)])
-def test_exif_turns_the_image(tag, turn):
+TURNS = {
+    1: COLOUR,
+    2: COLOUR[:, ::-1],
+    3: COLOUR[::-1, ::-1],
+    4: COLOUR[::-1],
+    5: COLOUR.transpose(1, 0, 2),
+    6: np.rot90(COLOUR, 3),
+    7: COLOUR[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(COLOUR, 1),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("tag", [*TURNS, 9])
+def test_exif_turns_the_image(kind, tag):
     exif = Image.Exif()
     exif[0x0112] = tag
-    data = encoded(Image.fromarray(COLOUR), "JPEG", quality=98, exif=exif)
-    assert np.abs(read_image(data, LIMIT).astype(int) - np.rot90(COLOUR, turn)).mean() < 5
+    how = {"WEBP": {"lossless": True}, "TIFF": {}, "PNG": {}}.get(kind, {"quality": 98})
+    pixels, wanted = read_image(encoded(Image.fromarray(COLOUR), kind, exif=exif, **how), LIMIT), TURNS.get(tag)
+    assert np.abs(pixels.astype(int) - (COLOUR if wanted is None else wanted)).mean() < 6
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("tag", "typed", "value"),
+    [
+        (0x011A, 2, b"72\0\0"),  # XResolution, ResolutionUnit as ASCII
+        (0x0128, 2, b"in.\0"),
+        (0x0213, 7, b"\1\0\0\0"),  # YCbCrPositioning, ImageWidth as UNDEFINED
+        (0x0100, 7, b"\x28\0\0\0"),
+    ],
+)
+def test_a_tag_of_a_wrong_type_beside_the_orientation_does_no_harm(kind, tag, typed, value):
+    rows = sorted([(0x0112, 3, 1, struct.pack("<HH", 6, 0)), (tag, typed, 4, value)])
+    table = struct.pack("<H", 2) + b"".join(struct.pack("<HHI4s", *row) for row in rows) + bytes(4)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + table
+    data = encoded(Image.fromarray(COLOUR), kind, exif=exif, quality=98, lossless=kind == "WEBP")
+    assert np.abs(read_image(data, LIMIT).astype(int) - TURNS[6]).mean() < 5
 
 
 def profile(space, pcs, tags):
@@ -229,3 +284,28 @@ def test_unusable_images_get_one_clear_line(tmp_path):
         assert caught.value.status == status and "\n" not in str(caught.value)
         assert "object at" not in str(caught.value)
     assert read_image(data, 1200).shape == (30, 40, 3)
+
+
+def test_a_damaged_avif_gets_one_clear_line(tmp_path):
+    data = encoded(Image.fromarray(COLOUR), "AVIF")
+    head = data.index(b"mdat") + 4
+    for broken in (data.replace(b"pitm", b"none"), data[:head] + bytes(len(data) - head)):
+        with pytest.raises(BadInputError, match="damaged") as caught:
+            read_image(broken, LIMIT)
+        assert isinstance(caught.value.__cause__, RuntimeError) and "\n" not in str(caught.value)
+        (tmp_path / "a.avif").write_bytes(broken)
+        assert count_frames(tmp_path / "a.avif") == 1
+
+
+@pytest.mark.parametrize(("mask", "wanted"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_who_may_read_a_picture_is_for_the_umask_to_say(tmp_path, mask, wanted):
+    with umask(mask):
+        write_image(tmp_path / "a.png", COLOUR)
+    assert mode(tmp_path / "a.png") == wanted
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", LIMIT), COLOUR)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_picture_that_the_disk_does_not_take_is_said(tmp_path):
+    with pytest.raises(NotWrittenError, match="cannot write"):
+        write_image(tmp_path / "none" / "a.png", COLOUR)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from umasks import mode, umask
 
 import modules.model_folder
 from datamodules.types import BadInputError
@@ -23,6 +24,16 @@ def test_saving_replaces_the_old_folder_whole(tmp_path) -> None:
     save_model(tmp_path / "m", {"kind": "test"}, TENSORS, "old")
     save_model(tmp_path / "m", {"kind": "test"}, {"c": torch.zeros(1)}, "new")
     assert set(load_model(tmp_path / "m").tensors) == {"c"}
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize(("mask", "wanted"), [(0o077, 0o700), (0o022, 0o755), (0o002, 0o775)])
+def test_who_may_read_a_model_is_for_the_umask_to_say(tmp_path, mask: int, wanted: int) -> None:
+    for _ in range(2):  # a new folder, and one that replaces another
+        with umask(mask):
+            folder = save_model(tmp_path / "m", {"kind": "test"}, TENSORS, "card")
+        assert mode(folder) == wanted
+        assert {mode(path) for path in folder.iterdir()} == {wanted & 0o666}
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 

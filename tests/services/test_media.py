@@ -17,6 +17,7 @@ from modules.assets import asset_path
 from modules.generators.codes_file import read_codes, save_codes
 from services.pipeline.models import Models
 from services.pipeline.restorers import restoring
+from services.pipeline.sidecar import described
 from services.shell.cli import run
 
 Shell = Callable[..., int]
@@ -85,6 +86,43 @@ def test_a_gif_of_one_frame_is_a_picture(shell, pictures, tmp_path, capsys) -> N
     assert "in.gif gives an image" in capsys.readouterr().err
     assert shell("edit", tmp_path / "in.gif", tmp_path / "out.png", "-e", "age=20") == 0
     assert "animation" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fate", ["moved", "replaced"])
+@pytest.mark.parametrize(
+    ("command", "doer", "name", "target", "given"),
+    [
+        ("edit", "edit_image", "in.png", "out.png", ["-e", "age=20"]),
+        ("edit", "edit_video", "in.gif", "out.mp4", ["-e", "age=20"]),
+        ("edit", "_edit_codes", "in.safetensors", "out.png", ["-e", "age=20"]),
+        ("colourise", "restore_image", "in.png", "out.png", []),
+        ("colourise", "restore_video", "in.gif", "out.mp4", []),
+        ("invert", "invert_image", "in.png", "out.safetensors", []),
+        ("interpolate", "interpolate_video", "in.gif", "out.mp4", ["--factor", "2"]),
+    ],
+)
+def test_an_input_that_is_moved_or_replaced_meanwhile_costs_no_result(
+    shell, pictures, toy_models, tmp_path, monkeypatch, command, doer, name, target, given, fate
+) -> None:
+    source, made = tmp_path / name, toy_models.generator
+    if name.endswith("safetensors"):
+        save_codes(source, torch.zeros(1, made.num_ws, made.w_dim), made)
+    else:
+        more = {"save_all": True, "append_images": pictures[1:]} if name.endswith("gif") else {}
+        pictures[0].save(source, **more)
+    wanted, do = described(source), getattr(services.media, doer)
+
+    def then_gone(*arguments: object) -> object:
+        done = do(*arguments)
+        source.unlink()
+        if fate == "replaced":
+            source.write_bytes(b"another")
+        return done
+
+    monkeypatch.setattr(services.media, doer, then_gone)
+    assert shell(command, source, tmp_path / target, *given) == 0
+    assert (tmp_path / target).is_file()
+    assert json.loads((tmp_path / f"{target}.json").read_text())["input"] == wanted
 
 
 def test_codes_whose_faces_no_picture_holds_side_by_side_are_refused(

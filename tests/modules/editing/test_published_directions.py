@@ -63,7 +63,7 @@ def test_stylegan3_has_16_rows_but_not_those(tmp_path: Path) -> None:
 
 
 def write_bad(folder: Path, kind: str) -> Path:
-    path = folder / ("bad.npy" if kind in ("pickled", "text", "short", "nan", "archive") else "bad.pt")
+    path = folder / ("bad.npy" if kind in ("pickled", "text", "short", "nan", "archive", "promised") else "bad.pt")
     if kind == "pickled":
         np.save(path, np.array([{"a": np.zeros(3)}], dtype=object), allow_pickle=True)
     elif kind == "text":
@@ -75,6 +75,11 @@ def write_bad(folder: Path, kind: str) -> Path:
     elif kind == "archive":
         with path.open("wb") as stream:
             np.savez(stream, a=np.ones((1, 512)))
+    elif kind == "promised":
+        # More bytes than addresses: no array of that size can be made to read it into.
+        header = {"descr": "<f8", "fortran_order": False, "shape": (1 << 45,)}
+        with path.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
     elif kind == "dict":
         torch.save({"weights": torch.ones(3)}, path)
     elif kind == "several":
@@ -99,7 +104,8 @@ def write_ganspace(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["pickled", "text", "short", "nan", "archive", "dict", "several", "ganspace", "code", "missing"]
+    "kind",
+    ["pickled", "text", "short", "nan", "archive", "promised", "dict", "several", "ganspace", "code", "missing"],
 )
 def test_anything_else_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
     with pytest.raises(BadInputError) as raised:

@@ -8,7 +8,7 @@ import os
 import pickle
 import subprocess
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from published import STYLEGAN2, encoder_checkpoint, rosinality_state, save_whol
 
 from datamodules.types import BadInputError
 from modules.generators.checkpoints import read_checkpoint
+from modules.generators.restricted_pickle import PickledModule
+from modules.generators.rosinality import from_rosinality
+from modules.generators.stylegan2 import StyleGAN2
 from modules.generators.torch_archive import MAX_BYTES, read_archive
 
 
@@ -40,7 +43,8 @@ def test_nvlabs_pickles_hold_the_cases_tensors(name: str) -> None:
     found = read_checkpoint(FOLDER / f"{name}.pkl")
     assert (found.format, found.architecture) == ("NVlabs .pkl", name.split("-")[0])
     opened = case(name)
-    assert found.config == opened.json["init"]
+    # The layers were made with NVlabs/stylegan3's default, which the keywords do not say.
+    assert found.config == {**opened.json["init"], "conv_clamp": 256}
     assert set(found.tensors) == set(opened.json["tensors"])
     for key, value in tensors(opened).items():
         torch.testing.assert_close(found.tensors[key], value, rtol=1e-6, atol=1e-7)
@@ -120,6 +124,93 @@ def test_every_format_gives_the_same_tensors(tmp_path: Path) -> None:
         assert found.config["img_resolution"] == 64
         kept = {key: value for key, value in found.tensors.items() if not key.endswith("_filter")}
         torch.testing.assert_close(kept, wanted, rtol=0, atol=0)
+
+
+def _layers(module: PickledModule) -> Iterator[PickledModule]:
+    for child in dict(module.state["_modules"]).values():
+        if "conv_clamp" in child.state:
+            yield child
+        yield from _layers(child)
+
+
+def _config_with(clamp: Any, keywords: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The config read of a network whose layers are clamped so, made with further keywords."""
+    network = small_network()
+    network.state["_init_kwargs"] |= keywords
+    for layer in _layers(network):
+        layer.state["conv_clamp"] = clamp
+    return read_checkpoint(save_whole(network, path, lambda made: made, True)).config
+
+
+def test_a_default_of_the_clamp_is_the_one_that_the_layers_had(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    assert len(list(_layers(small_network()))) == 14
+    assert _config_with(None, {}, path)["conv_clamp"] is None
+    assert _config_with(256, {}, path)["conv_clamp"] == 256
+    assert _config_with(256, {"conv_clamp": None}, path)["conv_clamp"] is None
+    nested = {"synthesis_kwargs": {"conv_clamp": 8, "num_fp16_res": 4}}
+    assert _config_with(256, nested, path)["synthesis_kwargs"]["conv_clamp"] == 8
+    assert "conv_clamp" not in _config_with(256, nested, path)
+    config, tensors = from_rosinality(rosinality_state(small_network().tensors()))
+    assert StyleGAN2.from_state(tensors, config).settings.conv_clamp is None
+
+
+def test_layers_without_one_bound_are_refused(tmp_path: Path) -> None:
+    path, network = tmp_path / "x.pt", small_network()
+    next(_layers(network)).state["conv_clamp"] = 128
+    save_whole(network, path, lambda made: made, True)
+    with pytest.raises(BadInputError, match="different values"):
+        read_checkpoint(path)
+    for clamp in ("256", 0, -1, float("nan"), (256, 256)):
+        with pytest.raises(BadInputError, match="no bound"):
+            _config_with(clamp, {}, path)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"img_channels": (((3,),),)}, "img_channels that is no plain setting"),
+        ({"surprise": {"a": 1}}, "surprise that is no plain setting"),
+        ({"synthesis_kwargs": 5}, "damaged"),
+        ({"a\nb": 1}, "damaged"),
+        ({3: 1}, "damaged"),
+    ],
+)
+def test_settings_that_are_none_get_one_line(keywords: dict[Any, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=message) as caught:
+        _config_with(256, keywords, tmp_path / "x.pt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("group", ["_parameters", "_buffers"])
+def test_parts_that_are_none_get_one_line(group: str, tmp_path: Path) -> None:
+    network = small_network()
+    network.state[group] = 5
+    save_whole(network, tmp_path / "x.pt", lambda made: made, True)
+    with pytest.raises(BadInputError, match=f"damaged.*{group} are a int"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_network_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    def text(value: str) -> bytes:
+        return b"\x8c" + bytes([len(value)]) + value.encode()
+
+    meta = b"}" + text("class_name") + text("Generator") + b"s" + text("state") + b"}q\x00s"
+    module = b"\x80\x04ctorch_utils.persistence\n_reconstruct_persistent_obj\n" + meta + b"\x85Rq\x01"
+    itself = b"h\x00" + text("_modules") + b"}" + text("again") + b"h\x01ss0."
+    (tmp_path / "x.pkl").write_bytes(module + itself)
+    with pytest.raises(BadInputError, match="hold one another without end"):
+        read_checkpoint(tmp_path / "x.pkl")
+
+
+def test_dicts_that_share_their_parts_have_no_names_without_end(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"tensor": torch.ones(1)}
+    for _ in range(20):
+        shared = {"a": shared, "b": shared}
+    state = rosinality_state(small_network().tensors())
+    torch.save({"g_ema": state, "other": shared}, tmp_path / "x.pt")
+    with pytest.raises(BadInputError, match="hold one another without end"):
+        read_checkpoint(tmp_path / "x.pt")
 
 
 def test_a_foreign_resampling_filter_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,21 @@ def test_short_forms_of_codes_fill_the_rows(
     torch.testing.assert_close(got, values.reshape(count, -1, 32).expand(count, 10, 32))
 
 
+def test_codes_of_one_row_for_all_layers_may_be_kept_as_a_view(small: Generator, tmp_path: Path) -> None:
+    ws = torch.randn(3, 1, 32).expand(3, 10, 32)
+    torch.save(ws, tmp_path / "expanded.pt")
+    torch.testing.assert_close(read_codes(tmp_path / "expanded.pt", small), ws)
+    (tmp_path / "pickled.pt").write_bytes(pickle.dumps(ws))
+    torch.testing.assert_close(read_codes(tmp_path / "pickled.pt", small), ws)
+
+
+def test_the_clamp_of_a_pickle_is_kept_in_its_model_folder(tmp_path: Path) -> None:
+    for name in (STYLEGAN2, "stylegan3-t-64-small"):
+        folder = save_generator(load_generator(FOLDER / f"{name}.pkl"), tmp_path / name, "# card\n")
+        assert load_model(folder).config["settings"]["conv_clamp"] == 256
+        assert vars(load_generator(folder))["settings"].conv_clamp == 256
+
+
 def test_published_codes_of_18_rows_fit_the_default_generator(tmp_path: Path) -> None:
     ws = torch.randn(2, 18, 512)
     np.save(tmp_path / "ws.npy", ws.numpy())
@@ -171,6 +187,9 @@ def test_unusable_codes_get_one_line(small: Generator, tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2), "b": torch.zeros(2)}, tmp_path / "two.pt")
     np.save(tmp_path / "whole.npy", np.zeros((1, 10, 32), np.int64))
     (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    with (tmp_path / "archive.npy").open("wb") as stream:
+        np.savez(stream, ws=np.zeros((1, 10, 32)))
+    torch.save(torch.ones(1).expand(60_000, 10, 32), tmp_path / "expanded.pt")
     (tmp_path / "text.safetensors").write_text("hello")
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "codes.txt").write_text("1 2 3")
@@ -180,6 +199,8 @@ def test_unusable_codes_get_one_line(small: Generator, tmp_path: Path) -> None:
         "rows": "7 rows",
         "wide": "shape",
         "two": "2 tensors",
+        "archive": "npz",
+        "expanded": "more elements than its storage",
     }
     for path in [*tmp_path.iterdir(), tmp_path / "absent.pt"]:
         with pytest.raises(BadInputError, match=wanted.get(path.stem, path.name)) as caught:

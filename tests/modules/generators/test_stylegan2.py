@@ -177,6 +177,7 @@ def test_a_missing_mean_is_measured(small: StyleGAN2) -> None:
         ({"synthesis_kwargs": {"architecture": "resnet"}}, "architecture='resnet'"),
         ({"surprise": 1}, "surprise"),
         ({"img_resolution": 48}, "not 48"),
+        ({"img_resolution": "64"}, "does not say its img_resolution"),
         ({"img_resolution": 128}, "missing"),
     ],
 )

@@ -141,6 +141,33 @@ def test_a_batch_is_its_images() -> None:
         assert_close(generator.synthesize(ws[i : i + 1], transform=turn[i]), both[i : i + 1], 1e-5)
 
 
+def test_the_clamp_is_the_one_that_is_given() -> None:
+    opened = case("stylegan3-t-64-small")
+    own, init = tensors(opened) | {"synthesis.input.transform": torch.eye(3)}, opened.json["init"]
+    ws = opened.tensor("w_plus")[:1]
+    images = {
+        clamp: StyleGAN3.from_state(own, init | {"conv_clamp": clamp}).synthesize(ws) for clamp in (None, 256, 0.1)
+    }
+    assert_close(images[256], opened.tensor("image_from_w_plus")[:1])
+    assert torch.equal(images[256], images[None])
+    assert images[None].abs().max() > 0.025 >= images[0.1].abs().max()
+    # Features far beyond the default bound are cut by it, and by nothing where there is none.
+    loud = own | {"synthesis.L14_64_3.bias": own["synthesis.L14_64_3.bias"] + 3000}
+    assert StyleGAN3.from_state(loud, init).synthesize(ws).max() == 64
+    assert StyleGAN3.from_state(loud, init | {"conv_clamp": None}).synthesize(ws).max() > 700
+    generator = StyleGAN3.from_state(own, init | {"conv_clamp": None})
+    assert StyleGAN3.from_state(generator.state_dict(), generator.config).settings.conv_clamp is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"img_resolution": "64"}, {"num_layers": 10**9}, {"num_critical": 14}, {"filter_size": 0}, {"z_dim": None}],
+)
+def test_settings_that_are_none_are_refused(config: dict[str, object]) -> None:
+    with pytest.raises(BadInputError, match="is not supported"):
+        StyleGAN3Config.from_keywords(case("stylegan3-t-64-small").json["init"] | config)
+
+
 def test_wrong_tensors_and_arguments_are_refused() -> None:
     opened = case("stylegan3-t-64-small")
     own, init = tensors(opened) | {"synthesis.input.transform": torch.eye(3)}, opened.json["init"]

@@ -176,8 +176,9 @@ def test_a_person_to_be_hidden_is_not_faded_in_and_it_is_said_where_nobody_was_f
     assert [frame.state for frame in frames[4:8]] == ["face"] * 4
     faded = [frame.weight for frame in frames[4:8]] == [0.25, 0.5, 0.75, 1.0]
     assert [frame.weight for frame in frames[4:10]] == [1.0] * 6 if request_ is OTHER else faded
+    assert [frame.state for frame in frames[8:10]] == ["held"] * 2  # what is held lies where the face was
     told = [line for line in done.warnings if line.startswith("no face was found to hide")]
-    wanted = [f"on frames {first}-{last}: look at them, or leave them out" for first, last in ((0, 3), (10, 14))]
+    wanted = [f"on frames {first}-{last}: look at them, or leave them out" for first, last in ((0, 3), (8, 14))]
     assert told == ([f"no face was found to hide {line}" for line in wanted] if request_ is OTHER else [])
 
 

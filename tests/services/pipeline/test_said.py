@@ -45,13 +45,13 @@ def test_persons_who_take_turns(toy_models) -> None:
 
 
 def test_frames_that_hide_nobody() -> None:
-    weight = np.array([0, 0.5, 1, 1, 0.9, 1, 0], np.float32)
-    assert [line.split(":")[0] for line in not_hidden(weight, range(10, 17))] == [
+    found = np.array([0, 0, 1, 1, 0, 1, 0], bool)
+    assert [line.split(":")[0] for line in not_hidden(found, range(10, 17))] == [
         "no face was found to hide on frames 10-11",
         "no face was found to hide on frame 14",
         "no face was found to hide on frame 16",
     ]
-    assert not_hidden(np.ones(3, np.float32), range(3)) == ()
+    assert not_hidden(np.ones(3, bool), range(3)) == ()
 
 
 def test_warnings_name_the_frames() -> None:

@@ -12,7 +12,7 @@ import pytest
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from services.pipeline.options import EditOptions
-from services.pipeline.sidecar import plain, sidecar_path, write_sidecar
+from services.pipeline.sidecar import described, plain, sidecar_path, write_sidecar
 from services.progress import CancelledError, Meter, Progress
 
 
@@ -30,7 +30,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     output.write_bytes(b"out")
     odd = Odd(np.array([[1, 2]]), Fraction(30000, 1001), float("nan"), Path("x/y"))
     written = write_sidecar(
-        output, source, [EditRequest("age", 20.0)], EditOptions(face="1"), {"g": "1"}, {"a": 1}, odd
+        output, described(source), [EditRequest("age", 20.0)], EditOptions(face="1"), {"g": "1"}, {"a": 1}, odd
     )
     assert written == sidecar_path(output) == tmp_path / "out.mp4.json"
     content = json.loads(written.read_text())
@@ -47,17 +47,22 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     source.write_bytes(b"in")
     output.write_bytes(b"out")
     with pytest.raises(TypeError):
-        write_sidecar(output, source, [], EditOptions(), {}, {}, object())
+        write_sidecar(output, described(source), [], EditOptions(), {}, {}, object())
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
-def test_an_input_that_went_away_leaves_no_output_beside_an_older_report(tmp_path: Path) -> None:
-    output = tmp_path / "out.png"
-    output.write_bytes(b"new")
+def test_an_output_that_went_away_leaves_no_older_report(tmp_path: Path) -> None:
+    source, output = tmp_path / "in.png", tmp_path / "out.png"
+    source.write_bytes(b"in")
     sidecar_path(output).write_text("{}")
-    with pytest.raises(BadInputError, match="cannot be read any more"):
-        write_sidecar(output, tmp_path / "in.png", [], EditOptions(), {}, {}, {})
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(BadInputError, match=r"out\.png cannot be read \(No such file or directory\); leave it in"):
+        write_sidecar(output, described(source), [], EditOptions(), {}, {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_an_input_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"in\.png cannot be read"):
+        described(tmp_path / "in.png")
 
 
 def test_plain_is_json() -> None:
