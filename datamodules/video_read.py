@@ -5,11 +5,10 @@ from __future__ import annotations
 import bisect
 import math
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,18 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from datamodules.claimed_samples import check_claimed_samples
+from datamodules.time_stamps import COUNTED, frame_rate, times_shown
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif,ivf,h264,hevc,mxf,wav,mp3,aac,flac"
 )
 """What FFmpeg may take a file for. Its playlist formats are left out: they read other files and addresses."""
-COUNTED = ("avi", "h264", "hevc")
-"""Containers that do not say when a frame is shown, so that FFmpeg guesses: frames are counted there instead."""
+UNSOUGHT = (*COUNTED, "mpeg")
+"""Containers that are read from their start: where frames are counted, and where FFmpeg lands on wrong ones."""
+GROWTH, SMALL = 2, 1 << 22
+"""Times as many pixels as the first frame has are taken of any later one; so many are always decoded."""
 BATCH_BYTES = 1 << 28
 """A batch is never larger than this, whatever chunk is asked for: 8K frames come three at a time."""
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -41,15 +44,17 @@ class _Scan:
     info: ClipInfo
     pts: tuple[int, ...]
     """Time stamps of the frames in order of showing."""
+    format: str
+    """FFmpeg's name of the container."""
 
 
-def probe(path: Path) -> ClipInfo:
-    """Read a clip's properties; every packet is read, one frame is decoded.
+def probe(path: Path, most_pixels: int | None = None) -> ClipInfo:
+    """Read a clip's properties; every packet is read, one frame is decoded, if it has at most ``most_pixels``.
 
-    Raises ``BadInputError``: 415 for what is no video, 422 for one that is missing, empty, cut off, damaged
-    or without frames.
+    Raises ``BadInputError``: 415 for what is no video, 422 for one that is missing, empty, cut off, damaged,
+    joined of several whose clocks differ, or without frames, 413 for frames with more than ``most_pixels``.
     """
-    return _scan(path).info
+    return _scan(path, most_pixels).info
 
 
 def read_frames(
@@ -90,8 +95,8 @@ def section(pts: tuple[int, ...], info: ClipInfo, start: float | None, end: floa
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """An input container with a video stream, or the right ``BadInputError``."""
+def opened(path: Path, most_pixels: int | None = None) -> Iterator[Any]:
+    """An input container, of frames of about ``most_pixels`` at most, or the right ``BadInputError``."""
     if not path.exists():
         raise BadInputError(f"{path} does not exist; check the name")
     if not path.is_file():
@@ -99,13 +104,22 @@ def opened(path: Path) -> Iterator[Any]:
     if path.stat().st_size == 0:
         raise BadInputError(f"{path.name} is empty; give a video file")
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    # Of a file of a few megabytes a frame may fill gigabytes: before it is decoded is the time to say no.
+    # FFmpeg counts rows as it keeps them, filled up to a multiple of 64.
+    limit = {} if most_pixels is None else {"max_pixels": str(max(2 * most_pixels, SMALL))}
     try:
-        container = av.open(str(path.resolve()), container_options=options)
+        check_claimed_samples(path)
+        container = av.open(str(path.resolve()), options=limit, container_options=options)
+    except BadInputError:
+        raise
     except PermissionError as error:
         raise BadInputError(f"{path} may not be read; change its permissions") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(path) from error
     with container:
+        for stream in container.streams.video:
+            if stream.codec_context is not None:
+                stream.codec_context.options = limit
         yield container
 
 
@@ -159,16 +173,21 @@ def to_rgb(reformatter: VideoReformatter, frame: Any, info: ClipInfo) -> NDArray
     return turned[:, ::-1] if info.mirrored else turned
 
 
-def _scan(path: Path) -> _Scan:
-    with opened(path) as container:
-        pts = _time_stamps(container, video_stream(container, path), path)
-    with opened(path) as container:
+def _scan(path: Path, most_pixels: int | None = None) -> _Scan:
+    with opened(path, most_pixels) as container:
+        _check_size(video_stream(container, path), path, most_pixels)
+        shown = times_shown(container, video_stream(container, path), path)
+    pts = shown.pts
+    with opened(path, most_pixels) as container:
         stream = video_stream(container, path)
         frame = _first_frame(container, stream, path)
         rotation, mirrored = orientation(frame, path)
         width, height = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
         time_base = Fraction(stream.time_base)
-        rate, variable = _rate(pts, time_base, (stream.guessed_rate, stream.base_rate, stream.average_rate))
+        rate, variable = frame_rate(pts, time_base, (stream.guessed_rate, stream.base_rate, stream.average_rate))
+        last = shown.last * time_base
+        if not last or (not variable and last < Fraction(3, 2) / rate):
+            last = 1 / rate  # rounded to ticks, or of one field
         audio = container.streams.audio
         info = ClipInfo(
             path=path,
@@ -177,7 +196,7 @@ def _scan(path: Path) -> _Scan:
             rate=rate,
             time_base=time_base,
             frames=len(pts),
-            duration=float((pts[-1] - pts[0]) * time_base + 1 / rate),
+            duration=float((pts[-1] - pts[0]) * time_base + last),
             rotation=rotation,
             mirrored=mirrored,
             pixel_aspect=_pixel_aspect(stream, rotation),
@@ -192,7 +211,15 @@ def _scan(path: Path) -> _Scan:
             colorspace=int(frame.colorspace),
             audio_codec=audio[0].codec_context.name if audio and audio[0].codec_context else None,
         )
-    return _Scan(info, pts)
+        return _Scan(info, pts, container.format.name)
+
+
+def _check_size(stream: Any, path: Path, most_pixels: int | None) -> None:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if most_pixels is not None and width * height > most_pixels:
+        raise BadInputError(
+            f"{path.name} is {width}x{height}, at most {most_pixels} pixels per frame are taken", 413
+        )
 
 
 def orientation(frame: Any, path: Path) -> tuple[int, bool]:
@@ -242,72 +269,19 @@ def _first_frame(container: Any, stream: Any, path: Path) -> Any:
     return frame
 
 
-def _time_stamps(container: Any, stream: Any, path: Path) -> tuple[int, ...]:
-    """Of the frames that will be shown, in order, strictly rising."""
-    stamps: list[int] = []
-    step = round(1 / (Fraction(stream.guessed_rate or 25) * stream.time_base)) or 1
-    end = Fraction(0)
-    counted = container.format.name in COUNTED
-    try:
-        for packet in container.demux():
-            if packet.size == 0 or packet.is_discard:
-                continue
-            if packet.is_corrupt:
-                raise _cut_off(path, len(stamps))
-            # What AVI has is the place in the file: the n-th frame to be shown has the n-th of them.
-            stamp = packet.dts if packet.pts is None or counted else packet.pts
-            if stamp is not None and packet.time_base is not None:
-                end = max(end, (stamp + (packet.duration or 0)) * packet.time_base)
-            if packet.stream.index == stream.index:
-                stamps.append(stamp if stamp is not None else (stamps[-1] + step if stamps else 0))
-    except (av.FFmpegError, OSError) as error:
-        raise _cut_off(path, len(stamps)) from error
-    # Matroska ends in silence where it is cut off; its header says how long it was to be.
-    announced = Fraction(container.duration or 0, 1_000_000) if "matroska" in container.format.name else 0
-    if stamps and end < announced * Fraction(9, 10) - Fraction(1, 10):
-        raise _cut_off(path, len(stamps))
-    if not stamps:
-        raise BadInputError(f"{path.name} holds no frame; give a video with pictures")
-    stamps.sort()
-    for index in range(1, len(stamps)):
-        stamps[index] = max(stamps[index], stamps[index - 1] + 1)
-    return tuple(stamps)
-
-
-def _rate(pts: tuple[int, ...], time_base: Fraction, named: tuple[Fraction | None, ...]) -> tuple[Fraction, bool]:
-    """Frames per second, and whether the time stamps are uneven beyond the rounding to ticks."""
-    candidates = [Fraction(rate) for rate in named if rate]
-    if len(pts) < 2:
-        return (candidates[0] if candidates else Fraction(25)), False
-    steps = {after - before for before, after in pairwise(pts)}
-    if len(steps) == 1:
-        return 1 / (steps.pop() * time_base), False
-    mean = Fraction(len(pts) - 1, pts[-1] - pts[0]) / time_base
-    # Time stamps that were rounded to a millisecond hide the exact rate: the named one that explains them is it.
-    ticks = np.asarray(pts, np.float64) - pts[0]
-    tolerance = max(1.0, min(0.001, float(0.25 / mean)) / time_base)
-    for rate in [*candidates, mean.limit_denominator(1001)]:
-        ideal = np.arange(len(pts)) / float(rate * time_base)
-        # In AVI a tick is a frame: where one is off by most of a half, frames were dropped.
-        if np.abs(ticks - ideal).max() <= min(tolerance, 0.3 / float(rate * time_base)):
-            return rate, False
-    return mean.limit_denominator(100_000), True
-
-
 def _batches(path: Path, scan: _Scan, chunk: int, first: int, last: int) -> Iterator[FrameBatch]:
     info = scan.info
     chunk = min(chunk, max(1, BATCH_BYTES // (info.width * info.height * 3)))
     reformatter = VideoReformatter()
     pending: list[tuple[int, NDArray[np.uint8]]] = []
     done = first
-    with opened(path) as container:
-        stream = video_stream(container, path)
-        stream.thread_type = "AUTO"
-        counted = container.format.name in COUNTED
-        stamp = scan.pts[0] - 1
+    counted = scan.format in COUNTED
+    stamp = scan.pts[0] - 1
+    sought = first and scan.format not in UNSOUGHT
+    most = GROWTH * info.width * info.height
+    with closing(_decoded_from(path, scan.pts[first] if sought else None, most)) as frames:
         try:
-            # Where frames are counted, it is from the first on: nothing is sought.
-            for frame in _decoded_from(container, stream, scan.pts[first] if first and not counted else None):
+            for frame in frames:
                 given = frame.pts if frame.pts is not None else frame.dts
                 stamp = _after(scan.pts, stamp) if counted or given is None else max(given, stamp + 1)
                 if stamp < scan.pts[first]:
@@ -337,19 +311,27 @@ def _after(pts: tuple[int, ...], stamp: int) -> int:
     return pts[index] if index < len(pts) else stamp + 1
 
 
-def _decoded_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
+def _decoded_from(path: Path, pts: int | None, most_pixels: int) -> Generator[Any]:
     """Frames from a key frame at or before ``pts`` on; from the clip's start where none is found."""
     if pts is not None:
-        container.seek(pts, stream=stream, backward=True)
-        frames = container.decode(stream)
-        frame = next(frames, None)
-        if frame is not None and frame.pts is not None and frame.pts <= pts:
-            yield frame
-            yield from frames
-            return
-        # Containers without an index (MPEG-TS) may land too late.
-        container.seek(0, backward=True, any_frame=False)
-    yield from container.decode(stream)
+        with opened(path, most_pixels) as container:
+            stream = _threaded(container, path)
+            container.seek(pts, stream=stream, backward=True)
+            frames = container.decode(stream)
+            frame = next(frames, None)
+            if frame is not None and frame.pts is not None and frame.pts <= pts:
+                yield frame
+                yield from frames
+                return
+    # Containers without an index (MPEG-TS) may land too late; and 0 is not where every clip starts.
+    with opened(path, most_pixels) as container:
+        yield from container.decode(_threaded(container, path))
+
+
+def _threaded(container: Any, path: Path) -> Any:
+    stream = video_stream(container, path)
+    stream.thread_type = "AUTO"
+    return stream
 
 
 def _batch(pending: list[tuple[int, NDArray[np.uint8]]], first: int) -> FrameBatch:
@@ -363,10 +345,6 @@ def _unreadable(path: Path) -> BadInputError:
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF"):
         return BadInputError(f"{path.name} is cut off or damaged: it has no index of frames; get it again")
     return BadInputError(f"{path.name} is not a video; give an MP4, MOV, MKV, WebM or AVI file", status=415)
-
-
-def _cut_off(path: Path, frames: int) -> BadInputError:
-    return BadInputError(f"{path.name} is cut off after {frames} frames; get the whole file again")
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -16,10 +15,22 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from datamodules.copied_audio import CopiedAudio
 from datamodules.disk import not_written
+from datamodules.last_frame import LastFrame
 from datamodules.scratch import scratch_beside
 from datamodules.types import BadInputError, ClipInfo, FrameBatch
-from datamodules.video_read import BOTTOM_FIRST, FULL, SCALING, TOP_FIRST, holds_rgb, matrix_of, opened, range_of
+from datamodules.video_read import (
+    BOTTOM_FIRST,
+    FULL,
+    SCALING,
+    TOP_FIRST,
+    holds_rgb,
+    matrix_of,
+    opened,
+    range_of,
+    video_stream,
+)
 
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "ffv1": "ffv1"}
 """Codec as users name it to FFmpeg's encoder; ffv1 is lossless."""
@@ -27,6 +38,8 @@ FINE = 100
 """Ticks per frame where the source's own ticks cannot hold its rate."""
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Ending of a file's name to FFmpeg's name of the container."""
+WITH_EDITS = (".mp4", ".mov")
+"""Containers whose edit lists say from when to when the tracks are shown."""
 RGB_MATRIX = 0
 TOP_ORDERS = (TOP_FIRST, 4)
 """FFmpeg's numbers of the orders in which the upper field is shown first."""
@@ -45,10 +58,10 @@ class VideoWriter:
     number (lower is better; H.264 18 is near transparent). ``bit_depth`` is 8 or 10; None keeps what 8-bit
     frames hold. ``audio_from`` is the clip whose audio packets are copied; ``start`` and ``end`` (seconds from
     its first frame) say which section the frames are of. The file begins at 0 s where that is said, and where
-    the source begins later, as broadcasts do. Chroma is kept as the source samples it where the codec can; odd
-    sizes, which 4:2:0 cannot hold, are written as 4:4:4. RGB sources stay RGB in ffv1, and become 4:2:0
-    elsewhere, which every player shows. Pixels that are not square stay so, and frames of two fields are marked
-    as such where the codec can (``loses_fields``).
+    the source begins later, as broadcasts do, or before 0. The last frame is shown until the clip's end. Chroma
+    is kept as the source samples it where the codec can; odd sizes, which 4:2:0 cannot hold, are written as
+    4:4:4. RGB sources stay RGB in ffv1, and become 4:2:0 elsewhere, which every player shows. Pixels that are
+    not square stay so, and frames of two fields are marked as such where the codec can (``loses_fields``).
     Raises ``BadInputError`` for containers, codecs and settings that do not go together, and when the disk
     is full.
     """
@@ -85,6 +98,7 @@ class VideoWriter:
         self._range = FULL if self._as_rgb else range_of(info)
         self._fields = _fields(info, codec, self._pixel_format)
         self._marker = _field_marker(info, self._fields) if self._fields else None
+        self._edited = path.suffix.lower() in WITH_EDITS
         self._options = _options(codec, crf, preset, self._fields)
         self._audio_from, self._start, self._end = audio_from, start, end
         self._reformatter = VideoReformatter()
@@ -98,8 +112,11 @@ class VideoWriter:
         self._first: int | None = None
         self._zero = 0
         self._last: int | None = None
-        self._audio: _AudioCopy | None = None
+        self._last_pts: int | None = None
+        self._latest = LastFrame(self._edited)
+        self._audio: CopiedAudio | None = None
         self._sound_begins: Fraction | None = None
+        self._source_begins: Fraction | None = None
 
     def check(self) -> None:
         """Raise what entering would raise for a container that does not hold the codecs; touches no file.
@@ -120,7 +137,7 @@ class VideoWriter:
         self._check_folder()
         try:
             self._part = self._stack.enter_context(scratch_beside(self.path)) / self.path.name
-            options = {"movflags": "+faststart"} if self.path.suffix.lower() in (".mp4", ".mov") else {}
+            options = {"movflags": "+faststart"} if self._edited else {}
             self._out = av.open(str(self._part.resolve()), "w", container_options=options)
             self._begin()
         except BaseException as error:
@@ -148,7 +165,8 @@ class VideoWriter:
         try:
             if self._last is None:
                 raise BadInputError(f"nothing was written to {self.path.name}: there was no frame")
-            self._mux(self._stream.encode(None))
+            self._encode(None)
+            self._mux(self._latest.ended(self._shown_last()))
             if self._audio is not None:
                 self._audio.copy_until(self._audio_end())
             self._out.close()
@@ -169,7 +187,12 @@ class VideoWriter:
             source = self._stack.enter_context(opened(self._audio_from))
             started = [s.start_time * s.time_base for s in source.streams.audio if s.start_time is not None]
             self._sound_begins = min(started, default=None)
-            self._audio = _AudioCopy(source, self._out)
+            self._audio = CopiedAudio(source, self._out, self._edited)
+        if self._start:
+            with opened(self.info.path) as source:
+                pictures = video_stream(source, self.info.path)
+                if pictures.start_time is not None:
+                    self._source_begins = pictures.start_time * pictures.time_base
         self._out.start_encoding()
 
     def _add_video(self) -> Any:
@@ -177,6 +200,8 @@ class VideoWriter:
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = self.info.width, self.info.height, self._pixel_format
         context.time_base = self._time_base
+        if self._codec == "hevc" and self._edited:
+            context.codec_tag = "hvc1"  # QuickTime and Safari do not play hev1
         if self.info.pixel_aspect != 1:
             context.sample_aspect_ratio = self.info.pixel_aspect
         if self._fields:
@@ -197,10 +222,12 @@ class VideoWriter:
             self._zero = self._ticks(pts) if self._start else self._late(pts)
             if self._audio is not None:
                 self._audio.begin(self._zero * self._time_base, whole=not self._start)
+            if not self._start:
+                self._source_begins = pts * self.info.time_base
         ticks = self._ticks(pts) - self._zero
         if self._last is not None and ticks <= self._last:
             raise ValueError(f"time stamp {pts} does not come after the frame before it")
-        self._last = ticks
+        self._last, self._last_pts = ticks, pts
         rgb: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
         if self._marker is not None:
             # Before the conversion, which then takes each field's colours from its own lines.
@@ -219,7 +246,7 @@ class VideoWriter:
         frame.colorspace, frame.color_range = context.colorspace, context.color_range
         frame.color_primaries, frame.color_trc = context.color_primaries, context.color_trc
         frame.pts, frame.time_base = ticks, self._time_base
-        self._mux(self._stream.encode(frame))
+        self._encode(frame)
 
     def _ticks(self, pts: int) -> int:
         """A time stamp of the source in ticks of the output."""
@@ -229,11 +256,21 @@ class VideoWriter:
         return round(self._first / self._step * FINE) + frames * FINE
 
     def _late(self, pts: int) -> int:
-        """Ticks of the output before picture and sound begin: broadcasts count from the sender's start."""
+        """Ticks of the output before picture and sound begin: broadcasts count from the sender's start.
+
+        A clip whose pictures begin before 0 begins with them, since no container shows what lies there. Sound
+        that leads them is not waited for then.
+        """
+        if pts < 0:
+            return self._ticks(pts)
         begins = pts * self.info.time_base
         if self._sound_begins is not None:
             begins = min(begins, self._sound_begins)
         return max(0, math.floor(begins / self._time_base))
+
+    def _encode(self, frame: Any) -> None:
+        for packet in self._stream.encode(frame):
+            self._mux(self._latest.passed(packet))
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
@@ -242,11 +279,21 @@ class VideoWriter:
                 self._audio.copy_until(packet.dts * packet.time_base)
             self._out.mux(packet)
 
+    def _shown_last(self) -> Fraction | None:
+        """Seconds that the clip's length leaves for the last frame; None where that is one step, or not known."""
+        cut = self._end is not None and self._end < self.info.duration
+        if cut or self._last_pts is None or self._source_begins is None:
+            return None
+        end = self._source_begins + Fraction(self.info.duration)
+        shown = end - self._last_pts * self.info.time_base
+        least = self.info.time_base if self.info.variable_rate else Fraction(3, 2) / self.info.rate
+        return shown if shown > least else None
+
     def _audio_end(self) -> Fraction | None:
         """Seconds in the output after which no more audio is copied; None is all of it."""
         if self._end is None or self._last is None:
             return None
-        return self._last * self._time_base + 1 / self.info.rate
+        return self._last * self._time_base + (self._shown_last() or 1 / self.info.rate)
 
     def _abandon(self) -> None:
         """Close and forget; what goes wrong while closing a file that is thrown away does not matter."""
@@ -273,41 +320,6 @@ class VideoWriter:
                 "choose .mkv, which holds every codec, or another codec"
             )
         return error
-
-
-class _AudioCopy:
-    """Packets of a clip's audio streams, handed on as they are, only their time stamps shifted."""
-
-    def __init__(self, source: Any, out: Any) -> None:
-        streams = [stream for stream in source.streams.audio if stream.codec_context is not None]
-        self._to = {stream.index: out.add_stream_from_template(stream) for stream in streams}
-        self._packets: Iterator[Any] = source.demux(*streams) if streams else iter(())
-        self._out = out
-        self._waiting: Any = None
-        self._zero = Fraction(0)
-        self._whole = True
-
-    def begin(self, zero: Fraction, whole: bool) -> None:
-        """``zero`` is the source's time in seconds that becomes 0; a section's audio begins there."""
-        self._zero, self._whole = zero, whole
-
-    def copy_until(self, end: Fraction | None) -> None:
-        """Hand on what begins before ``end``, in seconds of the output."""
-        while (packet := self._waiting or next(self._packets, None)) is not None:
-            self._waiting = None
-            if packet.size == 0 or packet.pts is None:
-                continue
-            time = packet.pts * packet.time_base - self._zero
-            if end is not None and time >= end:
-                self._waiting = packet
-                return
-            if time < 0 and not self._whole:
-                continue
-            shift = round(self._zero / packet.time_base)
-            packet.pts -= shift
-            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
-            packet.stream = self._to[packet.stream.index]
-            self._out.mux(packet)
 
 
 def kept_depth(info: ClipInfo, codec: str) -> int:

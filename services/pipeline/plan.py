@@ -66,12 +66,7 @@ def check_clip(path: Path, runtime: Runtime) -> ClipInfo:
     size = path.stat().st_size if path.is_file() else 0
     if size > runtime.max_bytes:
         raise BadInputError(f"{path.name} has {size} bytes, at most {runtime.max_bytes} are taken", 413)
-    info = probe(path)
-    if info.width * info.height > runtime.max_pixels:
-        raise BadInputError(
-            f"{path.name} is {info.width}x{info.height}, at most {runtime.max_pixels} pixels per frame are taken",
-            413,
-        )
+    info = probe(path, runtime.max_pixels)
     if info.duration > runtime.max_seconds:
         raise BadInputError(
             f"{path.name} lasts {info.duration:.1f} s, at most {runtime.max_seconds:g} s are taken; cut it", 413

@@ -125,3 +125,29 @@ def test_frames_that_an_avi_dropped_leave_their_gaps(tmp_path, dropped):
     again = copy(clip, tmp_path / "b.mp4")
     times = [pts * again.time_base for batch in read_frames(again.path) for pts in batch.pts]
     assert times == [Fraction(n, 25) for n in kept]
+
+
+ROUND = 2**33 / 90000
+"""Seconds after which the clock of a broadcast begins anew; FFmpeg then counts what lies before as negative."""
+
+
+def test_sections_of_a_clip_that_begins_before_0(tmp_path):
+    options = {"output_ts_offset": f"{ROUND - 1.5:.3f}"}
+    clip = make_clip(tmp_path / "a.ts", frames=50, rate=Fraction(25), gop=10, options=options)
+    with av.open(str(clip)) as opened:
+        assert opened.start_time < -0.5e6
+    for first, last in [(0, 50), (2, 30), (5, 10), (33, 50), (47, 48)]:
+        batches = list(read_frames(clip, start=first / 25, end=last / 25))
+        assert batches[0].first == first
+        assert [number_of(frame) for batch in batches for frame in batch.frames] == list(range(first, last))
+
+
+@pytest.mark.parametrize("codec", ["mpeg2video", "mpeg1video"])
+def test_sections_of_a_program_stream(tmp_path, codec):
+    clip = make_clip(tmp_path / "a.mpg", 60, rate=Fraction(25), codec=codec, gop=12, coding={"bf": "2"})
+    assert not probe(clip).variable_rate
+    whole = frames_of(clip)
+    assert len(whole) == 60
+    for first in range(0, 60, 3):
+        last = min(first + 6, 60)
+        np.testing.assert_array_equal(frames_of(clip, start=first / 25, end=last / 25), whole[first:last])

@@ -4,7 +4,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clip_maker import audio_packets, copy, frames_of, make_clip, psnr
+from clip_maker import audio_packets, copy, frames_of, make_clip, number_of, psnr
 
 from datamodules.types import BadInputError
 from datamodules.video import VideoWriter, loses_fields, probe, read_frames
@@ -185,3 +185,33 @@ def test_sound_that_leads_begins_the_file(tmp_path):
     again = copy(clip, tmp_path / "b.mp4", audio_from=clip)
     first = next(read_frames(again.path)).pts[0] * float(again.time_base)
     assert 0 <= audio_packets(again.path)[0][0] < 0.05 and first == pytest.approx(0.4, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.mov", "b.mkv"])
+@pytest.mark.parametrize("sound", [None, "aac"])
+def test_pictures_before_0_are_shown(tmp_path, name, sound):
+    # Where the clock of a broadcast begins anew, FFmpeg counts what lies before as negative.
+    clip = make_clip(
+        tmp_path / "a.ts", audio=sound, rate=Fraction(25), frames=50, options={"output_ts_offset": "95442.2"}
+    )
+    with av.open(str(clip)) as opened:
+        assert opened.start_time < -0.5e6
+    again = copy(clip, tmp_path / name, audio_from=clip if sound else None)
+    assert [number_of(frame) for frame in frames_of(again.path)] == list(range(50))
+    with av.open(str(again.path)) as opened:
+        frames = list(opened.decode(video=0))
+    assert len(frames) == 50 and 0 <= frames[0].pts * frames[0].time_base < 0.05
+    if sound:
+        apart = [
+            audio_packets(path)[-1][0] - next(read_frames(path)).pts[0] * float(probe(path).time_base)
+            for path in (clip, again.path)
+        ]
+        assert apart[0] == pytest.approx(apart[1], abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.mov"])
+def test_hevc_is_named_as_players_ask(tmp_path, name):
+    clip = make_clip(tmp_path / "a.mp4", frames=3, size=(128, 96))
+    copy(clip, tmp_path / name, codec="hevc")
+    data = (tmp_path / name).read_bytes()
+    assert b"hvc1" in data and b"hev1" not in data
