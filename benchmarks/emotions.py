@@ -1,11 +1,11 @@
-"""The edits surprise and anger on persons: what face-api's expression net says, and the mesh, which no loss asked.
+"""The edits surprise and anger on persons: what face-api's expression net says, and a second net and the mesh.
 
 python benchmarks/emotions.py [--folder FOLDER] [--split test|val|train] [--per-clip N] [--sheet FILE]
 
 A row is an edit at one strength: the share of frames whose likeliest expression is its own, the mean score of
-that, how far brows (over the corners of the eyes), lips, lids and corners of the mouth moved, over the distance of
-the eyes (lids: height over width), and likeness to the unedited face. The codes are the shipped encoder's answers
-to prepared crops ('stylereel train prepare').
+that, the same two by a second net, which as the mesh no loss asked, how far brows (over the corners of the eyes),
+lips, lids and corners of the mouth moved, over the distance of the eyes (lids: height over width), and likeness to
+the unedited face. The codes are the shipped encoder's answers to prepared crops ('stylereel train prepare').
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from datamodules.spread import spread
 from modules.editing.directions import EditRequest, EditSet, load_directions
 from modules.perception.emotion import EMOTIONS, EXPRESSED
 from modules.perception.landmarks import brows_up, eyes_open, mouth_open, smile
+from modules.perception.second_judges import SecondJudges
 from modules.sheet import Row, draw_sheet, to_picture
+from services.attributes import as_frames
 from services.direction_settings import DirectionSettings
 from services.edits.encoded_codes import encoded_frames
 from services.edits.instruments import Instruments, load_instruments
@@ -55,14 +57,15 @@ def main() -> None:
     if frames is None:
         parser.error(f"{CLIPS} has no {arguments.split} person")
     print(f"{len(frames.ws)} frames of {len(set(frames.people))} persons in {len(set(frames.clips))} clips.\n")
-    print("| edit | at | likeliest | score | brows | lips | lids | corners | likeness (5th percentile) |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|---|")
+    columns = "likeliest | score | likeliest by a second net | score by it | brows | lips | lids | corners"
+    print(f"| edit | at | {columns} | likeness (5th percentile) |")
+    print(f"|---|--:|{'--:|' * (columns.count('|') + 1)}---|")
     shown = frames.ws[spread(len(frames.ws), SHOWN)]
-    rows = []
+    rows, second = [], SecondJudges()
     for name in EXPRESSED:
         usual = settings.edits[name].typical
         asked = sorted({*(share * usual for share in SHARES), edits[name].upper, edits[name].lower})
-        for line in _table(name, asked, frames.ws, edits, tools):
+        for line in _table(name, asked, frames.ws, edits, tools, second):
             print(line, flush=True)
         for strength in asked if arguments.sheet else []:
             images = _shown(shown, EditRequest(name, strength), edits, tools)
@@ -71,17 +74,20 @@ def main() -> None:
         write_image(arguments.sheet, draw_sheet(rows, settings.resolution))
 
 
-def _table(name: str, asked: list[float], ws: Tensor, edits: EditSet, tools: Instruments) -> list[str]:
-    start = _read(_shown(ws, EditRequest(name, 0.0), edits, tools), name, tools)
+def _table(
+    name: str, asked: list[float], ws: Tensor, edits: EditSet, tools: Instruments, second: SecondJudges
+) -> list[str]:
+    start = _read(_shown(ws, EditRequest(name, 0.0), edits, tools), name, tools, second)
     lines = []
     for strength in asked:
-        found = _read(_shown(ws, EditRequest(name, strength), edits, tools), name, tools)
+        found = _read(_shown(ws, EditRequest(name, strength), edits, tools), name, tools, second)
         moved = " | ".join(
             f"{float((found[m] - start[m]).mean()):+.3f}" for m in ("brows", "lips", "lids", "corners")
         )
         likeness = (found["identity"] * start["identity"]).sum(1)
         lines.append(
-            f"| {name} | {strength:+g} | {found['likeliest'].mean():.0%} | {found['score'].mean():.2f} | {moved} "
+            f"| {name} | {strength:+g} | {found['likeliest'].mean():.0%} | {found['score'].mean():.2f} "
+            f"| {found['likeliest by second'].mean():.0%} | {found['score by second'].mean():.2f} | {moved} "
             f"| {likeness.mean():.2f} ({np.percentile(likeness, 5):.2f}) |"
         )
     return lines
@@ -94,10 +100,13 @@ def _shown(ws: Tensor, request: EditRequest, edits: EditSet, tools: Instruments)
 
 
 @torch.no_grad()
-def _read(images: Tensor, name: str, tools: Instruments) -> dict[str, NDArray[np.float32]]:
+def _read(images: Tensor, name: str, tools: Instruments, second: SecondJudges) -> dict[str, NDArray[np.float32]]:
     place = EMOTIONS.index(EXPRESSED[name])
     scores, points = tools.judge.emotion(images).softmax(1), tools.judge.mesh(images).points
+    other = torch.from_numpy(second.expression(*as_frames(images, points)))
     found = {
+        "likeliest by second": (other.argmax(1) == place).float(),
+        "score by second": other[:, place],
         "likeliest": (scores.argmax(1) == place).float(),
         "score": scores[:, place],
         "brows": brows_up(points),

@@ -23,13 +23,14 @@ class Box:
     title: str
     lines: tuple[str, ...] = ()
     fill: str = GREY
+    dashed: bool = False
 
     def svg(self) -> list[str]:
         """Its elements."""
-        left = self.x + 12
+        left, dash = self.x + 12, ' stroke-dasharray="5 4"' if self.dashed else ""
         parts = [
             f'<rect x="{self.x}" y="{self.y}" width="{self.width}" height="{self.height}" rx="8" '
-            f'fill="{self.fill}" stroke="{LINE}"/>',
+            f'fill="{self.fill}" stroke="{LINE}"{dash}/>',
             text(left, self.y + 23, self.title, 15, INK, bold=True),
         ]
         return parts + [text(left, self.y + 44 + 18 * i, line, 12.5, FAINT) for i, line in enumerate(self.lines)]
@@ -128,18 +129,31 @@ def pipeline() -> str:
     parts = [text(24, top - 18, "A clip, streamed: memory does not grow with its length", 13.5, FAINT)]
     for before, after in pairwise(boxes):
         parts += arrow([(before.x + step, top + 42), (after.x, top + 42)])
-    generator = Box(
-        24 + 4 * (step + 18),
-        216,
-        2 * step + 18,
-        62,
-        "generator",
-        ("draws the face before and after, at its size",),
-        ROSE,
+    asked = (
+        ("adapt", ("the generator learns", "the face of the clip")),
+        ("keep lips", ("codes moved until lips", "do what they did")),
+        ("stitch", ("tuned to meet the", "frame at the border")),
     )
-    parts += arrow([(boxes[4].x + 60, top + 84), (boxes[4].x + 60, 216)])
-    parts += arrow([(boxes[5].x + 90, 216), (boxes[5].x + 90, top + 84)])
-    low = 360
+    second, third = top + 120, top + 236
+    columns = [box.x for box in boxes[3:6]]
+    optional = [
+        Box(x, second, step, 80, name, lines, BLUE, dashed=True)
+        for x, (name, lines) in zip(columns, asked, strict=True)
+    ]
+    words = ("draws the face before and after, at its size,", "with what it learned in adapt and stitch")
+    generator = Box(columns[0], third, columns[-1] + step - columns[0], 80, "generator", words, ROSE)
+    for number, x in enumerate(columns):
+        lane = [[(x + 75, top + 84), (x + 75, second)], [(x + 75, second + 80), (x + 75, third)]]
+        # Codes go down to the generator, its pictures come up to be pasted.
+        for points in lane:
+            parts += arrow(points[::-1] if number == 2 else points)
+    notes = (
+        "Dashed: where it is asked for, by",
+        "--adapt, --keep-lips and --stitch;",
+        "otherwise it is passed by.",
+    )
+    parts += [text(24, second + 26 + 18 * line, note, 12.5, FAINT) for line, note in enumerate(notes)]
+    answers, low = third + 112, third + 166
     life = (
         ("data", ("videos under DVC,", "split by person"), GREEN),
         ("train", ("samples, then real", "frames; resumable"), GREEN),
@@ -165,12 +179,19 @@ def pipeline() -> str:
     parts.append(
         text(row[2].x + 160, back + 18, "refused: exit code 3, kept in the history", 12, FAINT, anchor="middle")
     )
-    parts += arrow(
-        [(row[6].x + 75, low), (row[6].x + 75, 310), (boxes[3].x + 75, 310), (boxes[3].x + 75, top + 84)]
+    right, left = row[6].x + 75, boxes[3].x - 9
+    parts += arrow([
+        (right, low), (right, answers), (left, answers), (left, second - 18), (left + 34, second - 18),
+        (left + 34, top + 84),
+    ])  # fmt: skip
+    parts.append(
+        text(row[5].x + 20, answers - 8, "encoder and directions that answer", 12, FAINT, anchor="middle")
     )
-    parts.append(text(row[5].x + 20, 302, "encoder and directions that answer", 12, FAINT, anchor="middle"))
     return picture(
-        width, back + 40, "The pipeline", [line for box in (*boxes, generator, *row) for line in box.svg()] + parts
+        width,
+        back + 40,
+        "The pipeline",
+        [line for box in (*boxes, *optional, generator, *row) for line in box.svg()] + parts,
     )
 
 

@@ -104,6 +104,17 @@ def as_table(measures: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]
     return np.stack([measures[name] for name in NAMES], axis=1).astype(np.float64)
 
 
+def as_frames(images: Tensor, points: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """What ``SecondJudges`` takes: ``(N, H, W, 3)`` uint8 and the boxes ``(N, 4)`` around mesh points.
+
+    Images are ``(N, 3, H, W)`` in [-1, 1], points ``(N, 468, 3)`` in their pixels.
+    """
+    places = points[:, :, :2]
+    boxes = torch.cat([places.amin(1), places.amax(1)], dim=1).detach().float().cpu().numpy()
+    pixels = images.mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy(), boxes
+
+
 @dataclass(frozen=True)
 class SecondAttributeJudge:
     """The same of nets from another source, which no direction was fitted or set to: age, pose, gender.
@@ -120,13 +131,10 @@ class SecondAttributeJudge:
     def __call__(self, images: Tensor) -> Measures:
         """Measure N pictures; see the class."""
         faces = self.mesh(images)
-        places = faces.points[:, :, :2]
-        boxes = torch.cat([places.amin(1), places.amax(1)], dim=1).cpu().numpy()
-        pixels = images.mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
-        frames = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        frames, boxes = as_frames(images, faces.points)
         pose = self.nets.pose(frames, boxes)
         values = {
-            "age": self.nets.age(frames, boxes),
+            "age": self.nets.age(frames, faces.points),
             "yaw": pose.yaw,
             "pitch": pose.pitch,
             "roll": pose.roll,

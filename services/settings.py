@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from datamodules.types import BadInputError
 
@@ -23,7 +24,25 @@ ROOT = Path(__file__).resolve().parent.parent
 PARAMS = ROOT / "params.yaml"
 PREFIX = "STYLEREEL_"
 
+_HOST_NAME = re.compile(r"\*|(?:\*\.)?[\w-]+(?:\.[\w-]+)*|\[[0-9a-f:.]+\]", re.IGNORECASE | re.ASCII)
+
 Section = TypeVar("Section")
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, le=1e6)]
+"""Up to about a century: dates end."""
+
+
+def _checked_hosts(text: str) -> str:
+    for name in host_names(text):
+        if not _HOST_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a host; give names without scheme and port, as a.example")
+    return text
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """The names in a list that commas separate, in small letters."""
+    return tuple(name.strip().lower() for name in text.split(",") if name.strip())
 
 
 @dataclass(frozen=True)
@@ -48,38 +67,47 @@ class Runtime:
     """Where the networks run; ``auto`` takes a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16"]
     """Of the generator's features; ``auto`` is bfloat16 where the hardware computes in it. Judges keep float32."""
-    threads: int
+    threads: Annotated[int, Field(ge=0)]
     """CPU threads for torch; 0 leaves torch's own choice."""
     state: Path
     """Folder for what is kept between runs: registry, jobs, latents, cached models."""
     tracking_uri: str
     """MLflow's address; empty is an SQLite file in ``state``."""
-    max_bytes: int
+    max_bytes: Count
     """Largest video that is taken, in bytes; no other body may be larger either."""
-    max_image_bytes: int
+    max_image_bytes: Count
     """Largest body of any other request, in bytes; an image stays in memory while it waits for its turn."""
-    max_pixels: int
+    max_pixels: Count
     """Largest frame or image that is taken, in pixels."""
-    max_seconds: float
+    max_seconds: Positive
     """Longest clip that a job takes, in seconds of video."""
-    max_rate: float
+    max_rate: Positive
     """Frames per second at which ``max_seconds`` may be filled: more frames than those of both are not taken."""
-    request_seconds: float
+    request_seconds: Positive
     """Longest time that one request waits for its turn, and again the longest that it computes, in seconds."""
-    slowest_upload: Annotated[int, Field(gt=0)]
-    """Bytes per second at which a body of ``max_bytes`` still comes in in time."""
-    keep_latents_hours: float
+    slowest_upload: Count
+    """Bytes per second that a body must come at, counted over the time that the server waits for it."""
+    upload_grace: Positive
+    """Seconds that the server waits for a body on top of what its bytes take at ``slowest_upload``."""
+    keep_latents_hours: Hours
     """How long latent ids answer after they were made."""
-    keep_jobs_hours: float
+    keep_jobs_hours: Hours
     """How long finished jobs and their results are kept."""
-    max_jobs: Annotated[int, Field(gt=0)]
+    max_jobs: Count
     """Most jobs that are queued or running; each keeps up to ``max_bytes`` on the disk."""
-    poll_seconds: float
+    poll_seconds: Positive
     """How often the registry is asked whether an alias moved."""
+    stop_seconds: Count
+    """How long a server that is told to stop waits for the requests under way."""
     host: str
     """Address that the service binds to."""
-    port: int
+    port: Annotated[int, Field(ge=0, le=65535)]
     """Port that the service binds to; 0 takes a free one."""
+    allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)]
+    """Names, between commas, that clients reach the service by, e.g. those of a proxy: ``a.example, *.b.example``.
+
+    On loopback they are answered beside localhost; elsewhere an empty list answers all names. ``*`` is any name.
+    """
     log_level: Literal["warning", "info", "debug"]
     """From which level on the service's log says something; ``info`` has a line for each request and job."""
     log_format: Literal["text", "json"]

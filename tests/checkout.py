@@ -15,26 +15,29 @@ from services.settings import ROOT
 
 _PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 _EDITS = _PARAMS["directions"]["edits"]
-ONE_STEP = {"steps": 1, "learning_rate": 1e-5}
+ALL_STEPS = {"share": 1.0, "learning_rate": 1e-5}
 SMALL = {
     "clips.max_frames": 12,
     "samples.count": 24,
     "samples.shard_size": 12,
     "frame_encoder.start_from": "assets/frame-encoder",
     "frame_encoder.training.linear_start": 0,
+    "frame_encoder.training.steps": 1,
     "frame_encoder.training.phases": [
-        {"name": "landmarks", **ONE_STEP, "batch_size": 2, "sample_share": 0.5, "rendered": 1,
+        {"name": "landmarks", **ALL_STEPS, "batch_size": 2, "sample_share": 0.5, "rendered": 1,
          "weights": {"codes": 1.0, "l2": 1.0, "landmark_features": 0.01}},
     ],
     "frame_encoder.trainer.validation_frames": 2,
+    "video_encoder.training.steps": 1,
     "video_encoder.training.phases": [
-        {"name": "pairs", **ONE_STEP, "episodes": 1, "length": 2, "rendered": 1, "long_memory": 0.0,
+        {"name": "pairs", **ALL_STEPS, "episodes": 1, "length": 2, "rendered": 1, "long_memory": 0.0,
          "still_share": 0.0, "smoothing": 0.0, "weights": {"codes": 1.0, "l2": 1.0}},
     ],
     "video_encoder.validation_clips": 1,
     "video_encoder.trainer.validation_frames": 3,
+    "restoring.training.steps": 1,
     "restoring.training.phases": [
-        {"name": "images", **ONE_STEP, "batch_size": 2, "sample_share": 0.5, "rendered": 1,
+        {"name": "images", **ALL_STEPS, "batch_size": 2, "sample_share": 0.5, "rendered": 1,
          "weights": {"codes": 1.0, "l2": 1.0}},
     ],
     "restoring.trainer.validation_frames": 2,

@@ -1,11 +1,13 @@
 """The rules of the house, held: import directions, params.yaml, the README's commands, the size of files."""
 
+import ast
 import dataclasses
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,15 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LONGEST = 420
 """Lines: about 400, which is where a file is two ideas."""
+IMPORTERS = {
+    "MLflow": ("services/registry",),
+    "BentoML": ("services/serving/api.py",),
+    "Lightning": (
+        "modules/lit", "datamodules", "services/training/trainer.py", "services/training/checkpoints.py",
+        "services/stages/restorers.py", "services/registry/curves.py",
+    ),
+}  # fmt: skip
+"""The frameworks that have their places, and these places: folders or files."""
 SECTIONS = sorted(yaml.safe_load((ROOT / "params.yaml").read_text()))
 TRACKED = subprocess.run(
     ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
@@ -63,6 +74,47 @@ def test_every_room_of_services_has_its_place() -> None:
     }
     rooms = {f"services.{path.parent.name}" for path in (ROOT / "services").glob("*/__init__.py")}
     assert rooms <= placed
+
+
+def packages_imported(tree: ast.AST) -> Iterator[str]:
+    """Packages that code imports when it runs, also inside functions; under TYPE_CHECKING nothing is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for other in node.orelse:
+                yield from packages_imported(ast.Module([other], []))
+        else:
+            yield from packages_imported(node)
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    code = """
+if TYPE_CHECKING:
+    import lightning as L
+else:
+    import bentoml
+def late():
+    with suppress(ImportError):
+        from mlflow.pyfunc import model
+from . import torch
+"""
+    assert set(packages_imported(ast.parse(code))) == {"bentoml", "mlflow"}
+
+
+@pytest.mark.parametrize("framework", IMPORTERS)
+def test_a_framework_is_imported_where_contributing_says(framework: str) -> None:
+    places = IMPORTERS[framework]
+    for name in TRACKED:
+        if name.startswith(("modules/", "datamodules/", "services/", "benchmarks/")) and name.endswith(".py"):
+            if any(name == place or name.startswith(f"{place}/") for place in places):
+                continue
+            found = set(packages_imported(ast.parse(text_of(name) or "")))
+            assert not found & {framework.lower(), f"pytorch_{framework.lower()}"}, f"{name} imports {framework}"
+    (said,) = (part for part in (ROOT / "CONTRIBUTING.md").read_text().split("\n\n") if "imports MLflow" in part)
+    assert framework in said and {f"`{place}`" for place in places} <= set(re.findall(r"`[^`]+`", said))
 
 
 def test_ruff_finds_nothing() -> None:

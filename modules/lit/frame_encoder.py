@@ -27,8 +27,8 @@ class Phase:
 
     name: str
     """What the curves and the log call it."""
-    steps: int
-    """Optimiser steps."""
+    share: float
+    """Of the training's steps."""
     batch_size: int
     """Images per step, samples and frames together."""
     learning_rate: float
@@ -41,8 +41,6 @@ class Phase:
     """Weight of each loss by its name; ``codes`` is the regression of known codes."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"phase {self.name} has no steps: leave it out")
         if not 0.0 <= self.sample_share <= 1.0:
             raise ValueError(f"phase {self.name}: sample_share must lie in [0, 1], got {self.sample_share}")
         if not 0 <= self.rendered <= self.batch_size:

@@ -19,6 +19,7 @@ class RestoringTraining(EncoderTraining):
     """Smallest and largest reduction that ``enlarge`` learns from; users' faces are of any size."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "factors", tuple(self.factors))
         least, most = self.factors
         if not 1 <= least <= most:

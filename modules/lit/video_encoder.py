@@ -28,8 +28,8 @@ class VideoPhase:
 
     name: str
     """What the log calls it."""
-    steps: int
-    """Optimiser steps."""
+    share: float
+    """Of the training's steps."""
     episodes: int
     """Episodes per step."""
     length: int
@@ -48,7 +48,7 @@ class VideoPhase:
     """Weight of each loss by its name: ``codes`` and ``change`` are explained in ``LitVideoEncoder``."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rendered <= self.length or min(self.steps, self.episodes, self.length) < 1:
+        if not 0 <= self.rendered <= self.length or min(self.episodes, self.length) < 1:
             raise ValueError(f"phase {self.name}: {self.rendered} of {self.length} frames cannot be rendered")
         if not self.rendered and set(self.weights) - {"codes"}:
             raise ValueError(f"phase {self.name}: image losses need rendered frames")

@@ -1,7 +1,7 @@
 """Second judges of a face: small nets from another source than the ones that edits are fitted and trained with.
 
-They only measure (ONNX, no gradients). Inputs follow the JavaScript that the nets are published with, but for age
-and gender, which it gives red first: blue first they answer better.
+They only measure (ONNX, no gradients). Inputs follow the code that the nets are published with, but for gender,
+which that gives red first: blue first it answers better.
 """
 
 from __future__ import annotations
@@ -12,13 +12,24 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import onnxruntime
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from modules.assets import asset_path
+from modules.perception.emotion import EMOTIONS
+from modules.perception.face_chip import face_chip
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 _STAGES = (1, 2, 3)
+_AGE_MEAN = np.array([122.782, 117.001, 104.298], np.float32)
+_AGE_SIDE, _AGE_PADDING = 64, 0.2
+_YEARS = np.array([0.25, *range(1, 81)], np.float32)
+"""What each of the age net's classes stands for, as dlib's own example has them."""
+
+_CLASSES = ("angry", "disgusted", "fearful", "happy", "sad", "surprised", "neutral")
+"""Of the expression net, whose publisher does not name them: the order of FER2013."""
 
 
 class HeadPose(NamedTuple):
@@ -29,31 +40,41 @@ class HeadPose(NamedTuple):
     roll: NDArray[np.float32]
 
 
-def onnx_session(file: str, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A net of the asset ``face-recognition-plugin`` on the CPU, quiet."""
+def onnx_session(
+    file: str, threads: int = 1, asset: str = "face-recognition-plugin"
+) -> onnxruntime.InferenceSession:
+    """A net of an asset on the CPU, quiet."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    path = asset_path("face-recognition-plugin", file)
+    path = asset_path(asset, file)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class SecondJudges:
-    """``fr_age``, ``fr_gender``, ``fr_pose`` and ``fr_expression``, loaded when first asked.
+    """dlib's age net, ``fr_gender``, ``fr_pose`` and ``fr_expression``, loaded when first asked.
 
-    Every method takes ``(N, H, W, 3)`` uint8 RGB images and one face box per image, ``(N, 4)`` x0, y0, x1, y1 in
-    pixels, as YuNet gives it.
+    Every method but ``age`` takes ``(N, H, W, 3)`` uint8 RGB images and one face box per image, ``(N, 4)`` x0, y0,
+    x1, y1 in pixels, as YuNet gives it.
     """
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
 
-    def age(self, images: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Years, ``(N,)``; a weak judge: correlation 0.26 with the truth on 142 UTKFace crops."""
-        return 101 * _staged(self._age, _cuts(images, boxes, 1.4, 64)[..., ::-1])
+    def age(self, images: NDArray[np.uint8], points: Tensor) -> NDArray[np.float32]:
+        """Years, ``(N,)``, of square images ``(N, H, H, 3)`` uint8 RGB and their mesh points ``(N, 468, 3)``.
+
+        On 483 UTKFace crops of all ages: correlation 0.90 with the truth, mean error 7.8 years, 0.80 years found
+        per year. From 18 to 60 years, 245 of them: 0.80, 6.3 years, 0.77.
+        """
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+        chips = face_chip(pixels, points.detach().float().cpu(), _AGE_SIDE, _AGE_PADDING).numpy()
+        inputs = (chips - _AGE_MEAN[:, None, None]) / 256
+        shares: NDArray[np.float32] = self._age.run(None, {"images": inputs})[0]
+        return shares @ _YEARS
 
     def female(self, images: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How female the face looks, ``(N,)``, about 0 to 1; right on 72 % of the same crops."""
+        """How female the face looks, ``(N,)``, about 0 to 1; right on 72 % of 142 UTKFace crops."""
         return 1 - _staged(self._gender, _cuts(images, boxes, 1.4, 64)[..., ::-1])
 
     def pose(self, images: NDArray[np.uint8], boxes: NDArray[np.float32]) -> HeadPose:
@@ -69,13 +90,19 @@ class SecondJudges:
         return HeadPose(-yaw, pitch, roll)
 
     def expression(self, images: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities ``(N, 7)`` of seven expressions, whose names the publisher does not give."""
-        scaled = _cuts(images, boxes, 1.2, 224).astype(np.float32).transpose(0, 3, 1, 2)[:, None] / 255
-        return np.stack([_softmax(self._expression.run(None, {"input": x})[0][0]) for x in scaled])
+        """Probabilities ``(N, 7)`` of ``modules.perception.emotion.EMOTIONS``, in that order.
+
+        A cautious judge: it calls most faces happy or neutral. docs/decisions.md says how its classes got names.
+        """
+        # The published code gives it colours. It learned from grey pictures: in colours it calls calm faces happy.
+        grey = np.stack([cv2.cvtColor(cut, cv2.COLOR_RGB2GRAY) for cut in _cuts(images, boxes, 1.2, 224)])
+        scaled = np.repeat(grey[:, None, None].astype(np.float32) / 255, 3, axis=2)
+        shares = np.stack([_softmax(self._expression.run(None, {"input": x})[0][0]) for x in scaled])
+        return shares[:, [_CLASSES.index(name) for name in EMOTIONS]]
 
     @cached_property
     def _age(self) -> onnxruntime.InferenceSession:
-        return onnx_session("fr_age.onnx", self.threads)
+        return onnx_session("age-v1.onnx", self.threads, "age")
 
     @cached_property
     def _gender(self) -> onnxruntime.InferenceSession:

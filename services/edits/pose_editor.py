@@ -22,8 +22,17 @@ from datamodules.samples import REMAKE, SampleDataset
 from datamodules.shards import Shard
 from datamodules.spread import spread
 from datamodules.types import BadInputError
+from modules.editing.directions import EditSet
 from modules.editing.expression import QUANTITIES, fit_expressions
-from modules.editing.pose import EXPRESSIONS, Held, PoseEditor, pose_edits, request, save_pose_editor
+from modules.editing.pose import (
+    EXPRESSIONS,
+    Held,
+    PoseEdit,
+    PoseEditor,
+    pose_edits,
+    request,
+    save_pose_editor,
+)
 from modules.encoders.vit import FrameEncoder, load_frame_encoder
 from modules.lit.frame_encoder import FrozenParts
 from modules.lit.pose_editor import LitPoseEditor
@@ -35,14 +44,17 @@ from modules.perception.mesh import FaceMesh
 from services.attributes import load_attribute_judge
 from services.edits.directions import LABELS, labelled_by
 from services.edits.encoded_codes import codes_for_units, frames_of_test_persons, training_codes
-from services.edits.evaluation import Readings, measure_edits, slopes_between
+from services.edits.evaluation import Readings, Render, measure_edits, slopes_between
 from services.edits.face_meshes import ShardMeshes, clip_meshes, sample_meshes
 from services.edits.instruments import Instruments, instruments_for
 from services.edits.pose_card import card
 from services.edits.pose_evaluation import PoseJudge, evaluate_pose_editor
 from services.edits.pose_settings import PoseEditorSettings
 from services.edits.refinement import render_pool
+from services.edits.sheets import edits_sheet
 from services.places import CLIPS, FRAME_ENCODER, METRICS_FOLDER, RUNS, SAMPLES
+from services.registry.gate import Evaluation
+from services.registry.tracking import Run
 from services.settings import ROOT, Params
 from services.training.generator import training_generator
 from services.training.parts import OF_FACES, face_seen, image_losses, judged_by, seen_by
@@ -53,6 +65,8 @@ FOLDER = ROOT / "assets" / "pose-editor"
 MESHES, POOL = ROOT / "build" / "meshes", ROOT / "build" / "pose" / "pool.safetensors"
 FIGURES = "metrics.json"
 EVALUATION = METRICS_FOLDER / "pose_editor.evaluation.json"
+SHEET_CODES = 3
+"""Frames that the run's sheet shows each edit on."""
 
 Say = Callable[[str], None]
 
@@ -132,10 +146,18 @@ def train_pose_editor(params: Params, say: Say = lambda line: None) -> Path:
         write_whole(folder / FIGURES, json.dumps(dict(evaluation.metrics), indent=2, sort_keys=True) + "\n")
         EVALUATION.parent.mkdir(exist_ok=True)
         write_whole(EVALUATION, evaluation.to_json())
-        run.log_metrics(dict(evaluation.metrics))
-        run.log_model(folder)
+        keep_with(run, folder, evaluation, pose_edits(*made), frames.ws, tools.render)
     say("\n".join(lines))
     return folder
+
+
+def keep_with(
+    run: Run, folder: Path, evaluation: Evaluation, edits: EditSet[PoseEdit], ws: Tensor, render: Render
+) -> None:
+    """Log what came out: numbers, the model, and every edit at its bounds on some of the codes ``ws``."""
+    run.log_metrics(dict(evaluation.metrics))
+    run.log_model(folder)
+    run.log_image("edits", edits_sheet(ws[spread(len(ws), SHEET_CODES)], edits, render))
 
 
 def check_filmed(clips: Sequence[ShardMeshes], settings: PoseEditorSettings) -> None:

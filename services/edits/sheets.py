@@ -14,7 +14,7 @@ from services.edits.evaluation import Render
 from services.evaluation.sheets import SIDE
 
 
-def edits_sheet(ws: Tensor, edits: EditSet, render: Render) -> Image:
+def edits_sheet(ws: Tensor, edits: EditSet[Any], render: Render) -> Image:
     """A row per edit: each of the codes ``(N, num_ws, w_dim)`` at the lower bound, unedited and at the upper."""
     with torch.no_grad():
         plain = [to_picture(render(one)[0]) for one in torch.split(ws, 1)]

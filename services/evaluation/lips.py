@@ -18,6 +18,8 @@ from modules.editing.expression_dynamics import Eyes, Mouth, point_distance
 from modules.losses.perceptual import load_lpips
 from modules.perception.emotion import EMOTIONS, load_emotion_net
 from modules.perception.landmarks import eye_distance
+from modules.perception.second_judges import SecondJudges
+from services.attributes import as_frames
 from services.pipeline.balance import balanced_in_clip
 from services.pipeline.lips import by_mesh, keep_lips
 from services.pipeline.models import Models
@@ -44,6 +46,8 @@ class KeptLips:
     """The same after lips were kept."""
     label: tuple[float, float, float]
     """Score of the edit's label, in [0, 1]: unedited, after the plain edit, after lips were kept."""
+    second_label: tuple[float, float, float]
+    """The same by a second net, which no loss asks and no edit was learned from."""
     eyes: tuple[float, float]
     """LPIPS under the eye mask to the plain edit: of the unedited rendering, and after lips were kept."""
 
@@ -72,7 +76,7 @@ class KeptLips:
 def kept_lips(clip: Path, request: EditRequest, label: str, models: Models, options: EditOptions) -> KeptLips:
     """Edit the largest face of a clip, keep its lips, and look at all of its frames.
 
-    ``label`` is one of ``EMOTIONS``, which no loss asks. All frames are in memory at once.
+    ``label`` is one of ``EMOTIONS``. All frames are in memory at once.
     """
     plan = plan_clip(clip, models, options)
     with tempfile.TemporaryDirectory() as work:
@@ -136,11 +140,19 @@ def compared(
     wanted = eyes.features(plain)
     emotion, which = load_emotion_net(models.device), EMOTIONS.index(label)
     before, after, led = mean_of(lambda one: emotion(one).softmax(1)[:, which], (unedited, plain, kept))
+    nets = SecondJudges()
+
+    def by_second(images: Tensor) -> Tensor:
+        seen = as_frames(images, models.judges.mesh(images).points)
+        return torch.from_numpy(nets.expression(*seen)[:, which])
+
+    before2, after2, led2 = mean_of(by_second, (unedited, plain, kept))
     return KeptLips(
         len(frames),
         float(np.mean(apart(torch.roll(unedited, 1, 2), torch.roll(unedited, 1, 3), wanted=unedited))),
         *to_unedited,
         *to_frames,
         (before, after, led),
+        (before2, after2, led2),
         (float(eyes(unedited, wanted).mean()), float(eyes(kept, wanted).mean())),
     )

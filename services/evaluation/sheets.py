@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -12,11 +13,14 @@ from modules.sheet import Image, Row, draw_grid, draw_sheet, to_picture
 
 if TYPE_CHECKING:
     from services.evaluation.frames import HeldOutFrames
+    from services.evaluation.video import CodeSource
 
 SIDE = 128
 """Of a picture in a run's sheets, in pixels."""
 FRAMES, PAIR_COLUMNS = 24, 4
 """Largest number of frames that reconstructions are shown of, and how many of them stand in a row in training."""
+CLIPS, STREAMED = 8, 9
+"""Largest number of clips that rows are shown on, and of frames that an encoder has seen of each by then."""
 
 
 def pairs_sheet(inputs: Sequence[Image], reconstructions: Sequence[Image]) -> Image:
@@ -46,3 +50,21 @@ class Shown:
             for i in self.chosen
         ]
         return draw_sheet(rows, SIDE, ["input", *names.values()])
+
+
+def video_sheet(
+    clips: Sequence[HeldOutFrames], rows: Sequence[CodeSource], render: Callable[[Tensor], Tensor]
+) -> Image:
+    """A row per clip, evenly spread: a frame, then what each of ``rows`` makes of it after the frames before.
+
+    ``render`` takes codes ``(1, num_ws, w_dim)``.
+    """
+    shown = []
+    for number in spread(len(clips), CLIPS):
+        clip = clips[number]
+        begun = replace(
+            clip, pixels=clip.pixels[:STREAMED], clips=clip.clips[:STREAMED], people=clip.people[:STREAMED]
+        )
+        faces = [to_picture(render(row.encode(begun).ws[-1:])[0]) for row in rows]
+        shown.append(Row([begun.pixels[-1], *faces], begun.clips[-1][:18]))
+    return draw_sheet(shown, SIDE, ["input", *(row.label for row in rows)])

@@ -23,7 +23,9 @@ from modules.editing.pose import load_pose_editor
 from modules.editing.stylespace import KIND as STYLESPACE_KIND
 from modules.editing.stylespace import joined, load_stylespace
 from modules.encoders.irse import load_encoder as load_published_encoder
-from modules.encoders.restoring import Task
+from modules.encoders.restoring import RestoringEncoder, Task
+from modules.encoders.video_vit import VideoEncoder
+from modules.encoders.vit import FrameEncoder
 from modules.generators.adaptation import adapted, load_adaptation
 from modules.generators.protocol import Generator, HasPrecision
 from modules.model_folder import load_model
@@ -197,6 +199,12 @@ class Models:
                 f"the directions belong to generator {', '.join(made_for)}, "
                 f"but the one in use is {self.generator.sha256}"
             )
+        side = looks_at(self.encoder)
+        if side is not None and side != self.config.crop_size:
+            raise BadInputError(
+                f"the encoder looks at crops of {side} px, pipeline.crop_size is {self.config.crop_size}: set it "
+                f"to {side}, or name an encoder that was trained with such crops"
+            )
 
     @property
     def at_once(self) -> int:
@@ -247,7 +255,7 @@ def load_models(
     says which is usual. An ``encoder`` may be a pSp, e4e or ReStyle checkpoint too, which does not say whose codes
     it gives: its rows have to fit. ``generator`` is what ``load_generator`` takes, else ``generator.source`` is.
     ``beside`` are further folders of edits; of two edits of one name the later folder's is taken. Raises
-    ``BadInputError`` for models of another generator.
+    ``BadInputError`` for models of another generator, or for other crops than ``pipeline.crop_size``.
     """
     base = load_bare_models(params, generator)
     made, device, config, versions = base.generator, base.device, base.config, dict(base.versions)
@@ -281,8 +289,9 @@ def load_models(
 
 def load_bare_models(params: Params, generator: str | None = None) -> Models:
     """The generator and the judges alone, on the device of ``params.runtime``."""
-    device, config = params.runtime.torch_device(), params.section("pipeline", PipelineConfig)
+    device, asked = params.runtime.torch_device(), params.section("pipeline", PipelineConfig)
     made = generator_for(params, generator)
+    config = asked.within(made.resolution)
     parsing = params.section("parsing", ParsingConfig)
     judges = Judges(params.section("detection", DetectionConfig), config.refine.lpips_net, device, parsing)
     smoothing = params.section("smoothing", SmoothingConfig)
@@ -311,6 +320,15 @@ def with_adaptation(models: Models, folder: Path, generator: Generator | None = 
         learned_with=tuple(str(line) for line in report.get("warnings", ())) if isinstance(report, dict) else (),
         learned_by={"adaptation": config.get("settings"), "learned_from": learned_from},
     )
+
+
+def looks_at(encoder: Encoder | None) -> int | None:
+    """Side in pixels of the only crops that an encoder takes; None where it takes any."""
+    if isinstance(encoder, VideoEncoder):
+        return looks_at(encoder.first)
+    if isinstance(encoder, RestoringEncoder):
+        return looks_at(encoder.net)
+    return encoder.config.image_size if isinstance(encoder, FrameEncoder) else None
 
 
 def fitting(shipped: Path, generator_sha256: str) -> Path | None:

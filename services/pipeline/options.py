@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,6 +21,8 @@ from services.pipeline.refine import FollowConfig, RefineConfig
 from services.pipeline.seam import SeamConfig
 
 Region = Literal["auto", "face", "head"]
+LEAST_SIDE = 64
+"""Of crops that are compared, in pixels: LPIPS with AlexNet takes 35 or more, generators draw powers of two."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class PreviewConfig:
 
     every: Annotated[int, Field(gt=0)]
     """One frame in this many is edited and written."""
-    size: int
-    """Side of the synthesised crop in pixels."""
+    size: Annotated[int, Field(ge=LEAST_SIDE)]
+    """Side of the synthesised crop in pixels; a generator's own where that is smaller."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ class PipelineConfig:
 
     encoder: EncoderKind
     """``frame`` encodes each frame for itself, ``video`` knows the one before: less jitter."""
-    crop_size: int
-    """Side in pixels at which crops are encoded and compared."""
-    sizes: tuple[int, ...]
+    crop_size: Annotated[int, Field(ge=LEAST_SIDE)]
+    """Side in pixels at which crops are encoded and compared; a generator's own where that is smaller."""
+    sizes: tuple[Annotated[int, Field(gt=0)], ...]
     """Sides at which crops are synthesised: the smallest that is not smaller than the face's crop in the frame."""
     chunk: Annotated[int, Field(gt=0)]
     """Frames that are decoded and held at once."""
@@ -101,6 +103,16 @@ class PipelineConfig:
     """How edited faces are led to meet the frames around them."""
     warnings: WarningsConfig
     """When a reconstruction counts as poor."""
+
+    def within(self, side: int) -> PipelineConfig:
+        """For a generator that draws faces of ``side`` px; raises ``BadInputError`` below ``LEAST_SIDE``."""
+        if side < LEAST_SIDE:
+            raise BadInputError(
+                f"the generator draws faces of {side} px, none below {LEAST_SIDE} px are compared with frames; "
+                "name a larger one"
+            )
+        preview = replace(self.preview, size=min(self.preview.size, side))
+        return replace(self, crop_size=min(self.crop_size, side), preview=preview)
 
 
 @dataclass(frozen=True)

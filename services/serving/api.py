@@ -41,7 +41,7 @@ if OVERRIDES in os.environ:
 
 def seconds_allowed(runtime: Runtime) -> float:
     """What BentoML gives a request before it answers 504: its upload, the wait for a turn, the computation."""
-    return runtime.max_bytes / runtime.slowest_upload + 2.5 * runtime.request_seconds
+    return runtime.upload_grace + runtime.max_bytes / runtime.slowest_upload + 2.5 * runtime.request_seconds
 
 
 class OwnPaths:

@@ -11,6 +11,7 @@ from services.serving.engine import Engine
 from services.serving.handling import State
 from services.serving.jobs import Jobs
 from services.serving.latents import LatentStore
+from services.serving.private_folder import private_folder
 from services.serving.routes import create_app
 from services.serving.turns import Turns
 from services.settings import Params
@@ -18,14 +19,14 @@ from services.settings import Params
 
 def make_app(params: Params) -> FastAPI:
     """The routes over what ``open_state`` opens."""
-    runtime = params.runtime
-    return create_app(lambda: open_state(params), runtime.max_bytes, runtime.max_image_bytes)
+    return create_app(lambda: open_state(params), params.runtime)
 
 
 @contextmanager
 def open_state(params: Params) -> Iterator[State]:
     """The engine, the jobs and the latents of a server, from its start to its stop."""
     runtime, turns = params.runtime, Turns()
+    private_folder(runtime.state / "models")  # what is downloaded there was learned from persons too
     engine = Engine(params, turns)
     latents = LatentStore(runtime.state / "latents", runtime.keep_latents_hours)
     keep, poll = runtime.keep_jobs_hours, min(1.0, runtime.poll_seconds)

@@ -83,10 +83,7 @@ async def read_body(
     is an image. Raises ``BadInputError`` for what cannot be read, and for names that are not known: an option
     with a slip in it would otherwise be one that was never asked for.
     """
-    known = (*options, *(("edit",) if edits else ()))
-    for name in request.query_params:
-        if name not in known:
-            raise BadInputError(f"the query option {name[:64]!r} is not known; there are {', '.join(known)}")
+    check_query(request, (*options, *(("edit",) if edits else ())))
     body = Body(options={name: value for name, value in request.query_params.items() if name in options})
     body.edits = [parse_edit(text) for text in request.query_params.getlist("edit")]
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -103,6 +100,13 @@ async def read_body(
     else:
         body.raw = request
         yield _checked(body)
+
+
+def check_query(request: Request, known: tuple[str, ...]) -> None:
+    """Raise ``BadInputError`` for the first name in the query that is not ``known``."""
+    for name in request.query_params:
+        if name not in known:
+            raise BadInputError(f"the query option {name[:64]!r} is not known; there are {', '.join(known)}")
 
 
 def read_flag(text: str) -> bool:

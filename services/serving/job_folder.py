@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from datamodules.disk import beside
 from datamodules.types import BadInputError
 from services.pipeline.sidecar import INPUT_SHA256, file_sha256
 
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+"""The name of a job's folder."""
 CLIP = "input"
 """What was sent; gone when the job is over."""
 WORK = "work"
@@ -49,6 +52,11 @@ def note_progress(folder: Path, stage: str, progress: float) -> None:
     """Keep how far a job is, unless it was deleted; ``progress`` is of its stage, in [0, 1]."""
     if folder.exists():
         write_json(folder / "progress.json", {"stage": stage, "progress": round(progress, 4)})
+
+
+def is_cancelled(folder: Path) -> bool:
+    """Whether somebody cancelled the job, or deleted it."""
+    return (folder / "cancelled").exists() or not folder.exists()
 
 
 def remove_rest(folder: Path) -> None:

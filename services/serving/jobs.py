@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import shutil
 import threading
@@ -19,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID, WorkflowStatus
+from dbos import DBOS, SetWorkflowID, WorkflowStatus
 from sqlalchemy.exc import SQLAlchemyError
 
 from datamodules.disk import is_disk_full, remove_tree
@@ -28,19 +27,24 @@ from services.progress import CancelledError
 from services.serving.job import Editor, Job, Kind, State, kind_of
 from services.serving.job_folder import (
     CLIP,
+    JOB_ID,
     WORK,
     count_start,
     forget_starts,
+    is_cancelled,
     note_progress,
     read_json,
     remove_rest,
     write_json,
     write_request,
 )
+from services.serving.job_leftovers import DELETED, UPLOAD, is_torn, remove, remove_leftovers
+from services.serving.job_library import LIBRARY_LOG, CancelledQuietly, library_config
 from services.serving.job_measures import JobMeasures
 from services.serving.job_outcomes import BROKEN, CANCELLED, SUCCEEDED, failed
 from services.serving.jobs_lock import lock_jobs
 from services.serving.limits import public_message
+from services.serving.private_folder import private_folder
 from services.serving.turns import BusyError, Turns
 
 log = logging.getLogger("stylereel.jobs")
@@ -49,7 +53,6 @@ QUEUE = "stylereel-videos"
 WORKFLOW = "edit-clip"
 LOST_AFTER = 60.0
 """Seconds after which a job that stands as running and has no thread is queued again; threads start at once."""
-JOB_ID = re.compile(r"[0-9a-f]{32}")
 PROGRESS_EVERY = 0.25
 """Seconds between two writes of ``progress.json``."""
 FULL_RETRY_SECONDS = 60
@@ -113,15 +116,15 @@ class Jobs:
     ) -> None:
         """Start DBOS on ``folder/jobs.db``; jobs that a killed server left go on by themselves.
 
-        ``poll_seconds`` is how often the queue is looked at; ``max_jobs`` may be queued or running, any number
-        without one. Raises ``BadInputError`` where the disk is full, and where another server works on the folder:
-        two would run the same jobs.
+        What else it left is removed. ``poll_seconds`` is how often the queue is looked at; ``max_jobs`` may be
+        queued or running, any number without one. Raises ``BadInputError`` where the disk is full, and where
+        another server works on the folder: two would run the same jobs.
         """
         if _active:
             raise RuntimeError("the jobs of this process are already running")
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = private_folder(folder)
         self._lock = lock_jobs(folder)
-        self.folder = folder
+        remove_leftovers(folder)
         self._editor = editor
         self._turns = turns
         self._keep_seconds = keep_hours * 3600
@@ -131,26 +134,15 @@ class Jobs:
         self._max_jobs = max_jobs
         self._queueing = threading.Lock()
         self.measures = JobMeasures()
+        self._quiet = CancelledQuietly(folder)
         _active.append(self)
         try:
-            DBOS(
-                config={
-                    "name": "stylereel",
-                    "system_database_url": f"sqlite:///{folder.resolve() / 'jobs.db'}",
-                    "serializer": DBOSPortableJSONSerializer(),
-                    # Fixed: by default it hashes the workflows' source, and jobs of another hash are not taken up.
-                    "application_version": "1",
-                    "executor_id": "stylereel",
-                    "log_level": "WARNING",
-                    "notification_listener_polling_interval_sec": 1.0,
-                }
-            )
+            LIBRARY_LOG.addFilter(self._quiet)
+            DBOS(config=library_config(folder))
             DBOS.launch()
             DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=poll_seconds)
         except BaseException as error:
-            DBOS.destroy(workflow_completion_timeout_sec=0)
-            _active.clear()
-            self._lock.release()
+            self._let_go()
             if is_disk_full(error):
                 raise BadInputError(
                     f"no space is left for the jobs in {folder}; free some, the server tries to start again", 507
@@ -162,7 +154,11 @@ class Jobs:
         self._closing.set()
         for job in tuple(self._at_work):  # the process may end before their threads do
             forget_starts(self.folder / job)
+        self._let_go()
+
+    def _let_go(self) -> None:
         DBOS.destroy(workflow_completion_timeout_sec=0)
+        LIBRARY_LOG.removeFilter(self._quiet)
         _active.clear()
         self._lock.release()
 
@@ -171,7 +167,7 @@ class Jobs:
 
         Raises ``BusyError``.
         """
-        upload = self.folder / f".upload-{secrets.token_hex(16)}"
+        upload = self.folder / f"{UPLOAD}{secrets.token_hex(16)}"
         with self._queueing:
             self.check_room()
             self._uploads.add(upload)
@@ -268,7 +264,7 @@ class Jobs:
         """Cancel the job and remove its input, output and report. Raises ``KeyError``."""
         self.cancel(job)
         # Moved away in one go, so that a step that is still stopping finds no folder to write into.
-        grave = self.folder / f".deleted-{job}"
+        grave = self.folder / f"{DELETED}{job}"
         try:
             os.replace(self.folder / job, grave)
         except FileNotFoundError as gone:  # by whoever else deleted it
@@ -296,8 +292,8 @@ class Jobs:
 
     def _swept(self, path: Path) -> bool:
         """Remove one old entry of the folder; True where it was a job's."""
-        if path.name.startswith((".upload-", ".deleted-")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if is_torn(path):
+            remove(path)
             return False
         if not JOB_ID.fullmatch(path.name):
             return False
@@ -336,7 +332,7 @@ class Jobs:
         finally:
             self._at_work.discard(job)
             folder = self.folder / job
-            if (folder / "cancelled").exists() or not folder.exists():  # DBOS may have ended it between two steps
+            if is_cancelled(folder):  # DBOS may have ended it between two steps
                 state.append("cancelled")
                 remove_rest(folder)
             self.measures.ends(job, kind, state[-1])
@@ -392,7 +388,7 @@ class Jobs:
 
         def cancelled() -> bool:
             self._turns.give_way()
-            return self._closing.is_set() or (folder / "cancelled").exists() or not folder.exists()
+            return self._closing.is_set() or is_cancelled(folder)
 
         request = read_json(folder / "request.json")
         if request is None:

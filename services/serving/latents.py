@@ -22,6 +22,7 @@ from safetensors.torch import save
 from datamodules.types import BadInputError
 from services.pipeline.invert import Inversion
 from services.pipeline.sidecar import plain
+from services.serving.private_folder import private_folder
 
 LATENT_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -30,8 +31,7 @@ class LatentStore:
     """A folder of latents; each is gone after the retention time."""
 
     def __init__(self, folder: Path, keep_hours: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.folder = private_folder(folder)
         self.keep_seconds = keep_hours * 3600
 
     def put(self, latent: Inversion, generator_sha256: str) -> str:

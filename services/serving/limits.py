@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -14,6 +15,7 @@ from starlette.responses import FileResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.serving.measures import Measures, known_method
+from services.serving.upload_pace import TooSlowError, UploadPace
 from services.settings import ROOT
 
 log = logging.getLogger("stylereel.http")
@@ -24,7 +26,7 @@ CLIENT_GONE = 499
 """What is counted where the client went away; nobody reads the answer."""
 OUT_OF_MEMORY = "the server's memory does not hold it; send smaller frames, or have pipeline.chunk lowered"
 DATABASE = re.compile(r"sqlite:///[^\s'\"()]*/([^\s'\"()/]+)")
-ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":;,]+/)+([^\s/'\":;,]*)")
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?!v1/)(?:[^\s/'\":;,]+/)+([^\s/'\":;,]*)")
 SHELL_COMMAND = r"'stylereel [^']*'"
 """A command in quotes, which somebody types as it is."""
 SHELL_OPTION = re.compile(
@@ -114,7 +116,7 @@ class RangedFile(FileResponse):
 
 
 class Guard:
-    """ASGI middleware: counts the bytes of bodies, chunked ones too; what nobody caught becomes a plain 500.
+    """ASGI middleware: counts the bytes of bodies and how fast they come; what nobody caught becomes a plain 500.
 
     Each request is counted and is one line of the log, which names its route.
 
@@ -124,11 +126,21 @@ class Guard:
 
     VIDEOS = "/v1/jobs"
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_image_bytes: int, measures: Measures) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        max_image_bytes: int,
+        measures: Measures,
+        slowest_upload: float,
+        upload_grace: float,
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.max_image_bytes = min(max_bytes, max_image_bytes)
         self.measures = measures
+        self.slowest_upload = slowest_upload
+        self.upload_grace = upload_grace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -156,9 +168,9 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         most = self.max_bytes if scope["path"] == self.VIDEOS else self.max_image_bytes
-        too_large = error_response(
-            f"the body is larger than the {most} bytes that are taken", 413, {"Connection": "close"}
-        )
+        closes = {"Connection": "close"}
+        too_large = error_response(f"the body is larger than the {most} bytes that are taken", 413, closes)
+        too_slow = error_response("the body came too slowly; send a smaller one", 408, closes)
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if any(not length.isdigit() for length in lengths):
             await error_response("the Content-Length is not a number", 400)(scope, receive, send)
@@ -166,12 +178,17 @@ class Guard:
         if any(int(length) > most for length in lengths):
             await too_large(scope, receive, send)
             return
+        pace = UploadPace(receive, self.slowest_upload, self.upload_grace)
         count = 0
         started = False
 
+        def torn() -> JSONResponse | None:
+            return too_large if count > most else too_slow if pace.is_late else None
+
         async def counted() -> Message:
             nonlocal count
-            message = await receive()
+            # Who has an answer need not send the rest.
+            message = await (receive() if started else pace.receive())
             count += len(message.get("body", b""))
             if count > most:
                 raise BodyTooLargeError
@@ -179,17 +196,14 @@ class Guard:
 
         async def watched(message: Message) -> None:
             nonlocal started
-            if count > most and not started:
+            if torn() and not started:
                 return  # an answer to the torn body, e.g. a 400 of the form parser; ours follows
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self.app(scope, counted, watched)
-        except BodyTooLargeError:
-            if not started:
-                await too_large(scope, receive, send)
-            return
+            with suppress(BodyTooLargeError, TooSlowError):  # answered below
+                await self.app(scope, counted, watched)
         except ClientDisconnect:
             if not started:  # an answer, though nobody reads it, ends the wait of BentoML's timeout
                 await error_response("the client went away", CLIENT_GONE)(scope, receive, send)
@@ -200,5 +214,6 @@ class Guard:
                 raise
             await error_response(INTERNAL_ERROR, 500)(scope, receive, send)
             return
-        if count > most and not started:  # the app caught it, and its own answer was held back
-            await too_large(scope, receive, send)
+        refusal = torn()
+        if refusal and not started:  # the app's own answer, where it caught the error, was held back
+            await refusal(scope, receive, send)

@@ -9,6 +9,8 @@ from typing import Literal, TextIO
 
 OURS = ("stylereel", "services")
 """Loggers by subject, and those named after their module."""
+JOBS_LIBRARY = "dbos"
+"""Logger of what the jobs run on, which has a format of its own where nobody gives it another."""
 FIELDS = ("job", "kind", "state", "method", "route", "status", "seconds")
 """What a line of JSON has beside its message, where it is about a job or a request."""
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -40,12 +42,13 @@ def configure_log(
 ) -> None:
     """Write what our loggers say to ``stream``, stderr where none is given; a second call replaces the first.
 
-    Other libraries' loggers are left as they are.
+    So is what the jobs' library says, from its own level on. Other libraries' loggers are left as they are.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines() if lines == "json" else logging.Formatter(TEXT, TIME))
-    for name in OURS:
+    for name in (*OURS, JOBS_LIBRARY):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
-        logger.setLevel(level.upper())
+        if name in OURS:
+            logger.setLevel(level.upper())
         logger.propagate = False  # BentoML's handler on the root would say it a second time

@@ -53,6 +53,7 @@ from services.serving.limits import (
 )
 from services.serving.measures import MEDIA_TYPE, Measures
 from services.serving.openapi import CODES, FACTOR, PIECES, RANGE, SUBJECT, TASK, takes
+from services.serving.own_hosts import OwnHosts
 from services.serving.request_options import edit_options
 from services.serving.restoring_routes import add_restoring, task_of
 from services.serving.schemas import (
@@ -68,6 +69,7 @@ from services.serving.schemas import (
 from services.serving.session import NotReadyError, ServedModel
 from services.serving.subject_routes import add_subjects
 from services.serving.turns import BusyError
+from services.settings import Runtime
 from services.version import version
 
 log = logging.getLogger("stylereel.http")
@@ -79,12 +81,10 @@ VIDEO_OPTIONS = (*IMAGE_OPTIONS, "start", "end", "preview", "adapt", "keep_lips"
 JobId = Annotated[str, Path(description="Id of the job.", max_length=64)]
 
 
-def create_app(
-    open_state: Callable[[], AbstractContextManager[State]], max_bytes: int, max_image_bytes: int
-) -> FastAPI:
+def create_app(open_state: Callable[[], AbstractContextManager[State]], runtime: Runtime) -> FastAPI:
     """The app; ``open_state`` is entered when the server starts and left when it stops.
 
-    ``max_bytes`` of a video and ``max_image_bytes`` of any other body are taken.
+    ``runtime`` says how large bodies may be, how slowly they may come, and which hosts are answered.
     """
 
     @asynccontextmanager
@@ -107,7 +107,7 @@ def create_app(
         # The pages of FastAPI fetch their scripts from elsewhere, and BentoML's tells Google: ours is below.
         docs_url=None,
         redoc_url=None,
-        responses={status: {"model": ErrorOut} for status in (400, 413, 415, 422, 503, 504, 507)},
+        responses={status: {"model": ErrorOut} for status in (400, 403, 408, 413, 415, 421, 422, 503, 504, 507)},
     )
     app.state.measures = Measures()
     _add_errors(app)
@@ -117,7 +117,15 @@ def create_app(
     add_restoring(app)
     _add_jobs(app)
     add_subjects(app)
-    app.add_middleware(Guard, max_bytes=max_bytes, max_image_bytes=max_image_bytes, measures=app.state.measures)
+    app.add_middleware(OwnHosts, runtime=runtime)
+    app.add_middleware(  # around the other, so that what that refuses is counted too
+        Guard,
+        max_bytes=runtime.max_bytes,
+        max_image_bytes=runtime.max_image_bytes,
+        measures=app.state.measures,
+        slowest_upload=runtime.slowest_upload,
+        upload_grace=runtime.upload_grace,
+    )
     return app
 
 
@@ -288,8 +296,7 @@ def _add_images(app: FastAPI) -> None:
         async with read_body(request, "image", IMAGE_OPTIONS, latents=True) as body:
             name, edits, options = body.latent, body.edits, edit_options(body.options)
             if name is not None and not body.options.keys().isdisjoint(INVERT_OPTIONS):
-                # Not raised: of an error's text, paths are taken out.
-                return error_response("face and refine are chosen at POST /v1/invert", 422)
+                raise BadInputError("face and refine are chosen at POST /v1/invert")
             data = b"" if name is not None else await body.image()
         session = state.engine.session()
         _require_edits(edits)

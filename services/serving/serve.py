@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from datamodules.types import BadInputError
 from services.serving.jobs_lock import lock_jobs
+from services.serving.private_folder import private_folder
 from services.settings import PREFIX, ROOT, Runtime
 
 SERVICE = "services.serving.api:StyleReelService"
@@ -33,8 +34,7 @@ def serve(runtime: Runtime, overrides: Sequence[str] = ()) -> NoReturn:
     """
     host = "127.0.0.1" if runtime.host == "localhost" else runtime.host
     port = free_port(host, runtime.port)
-    (runtime.state / "jobs").mkdir(parents=True, exist_ok=True)
-    lock_jobs(runtime.state / "jobs").release()
+    lock_jobs(private_folder(runtime.state / "jobs")).release()
     for field in dataclasses.fields(runtime):
         os.environ[PREFIX + field.name.upper()] = str(getattr(runtime, field.name))
     os.environ[OVERRIDES] = json.dumps(list(overrides))
@@ -43,8 +43,9 @@ def serve(runtime: Runtime, overrides: Sequence[str] = ()) -> NoReturn:
     (runtime.state / "bentoml").mkdir(parents=True, exist_ok=True)
     print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--working-dir", str(ROOT)]
+    command += ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", str(runtime.stop_seconds)]
     # In the place of this process, so that signals reach BentoML's supervisor itself.
-    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606
+    os.execv(sys.executable, command)  # noqa: S606
 
 
 def stop_with_parent() -> None:

@@ -10,8 +10,9 @@ from pydantic import StringConstraints
 
 from datamodules.disk import remove_tree
 from services.adaptation.subjects import Forgotten, jobs_of
+from services.serving.bodies import check_query
 from services.serving.handling import State, in_thread, state_of
-from services.serving.schemas import ForgottenOut
+from services.serving.schemas import ErrorOut, ForgottenOut
 
 Clips = Annotated[
     tuple[Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")], ...],
@@ -22,9 +23,10 @@ Clips = Annotated[
 def add_subjects(app: FastAPI) -> None:
     """The route."""
 
-    @app.delete("/v1/subjects/{subject}", tags=["subjects"])
+    @app.delete("/v1/subjects/{subject}", tags=["subjects"], responses={409: {"model": ErrorOut}})
     async def forget(request: Request, subject: str, clip: Clips = ()) -> ForgottenOut:
         """Delete a person's adaptations, registered or not, and the jobs that asked for them or had their clip."""
+        check_query(request, ("clip",))
         state = state_of(request)
         return ForgottenOut(**asdict(await in_thread(lambda: forgotten(subject, frozenset(clip), state))))
 

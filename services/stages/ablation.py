@@ -25,6 +25,7 @@ from modules.encoders.vit import load_frame_encoder, save_frame_encoder
 from modules.generators import Generator
 from modules.lit.frame_encoder import FrozenParts, Phase
 from services.evaluation.report import replace_block
+from services.evaluation.sheets import video_sheet
 from services.evaluation.table import VideoTable, markdown
 from services.evaluation.video import CodeSource, mean_face, streamed
 from services.places import CLIPS, METRICS_FOLDER, RESULTS, RUNS, SAMPLES
@@ -110,7 +111,10 @@ def run_ablation(
 
 
 def ablate(params: Params, run: Run, report: Report = silent, cancelled: Cancelled = never) -> Ablation:
-    """Train FrEN once per set of losses and measure each; curves go to ``run``. Raises ``BadInputError``."""
+    """Train FrEN once per set of losses and measure each; ``run`` gets curves and a sheet.
+
+    Raises ``BadInputError``.
+    """
     settings = params.section("ablation", AblationSettings)
     base = params.section("frame_encoder", FrameEncoderSettings)
     generator = generator_to_train_through(params, base.trainer)
@@ -124,6 +128,7 @@ def ablate(params: Params, run: Run, report: Report = silent, cancelled: Cancell
         encoder = load_frame_encoder(folder, parts.generator.sha256).to(parts.device)
         rows.append(streamed(_name_of(label), label, encoder, parts.device))
     table = parts.table(clips, rows, settings.judge_every, report, cancelled)
+    run.log_image("reconstructions", video_sheet(clips, rows, parts.meter(settings.judge_every).render))
     budget = (
         f"Each row: {settings.steps} steps of {settings.batch_size} real frames from "
         f"{settings.start_from or 'the linear first guess'}, learning rate {settings.learning_rate:g}."
@@ -136,10 +141,11 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
     weights = settings.losses[label]
     base = params.section("frame_encoder", FrameEncoderSettings)
     phase = dataclasses.replace(
-        base.training.phases[-1], name=label, steps=settings.steps, batch_size=settings.batch_size,
+        base.training.phases[-1], name=label, share=1.0, batch_size=settings.batch_size,
         learning_rate=settings.learning_rate, sample_share=0.0, rendered=settings.batch_size, weights=weights,
     )  # fmt: skip
-    whole = with_phase(dataclasses.replace(base, start_from=settings.start_from), phase, settings.ema_decay)
+    begun = dataclasses.replace(base, start_from=settings.start_from)
+    whole = with_phase(begun, phase, settings.steps, settings.ema_decay)
     data = FaceVideoDataModule(CLIPS, params.section("face_video", FaceVideoConfig))
     samples = SampleDataset(SAMPLES, made_by=generator.sha256)
     folder = RUNS / f"ablation-{fingerprint(params, whole, data, samples, generator.sha256)}"
@@ -160,13 +166,13 @@ def train_with(params: Params, settings: AblationSettings, label: str, generator
     return save_frame_encoder(done, trained, generator.sha256, card, {"steps": settings.steps})
 
 
-def with_phase(settings: FrameEncoderSettings, phase: Phase, ema_decay: float) -> FrameEncoderSettings:
+def with_phase(settings: FrameEncoderSettings, phase: Phase, steps: int, ema_decay: float) -> FrameEncoderSettings:
     """The same encoder, trained in this one phase, validated only at its end.
 
     On one device: several would end their further processes with the first row (``fit_in_phases``).
     """
-    training = dataclasses.replace(settings.training, phases=(phase,), ema_decay=ema_decay)
-    trainer = dataclasses.replace(settings.trainer, devices=1, validate_every=phase.steps, validation_frames=4)
+    training = dataclasses.replace(settings.training, steps=steps, phases=(phase,), ema_decay=ema_decay)
+    trainer = dataclasses.replace(settings.trainer, devices=1, validate_every=steps, validation_frames=4)
     return dataclasses.replace(settings, training=training, trainer=trainer)
 
 

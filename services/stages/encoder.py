@@ -29,6 +29,7 @@ from services.training.generator_terms import terms_of
 from services.training.parts import OF_FACES, face_seen, image_losses, judged_by
 from services.training.runs import code_sha256, training_run
 from services.training.trainer import FrameEncoderSettings, fit_frame_encoder, plans_of
+from services.training.validation import frame_encoder_psnr, metrics_section, watched_split
 
 W_SAMPLES = 20_000
 """Draws behind the mean and the spread of W that the encoder's head counts in."""
@@ -62,9 +63,13 @@ def train_frame_encoder(params: Params) -> Path:
             encoder, parts, samples, crops, held_out, settings, run_folder, run.lightning_logger(), show,
             params.runtime.torch_device(),
         )  # fmt: skip
-        card = _card(settings, data.prepared, len(samples), generator.sha256)
+        reached = metrics_section(
+            frame_encoder_psnr(trained, parts, held_out), f"{len(held_out)} crops", data.prepared,
+            "stylereel evaluate", "metrics/frame_encoder.json",
+        )  # fmt: skip
+        card = _card(settings, data.prepared, len(samples), generator.sha256, reached)
         folder = save_frame_encoder(
-            FRAME_ENCODER, trained, generator.sha256, card, {"steps": settings.training.ends[-1]}
+            FRAME_ENCODER, trained, generator.sha256, card, {"steps": settings.training.steps}
         )
         run.log_model(folder)
     return folder
@@ -138,7 +143,7 @@ def _w_statistics(generator: Generator) -> tuple[Tensor, Tensor]:
 
 def validation_crops(data: FaceVideoDataModule, most: int) -> Tensor:
     """``(N, 3, r, r)`` in [-1, 1], spread over the validation persons; test persons where there is none."""
-    faces = data.dataset("val" if data.prepared.of("val") else "test")
+    faces = data.dataset(watched_split(data.prepared))
     count = min(len(faces), most)
     return torch.stack([faces[i * len(faces) // count].images for i in range(count)])
 
@@ -159,17 +164,19 @@ def fingerprint(
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 
-def _card(settings: FrameEncoderSettings, prepared: Prepared, samples: int, generator_sha256: str) -> str:
+def _card(
+    settings: FrameEncoderSettings, prepared: Prepared, samples: int, generator_sha256: str, metrics: str
+) -> str:
     clips: Sequence[str] = [clip.name for clip in prepared.of("train")]
     phases = "\n".join(
-        f"- {p.name}: {p.steps} steps of {p.batch_size}, learning rate {p.learning_rate}, {dict(p.weights)}"
-        for p in settings.training.phases
+        f"- {p.name}: {steps} steps of {p.batch_size}, learning rate {p.learning_rate}, {dict(p.weights)}"
+        for p, steps in zip(settings.training.phases, settings.training.phase_steps, strict=True)
     )
     return (
         "# FrEN\n\nA vision transformer that sends a 256 px FFHQ crop to the codes of a generator.\n\n"
         f"Generator: {generator_sha256}\n\n{_face_nets(settings)}## Trained\n\n{_origin(settings)}{phases}\n\n"
         f"On {samples} generator samples, and on real crops of: {', '.join(clips) or 'none'}; each crop varied by "
-        f"{dataclasses.asdict(settings.variation)}.\n\n"
+        f"{dataclasses.asdict(settings.variation)}.\n\n{metrics}"
         f"## Terms\n\n{terms_of(generator_sha256)} Some of the training data is for non-commercial use\n"
         "only. Not for telling people apart.\n"
     )

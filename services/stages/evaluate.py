@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from datamodules.clips import read_prepared
@@ -120,7 +121,8 @@ def evaluate(
                 params, prepared, options.split, folder, options.optimise, report, cancelled
             )
             write_table(options.metrics, tables)
-            run.log_metrics({"video": tables[0].numbers()})
+            names = ("video", "video_optimised")
+            run.log_metrics({name: table.numbers() for name, table in zip(names, tables, strict=False)})
             run.log_file(options.metrics / TABLE)
             video = video_markdown(tables, options.command, notes)
             if options.published:
@@ -136,8 +138,10 @@ def _evaluate_video(
         raise BadInputError("--optimise measures codes of single frames: leave it out for a video encoder")
     prepared = read_prepared(options.clips or CLIPS)
     with stage_run("evaluate-video", params, {"command": options.command}) as run:
-        found = evaluate_video_encoder(params, folder, prepared, options.split, report=report, cancelled=cancelled)
-        evaluation, table, drift = found
+        evaluation, table, drift = evaluate_video_encoder(
+            params, folder, prepared, options.split, report=report, cancelled=cancelled,
+            show=partial(run.log_image, "reconstructions"),
+        )  # fmt: skip
         write_video_evaluation(options.metrics, evaluation, table, drift)
         run.log_params({"encoder": evaluation.model_sha256, "generator_sha256": evaluation.generator_sha256})
         run.log_metrics({**evaluation.metrics, "video": table.numbers()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from datamodules.types import BadInputError
 from modules.encoders.video_vit import VideoEncoder
 from modules.model_folder import load_model
 from modules.perception.flow import FlowConfig
+from modules.sheet import Image
 from services.evaluation.drift import Drift, DriftConfig, measure_drift
 from services.evaluation.frames import consecutive_frames
 from services.evaluation.reconstruction import EvaluationConfig
+from services.evaluation.sheets import video_sheet
 from services.evaluation.table import VideoTable
 from services.evaluation.video import LEAST, streamed
 from services.pipeline.encoders import FindFrameEncoder, load_encoder, shipped_frame_encoder
@@ -53,10 +55,12 @@ def evaluate_video_encoder(
     find: FindFrameEncoder = shipped_frame_encoder,
     report: Report = silent,
     cancelled: Cancelled = never,
+    show: Callable[[Image], None] | None = None,
 ) -> tuple[Evaluation, VideoTable, Drift]:
     """Measure the ViEN of a model folder and the FrEN it was trained with on the same frames.
 
-    Raises ``BadInputError`` for a folder that holds no ViEN, or whose FrEN is not there.
+    ``show`` gets a sheet of what both make of them. Raises ``BadInputError`` for a folder that holds no ViEN, or
+    whose FrEN is not there.
     """
     parts = load_table_parts(params, prepared, split)
     encoder, _ = load_encoder(folder, parts.generator, parts.device, find)
@@ -72,6 +76,8 @@ def evaluate_video_encoder(
     drift = measure_drift(
         long, {"FrEN": encoder.first, "ViEN": encoder}, parts.generator, drifting, parts.device, report, cancelled
     )
+    if show is not None:
+        show(video_sheet(parts.clips, rows, parts.meter(video.judge_every).render))
     by_name = {row.name: row.metrics for row in table.rows}
     model = load_model(folder)
     evaluation = Evaluation(

@@ -107,7 +107,7 @@ def train_restoring_encoder(params: Params, task: Task, say: Callable[[str], Non
             params.runtime.torch_device(),
         )  # fmt: skip
         card = _card(task, settings, data.prepared, len(samples), generator.sha256, first_sha256)
-        steps = {"steps": plan.ends[-1]}
+        steps = {"steps": plan.steps}
         folder = save_restoring_encoder(SHIPPED[task], trained, first, generator.sha256, card, steps)
         # As a champion is measured, which need not be in the precision of the training.
         evaluation, lines = evaluate_restoring_encoder(folder, first, exact_generator(params), params)
@@ -148,9 +148,9 @@ def _card(
     first_sha256: str,
 ) -> str:
     phases = "\n".join(
-        f"- {p.name}: {p.steps} steps of {p.batch_size}, {p.rendered} of them rendered, learning rate "
+        f"- {p.name}: {steps} steps of {p.batch_size}, {p.rendered} of them rendered, learning rate "
         f"{p.learning_rate}, {dict(p.weights)}"
-        for p in settings.training.phases
+        for p, steps in zip(settings.training.phases, settings.training.phase_steps, strict=True)
     )
     reads, trained_on = {
         "colourise": ("a grey 256 px FFHQ crop", "their luma alone"),

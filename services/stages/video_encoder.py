@@ -12,7 +12,6 @@ from torch import Tensor
 
 from datamodules.clips import Prepared, read_prepared
 from datamodules.episodes import Stills, stretches
-from datamodules.people import Split
 from modules.encoders.video_vit import go_on_from, save_video_encoder, start_from_frame_encoder
 from modules.encoders.vit import load_frame_encoder
 from modules.generators.rows import coarse_rows
@@ -27,6 +26,7 @@ from services.training.generator_terms import terms_of
 from services.training.parts import OF_FACES, face_seen, image_losses, judged_by
 from services.training.runs import code_sha256, training_run
 from services.training.trainer import VideoEncoderSettings, fit_video_encoder
+from services.training.validation import metrics_section, video_encoder_psnr, watched_split
 
 VIDEO_ENCODER = ROOT / "assets" / "video-encoder"
 
@@ -75,8 +75,13 @@ def train_video_encoder(params: Params) -> Path:
             show,
             params.runtime.torch_device(),
         )
-        card = _card(settings, prepared, coarse, generator.num_ws, generator.sha256, first_sha256)
-        steps = {"steps": settings.training.ends[-1]}
+        reached = metrics_section(
+            video_encoder_psnr(trained, parts, held_out),
+            f"the last frames of {len(held_out)} sequences of {held_out.shape[1]}", prepared,
+            "stylereel evaluate --encoder video", "metrics/video_encoder.json",
+        )  # fmt: skip
+        card = _card(settings, prepared, coarse, generator.num_ws, generator.sha256, first_sha256, reached)
+        steps = {"steps": settings.training.steps}
         folder = save_video_encoder(VIDEO_ENCODER, trained, first, generator.sha256, card, steps)
         run.log_model(folder)
     return folder
@@ -87,8 +92,8 @@ def held_out_sequences(prepared: Prepared, clips: int, frames: int) -> Tensor:
 
     Test persons stand in where there is no validation person.
     """
-    split: Split = "val" if prepared.of("val") else "test"
-    longest = [max(parts, key=lambda part: part.last - part.first) for parts in stretches(prepared, split, frames)]
+    found = stretches(prepared, watched_split(prepared), frames)
+    longest = [max(parts, key=lambda part: part.last - part.first) for parts in found]
     chosen = longest[:clips]
     return torch.stack([part.images(range(part.first, part.first + frames)) for part in chosen])
 
@@ -121,11 +126,12 @@ def _card(
     num_ws: int,
     generator_sha256: str,
     first_sha256: str,
+    metrics: str,
 ) -> str:
     phases = "\n".join(
-        f"- {p.name}: {p.steps} steps of {p.episodes} episodes of {p.length} frames, {p.rendered} of them "
+        f"- {p.name}: {steps} steps of {p.episodes} episodes of {p.length} frames, {p.rendered} of them "
         f"rendered, learning rate {p.learning_rate}, {dict(p.weights)}"
-        for p in settings.training.phases
+        for p, steps in zip(settings.training.phases, settings.training.phase_steps, strict=True)
     )
     clips = ", ".join(clip.name for clip in prepared.of("train"))
     return (
@@ -133,7 +139,7 @@ def _card(
         "the codes of the frame before, and keeps the others. First frames are FrEN's.\n\n"
         f"Generator: {generator_sha256}\n\nFrame encoder: {first_sha256}\n\n## Trained\n\n"
         f"{_origin(settings)}{phases}\n\n"
-        f"On consecutive frames and stills of: {clips}.\n\n"
+        f"On consecutive frames and stills of: {clips}.\n\n{metrics}"
         f"## Terms\n\n{terms_of(generator_sha256)} Some of the training data is for non-commercial use\n"
         "only. Not for telling people apart.\n"
     )

@@ -165,8 +165,8 @@ def fit_video_encoder(
     config, plan = settings.trainer, settings.training
     lit = LitVideoEncoder(encoder, plan, frozen)
     plans = [
-        EpisodePlan(p.steps, p.episodes, p.length, max(1, p.rendered), p.long_memory, p.still_share)
-        for p in plan.phases
+        EpisodePlan(steps, p.episodes, p.length, max(1, p.rendered), p.long_memory, p.still_share)
+        for p, steps in zip(plan.phases, plan.phase_steps, strict=True)
     ]
 
     def batches(step: int, rank: int) -> EpisodeBatches:
@@ -243,7 +243,7 @@ def fit_in_phases(
     """
     last = run_folder / LAST
     step, _ = progress_of(last)
-    if step >= plan.ends[-1]:
+    if step >= plan.steps:
         lit.load_state_dict(read_checkpoint(last)["state_dict"])
         return
     trainer = L.Trainer(
@@ -251,7 +251,7 @@ def fit_in_phases(
         devices=config.devices,
         strategy="auto" if str(config.devices) in ("1", "auto") else "ddp",
         precision=config.lightning_precision(accelerator),
-        max_steps=plan.ends[-1],
+        max_steps=plan.steps,
         max_epochs=-1,
         val_check_interval=config.validate_every,
         check_val_every_n_epoch=None,
@@ -396,8 +396,11 @@ class _Validation(Dataset[dict[str, Tensor]]):
 
 def plans_of(training: EncoderTraining) -> list[BatchPlan]:
     """How the batches of each phase are made up."""
-    shares = [(phase, round(phase.batch_size * phase.sample_share)) for phase in training.phases]
-    return [BatchPlan(phase.steps, samples, phase.batch_size - samples) for phase, samples in shares]
+    plans = []
+    for phase, steps in zip(training.phases, training.phase_steps, strict=True):
+        samples = round(phase.batch_size * phase.sample_share)
+        plans.append(BatchPlan(steps, samples, phase.batch_size - samples))
+    return plans
 
 
 def validation_loader(held_out: Tensor) -> DataLoader[Batch]:

@@ -1,12 +1,15 @@
-"""Edges across the nose against OpenCV's, expressions against their net, gradients that reach the picture."""
+"""Edges across the nose against OpenCV's, expressions against their net, gradients, and the second judge."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from real_faces import calm_and_grinning
 
 from modules.perception.emotion import EMOTIONS, load_emotion_net
-from services.attributes import NAMES, bridge_edges, load_attribute_judge
+from modules.perception.mesh import load_face_mesh
+from modules.perception.second_judges import SecondJudges
+from services.attributes import NAMES, SecondAttributeJudge, as_frames, bridge_edges, load_attribute_judge
 
 
 def by_opencv(pixels: np.ndarray) -> float:
@@ -49,3 +52,23 @@ def test_surprise_and_anger_are_the_expression_nets_log_odds() -> None:
     for name, emotion in (("surprise", "surprised"), ("anger", "angry")):
         expected = torch.logit(scores[:, EMOTIONS.index(emotion)])
         np.testing.assert_allclose(told[name], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_second_judge_agrees_with_the_first_on_a_person_and_sees_none_in_noise() -> None:
+    mesh, noise = load_face_mesh(), torch.from_numpy(frames(1)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = torch.cat([calm_and_grinning(), noise])
+    first, second = load_attribute_judge(0.5)(images), SecondAttributeJudge(SecondJudges(), mesh, 0.5)(images)
+    assert set(second) == {"age", "yaw", "pitch", "roll", "gender"}
+    for name, value in second.items():
+        assert np.isnan(value).tolist() == [False, False, True], name
+    for name, apart in (("age", 10), ("yaw", 12), ("roll", 6)):
+        assert np.nanmax(np.abs(first[name] - second[name])) < apart, name
+
+
+def test_frames_are_the_images_and_boxes_hold_the_mesh() -> None:
+    images, points = calm_and_grinning(), torch.zeros(2, 468, 3)
+    points[:, 0, :2], points[:, 1, :2] = torch.tensor([90.0, 80.0]), torch.tensor([30.0, 200.0])
+    points[:, 2:, :2] = 85.0
+    pixels, boxes = as_frames(images, points)
+    assert boxes.tolist() == [[30, 80, 90, 200]] * 2 and pixels.shape == (2, 256, 256, 3)
+    np.testing.assert_allclose(pixels.transpose(0, 3, 1, 2) / 127.5 - 1, images.numpy(), atol=1e-6)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from datamodules.people import PeopleConfig
 from datamodules.types import BadInputError
 from services.direction_settings import DirectionSettings
-from services.settings import PARAMS, ROOT, build, computes_bfloat16, load_params
+from services.settings import PARAMS, ROOT, build, computes_bfloat16, host_names, load_params
 from services.training.trainer import FrameEncoderSettings
 
 
@@ -83,12 +83,33 @@ def test_environment_overrides_the_file(tmp_path: Path) -> None:
 def test_environment_of_the_wrong_kind_names_the_key() -> None:
     with pytest.raises(BadInputError, match=r"runtime\.port"):
         _ = load_params(environment={"STYLEREEL_PORT": "many"}).runtime
-    with pytest.raises(BadInputError, match=r"runtime\.slowest_upload"):
-        _ = load_params(environment={"STYLEREEL_SLOWEST_UPLOAD": "0"}).runtime
-    with pytest.raises(BadInputError, match=r"runtime\.max_jobs"):
-        _ = load_params(environment={"STYLEREEL_MAX_JOBS": "0"}).runtime
     with pytest.raises(BadInputError, match=r"runtime\.log_level: .*'info'"):
         _ = load_params(environment={"STYLEREEL_LOG_LEVEL": "loud"}).runtime
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in (
+            "max_bytes", "max_image_bytes", "max_pixels", "max_jobs", "slowest_upload", "stop_seconds",
+            "max_seconds", "max_rate", "request_seconds", "poll_seconds", "upload_grace",
+            "keep_latents_hours", "keep_jobs_hours",
+        ) for value in ("0", "-1", "nan", "inf")),
+        ("threads", "-1"), ("port", "-1"), ("port", "65536"),
+        *(("allowed_hosts", names) for names in ("https://a.example", "a.example, b.example:80", "a.*")),
+    ],
+)  # fmt: skip
+def test_numbers_that_nothing_can_be_done_with_are_refused_in_one_line(name: str, value: str) -> None:
+    with pytest.raises(BadInputError) as refused:
+        _ = load_params(environment={f"STYLEREEL_{name.upper()}": value}).runtime
+    assert str(refused.value).startswith(f"runtime.{name}: ") and "\n" not in str(refused.value)
+
+
+def test_hosts_are_named_between_commas() -> None:
+    given = "A.example, *.b.example,[::1], localhost"
+    runtime = load_params(environment={"STYLEREEL_ALLOWED_HOSTS": given}).runtime
+    assert host_names(runtime.allowed_hosts) == ("a.example", "*.b.example", "[::1]", "localhost")
+    assert host_names(load_params(environment={}).runtime.allowed_hosts) == ()
 
 
 def test_nested_sections_and_yaml_numbers() -> None:

@@ -16,10 +16,10 @@ from modules.generators.stylegan2 import StyleGAN2
 from modules.lit.frame_encoder import PartsWithFrameEncoder, Phase
 from modules.lit.restoring import LitRestoringEncoder, RestoringTraining
 
-CODES = Phase("codes", 40, 8, 5e-3, 0.5, 0, {"codes": 1.0})
-IMAGES = Phase("images", 10, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0})
+CODES = Phase("codes", 0.8, 8, 5e-3, 0.5, 0, {"codes": 1.0})
+IMAGES = Phase("images", 0.2, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0})
 PLAN = RestoringTraining(
-    (CODES, IMAGES), ema_decay=0.9, gradient_clip=1.0, warmup_steps=4, trunk_rate=1.0, factors=(2.0, 6.0)
+    50, (CODES, IMAGES), ema_decay=0.9, gradient_clip=1.0, warmup_steps=4, trunk_rate=1.0, factors=(2.0, 6.0)
 )
 
 
@@ -137,3 +137,8 @@ def test_the_teacher_goes_where_the_encoder_is(teacher, generator) -> None:
 def test_factors_rise_from_one(factors) -> None:
     with pytest.raises(ValueError, match="factors must rise"):
         replace(PLAN, factors=factors)
+
+
+def test_its_phases_share_its_steps_too() -> None:
+    with pytest.raises(ValueError, match="must add up to 1"):
+        replace(PLAN, phases=(CODES,))

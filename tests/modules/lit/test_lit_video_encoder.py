@@ -21,9 +21,9 @@ from modules.lit.video_encoder import (
 from modules.losses.face import trusted_mean
 from modules.losses.pixels import rms_distance
 
-PAIRS = VideoPhase("pairs", 5, 2, 1, 1, 0.0, 0.0, 0.0, 1e-3, {"codes": 1.0, "l2": 1.0, "half": 0.5})
-ROLLS = VideoPhase("rolls", 5, 2, 4, 2, 0.5, 0.0, 1.0, 1e-3, {"codes": 1.0, "l2": 1.0, "change": 2.0})
-PLAN = VideoEncoderTraining((PAIRS, ROLLS), 0.9, 1.0, 2, 0.1)
+PAIRS = VideoPhase("pairs", 0.5, 2, 1, 1, 0.0, 0.0, 0.0, 1e-3, {"codes": 1.0, "l2": 1.0, "half": 0.5})
+ROLLS = VideoPhase("rolls", 0.5, 2, 4, 2, 0.5, 0.0, 1.0, 1e-3, {"codes": 1.0, "l2": 1.0, "change": 2.0})
+PLAN = VideoEncoderTraining(10, (PAIRS, ROLLS), 0.9, 1.0, 2, 0.1)
 COARSE = 4
 
 
@@ -161,7 +161,7 @@ def test_plans_that_cannot_be_trained_are_refused(lit) -> None:
     with pytest.raises(ValueError, match="too few to smooth"):
         replace(PAIRS, smoothing=1.0)
     with pytest.raises(ValueError, match="no loss named lpips_vgg"):
-        plan = replace(PLAN, phases=(replace(PAIRS, weights={"lpips_vgg": 1.0}),))
+        plan = replace(PLAN, phases=(replace(PAIRS, share=1.0, weights={"lpips_vgg": 1.0}),))
         LitVideoEncoder(lit.encoder, plan, lit.frozen)
     with pytest.raises(ValueError, match="two frames to start from"):
         lit.losses({"frames": torch.zeros(1, 2, 3, 64, 64), "shown": torch.tensor([0])}, PAIRS)

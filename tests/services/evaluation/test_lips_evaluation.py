@@ -14,6 +14,8 @@ from torch import Tensor
 from modules.editing.directions import EditRequest
 from modules.perception.emotion import EMOTIONS, load_emotion_net
 from modules.perception.landmarks import eye_distance, lip_gaps
+from modules.perception.second_judges import SecondJudges
+from services.attributes import as_frames
 from services.evaluation.lips import compared, crops_of, kept_lips
 from services.pipeline.models import Models
 from services.pipeline.options import EditOptions
@@ -53,6 +55,9 @@ def test_errors_are_gaps_of_the_lips_over_the_distance_of_the_eyes(faces: Tensor
     assert found.plain_to_clip == 0 and found.kept_to_clip == pytest.approx(wanted, rel=1e-4)
     scores = load_emotion_net("cpu")(faces).softmax(1)[:, EMOTIONS.index("surprised")].detach()
     assert found.label == pytest.approx((float(scores[0]), float(scores[1]), float(scores[0])), rel=1e-4)
+    seen = as_frames(faces, torch.cat(points))
+    other = SecondJudges().expression(*seen)[:, EMOTIONS.index("surprised")]
+    assert found.second_label == pytest.approx((other[0], other[1], other[0]), rel=1e-3, abs=1e-6)
 
 
 def test_a_clip_whose_lips_are_hardly_led_keeps_the_plain_edit(clip: Path, small_models: Models) -> None:

@@ -12,12 +12,19 @@ from adapted_toys import small_models
 from conformance_cases import FOLDER
 
 import services.pipeline.models
+from datamodules.images import read_image
 from datamodules.types import BadInputError
-from modules.editing.directions import Direction, EditSet, save_directions
+from modules.editing.directions import Direction, EditRequest, EditSet, save_directions
 from modules.editing.placement import NAMES
+from modules.encoders.restoring import RestoringEncoder
+from modules.encoders.video_vit import VideoEncoder, VideoEncoderConfig, start_from_frame_encoder
+from modules.encoders.vit import FrameEncoder, FrameEncoderConfig
 from modules.generators.adaptation import save_adaptation
 from modules.model_folder import load_model
-from services.pipeline.models import SHIPPED_DIRECTIONS, Models, load_models, with_adaptation
+from services.pipeline.crops import crop_synthesis_size
+from services.pipeline.edit import edit_image
+from services.pipeline.models import SHIPPED_DIRECTIONS, Models, load_models, looks_at, with_adaptation
+from services.pipeline.options import EditOptions
 from services.settings import load_params
 
 __all__ = ["small_models"]
@@ -94,3 +101,26 @@ def test_an_encoder_may_be_somebodys_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert models.encoder == "e4e"  # type: ignore[comparison-overlap]
     assert asked == [(file, models.generator, 5, models.device)]
     assert models.versions["encoder e4e.pt"] == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_generator_of_small_pictures_edits_at_its_own_size(picture: Path) -> None:
+    models = load_models(load_params(), generator=str(FOLDER / "stylegan2-64-small.pkl"))
+    assert models.config.crop_size == 64, "the sidecar says at which size crops were compared"
+    edited = edit_image(read_image(picture, 10**7), [EditRequest("pose.right", 5.0)], models, EditOptions())
+    (inversion,) = edited.inversions
+    assert inversion.size == 64 and inversion.metrics["lpips"] > 0
+    assert crop_synthesis_size(inversion.crop_to_frame, 64, models, EditOptions(preview=True)) == 64
+
+
+def test_crops_that_the_encoder_does_not_take_are_refused_before_any_is_cut() -> None:
+    said = r"encoder looks at crops of 256 px, pipeline\.crop_size is 64: set it to 256"
+    with pytest.raises(BadInputError, match=said):
+        load_models(load_params(overrides=["pipeline.crop_size=64"]))
+
+
+def test_which_crops_an_encoder_takes() -> None:
+    first = FrameEncoder(FrameEncoderConfig(128, (4, 4), 8, 1, 2, 4, 0), 3, torch.zeros(4), torch.eye(4))
+    video = VideoEncoder(first, start_from_frame_encoder(first, 2, VideoEncoderConfig(8, 2)))
+    assert [looks_at(one) for one in (first, video, RestoringEncoder("colourise", first))] == [128] * 3
+    assert looks_at(None) is None
+    assert looks_at(lambda frames, state=None: (frames, state)) is None, "somebody's checkpoint takes any"

@@ -110,7 +110,8 @@ def test_without_a_folder_the_training_that_makes_it_is_named(folders, monkeypat
 
 
 def test_the_models_of_a_task_edit_nothing_and_say_what_they_are(folders, toy_models: Models, monkeypatch) -> None:
-    bare = replace(toy_models, versions={"stylereel-generator": "toy"})
+    config = replace(toy_models.config, crop_size=SMALL.image_size)
+    bare = replace(toy_models, config=config, versions={"stylereel-generator": "toy"})
     bare.generator.sha256 = Named.sha256  # type: ignore[misc]
     object.__setattr__(bare, "edits", type(bare.edits)(()))
     monkeypatch.setattr(services.pipeline.restorers, "load_bare_models", lambda _: bare)

@@ -16,6 +16,7 @@ from services.serving.measures import Measures
 from services.settings import ROOT
 
 LIMIT, VIDEO_LIMIT = 1000, 5000
+SLOWEST, GRACE = 1000, 0.2
 
 
 async def reading(scope: Any, receive: Any, send: Any) -> None:
@@ -45,11 +46,12 @@ def call(
     method: str = "POST",
     measures: Measures | None = None,
     leaves: bool = False,
+    stalls: bool = False,
 ) -> tuple[int, str]:
-    """What is answered to a client that waits for it, or goes away in the middle of its body."""
+    """What is answered to a client that waits for it, or goes away or falls silent in the middle of its body."""
     sent: list[dict[str, Any]] = []
     messages = [
-        {"type": "http.request", "body": chunk, "more_body": leaves or i < len(chunks) - 1}
+        {"type": "http.request", "body": chunk, "more_body": leaves or stalls or i < len(chunks) - 1}
         for i, chunk in enumerate(chunks)
     ]
 
@@ -63,7 +65,8 @@ def call(
 
     encoded = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "method": method, "path": path, "headers": encoded, "query_string": b""}
-    asyncio.run(Guard(app, VIDEO_LIMIT, LIMIT, measures or Measures())(scope, receive, send))
+    guard = Guard(app, VIDEO_LIMIT, LIMIT, measures or Measures(), SLOWEST, GRACE)
+    asyncio.run(guard(scope, receive, send))
     assert [m["type"] for m in sent].count("http.response.start") == 1
     return sent[0]["status"], b"".join(m.get("body", b"") for m in sent).decode()
 
@@ -91,8 +94,25 @@ def test_a_video_may_be_larger_than_what_stays_in_memory() -> None:
         assert status == 413 and "the 5000 bytes" in text
     for path in ("/v1/invert", "/v1/edit", "/v1/enlarge"):
         assert call(reading, [b"x" * 3000], path=path)[0] == 413
-    few = Guard(reading, 10, 1000, Measures())
+    few = Guard(reading, 10, 1000, Measures(), SLOWEST, GRACE)
     assert few.max_image_bytes == 10
+
+
+@pytest.mark.parametrize("app", [reading, forgiving])
+def test_a_body_that_does_not_come_is_not_waited_for(app: Any) -> None:
+    status, text = call(app, [b"x"], stalls=True)
+    assert status == 408 and text == '{"error":"the body came too slowly; send a smaller one"}'
+
+
+def test_who_is_answered_at_once_need_not_send_the_body() -> None:
+    async def answers(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await receive()
+        with pytest.raises(TimeoutError):  # as a streaming answer waits for a client that goes away
+            await asyncio.wait_for(receive(), 2 * GRACE)
+        await send({"type": "http.response.body", "body": b"done"})
+
+    assert call(answers, [b"x"], stalls=True) == (200, "done")
 
 
 def test_a_client_that_goes_away_is_no_error_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
@@ -165,6 +185,8 @@ def test_what_nobody_caught_says_nothing_of_itself() -> None:
         ("/srv/jobs/1/input is cut off", "the upload is cut off"),
         ("input is cut off", "the upload is cut off"),
         ("at http://host/path/to it", "at http://host/path/to it"),
+        ("one of GET /v1/edits, or /v1/jobs/1", "one of GET /v1/edits, or /v1/jobs/1"),
+        ("cannot read /srv/v1/x/y.bin", "cannot read y.bin"),
         ("at sqlite:////srv/state/mlflow.db cannot be", "at mlflow.db cannot be"),
         (f"cannot read {ROOT}/var/models/y.bin", "cannot read y.bin"),
     ],

@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.serving.logs import OURS, configure_log
+from services.serving.logs import JOBS_LIBRARY, OURS, configure_log
 
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    kept = [(logging.getLogger(n), *_settings(logging.getLogger(n))) for n in OURS]
+    kept = [(logging.getLogger(n), *_settings(logging.getLogger(n))) for n in (*OURS, JOBS_LIBRARY)]
     yield
     for logger, handlers, level, propagate in kept:
         logger.handlers[:], logger.propagate = handlers, propagate
@@ -49,6 +49,17 @@ def test_a_line_of_json_says_what_it_is_about() -> None:
     assert timedelta(seconds=-1) < age < timedelta(minutes=1)
     assert set(slot) == {"time", "level", "logger", "message"} and slot["level"] == "warning"
     assert broken["level"] == "error" and broken["exception"].endswith("RuntimeError: broken")
+
+
+def test_what_the_jobs_library_says_is_json_too_from_its_own_level_on() -> None:
+    stream = io.StringIO()
+    library = logging.getLogger(JOBS_LIBRARY)
+    library.setLevel("WARNING")
+    configure_log("debug", "json", stream)
+    library.debug("polling")
+    library.error("the database is locked")
+    (said,) = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (said["logger"], said["message"]) == ("dbos", "the database is locked")
 
 
 def test_text_levels_and_a_second_call(capfd: pytest.CaptureFixture[str]) -> None:

@@ -99,7 +99,7 @@ def serving(params: Params) -> Iterator[TestClient]:
         jobs.close()
         engine.stop()
 
-    with TestClient(create_app(opened, params.runtime.max_bytes, params.runtime.max_image_bytes)) as client:
+    with TestClient(create_app(opened, params.runtime), "http://127.0.0.1") as client:
         ready(client)
         yield client
 

@@ -40,13 +40,15 @@ def test_loopback_is_the_default_and_settings_reach_the_worker(
     runtime: Runtime, started: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(StartedError):
-        serve(replace(runtime, max_pixels=123), ["pipeline.chunk=4"])
+        serve(replace(runtime, max_pixels=123, allowed_hosts="a.example, b.example"), ["pipeline.chunk=4"])
     host, port = started[started.index("--host") + 1], started[started.index("--port") + 1]
     assert host == "127.0.0.1" and int(port) > 0
+    # Else a client that trickles keeps a server from stopping, and the jobs from being closed.
+    assert started[started.index("--timeout-graceful-shutdown") + 1] == str(runtime.stop_seconds) == "10"
     assert capsys.readouterr().out == f"serving on http://127.0.0.1:{port}\n"
     again = load_params(overrides=json.loads(os.environ[OVERRIDES]), environment=os.environ)
     assert again.runtime.max_pixels == 123 and again.runtime.state == runtime.state
-    assert again.raw["pipeline"]["chunk"] == 4
+    assert again.raw["pipeline"]["chunk"] == 4 and again.runtime.allowed_hosts == "a.example, b.example"
     assert os.environ["BENTOML_DO_NOT_TRACK"] == "True"
 
 

@@ -73,7 +73,7 @@ def client(params: Params, turns: Turns, engine: Engine) -> Iterator[TestClient]
         jobs.close()
         engine.stop()
 
-    with TestClient(create_app(opened, params.runtime.max_bytes, params.runtime.max_image_bytes)) as client:
+    with TestClient(create_app(opened, params.runtime), "http://127.0.0.1") as client:
         assert client.get("/livez").status_code == 200
         deadline = time.monotonic() + 300
         while (answer := client.get("/readyz")).status_code != 200:

@@ -8,11 +8,15 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from sheet_cells import cell
+from torch import Tensor
 
 from datamodules.face_video import FaceVideoConfig
 from datamodules.types import BadInputError
+from services.evaluation.frames import HeldOutFrames
 from services.registry.tracking import Run, SilentRun
 from services.settings import Params, load_params
 from services.stages import ablation
@@ -33,8 +37,8 @@ def test_each_row_has_the_losses_of_the_one_before_and_more() -> None:
 
 def test_a_row_is_one_phase_of_the_encoders_own_training() -> None:
     base = PARAMS.section("frame_encoder", FrameEncoderSettings)
-    phase = replace(base.training.phases[-1], name="L2", steps=7, weights={"l2": 1.0})
-    whole = with_phase(base, phase, 0.9)
+    phase = replace(base.training.phases[-1], name="L2", share=1.0, weights={"l2": 1.0})
+    whole = with_phase(base, phase, 7, 0.9)
     assert whole.training.phases == (phase,) and whole.training.ends == (7,) and whole.training.ema_decay == 0.9
     assert whole.trainer.validate_every == 7 and whole.trainer.seed == base.trainer.seed
     assert whole.network == base.network and whole.softening == base.softening
@@ -169,3 +173,45 @@ def test_a_label_that_mlflow_would_not_take_is_refused_before_anything_is_traine
         load_params(overrides=["ablation.losses={+ Lp: {l2: 1.0}}"], environment={}).section(
             "ablation", AblationSettings
         )
+
+
+def test_what_came_of_each_row_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoders stand in as functions that answer one number whatever they see; it is the grey that is drawn."""
+    answers = {"start": 0.1, "L2": 0.2, "and Lp": 0.3, "and Lf": 0.4, "and Lv": 0.5}
+    clip = HeldOutFrames(np.full((60, 256, 256, 3), 60, np.uint8), ("clip",) * 60, (0,) * 60, "d" * 64)
+    images: dict[str, np.ndarray] = {}
+
+    class Parts:
+        clips, device = (clip,), "cpu"
+        generator = SimpleNamespace(sha256="g", w_mean=torch.full((1,), 0.05), num_ws=1)
+
+        def table(self, clips: object, rows: object, *rest: object) -> list[object]:
+            return list(rows)  # type: ignore[call-overload, no-any-return]
+
+        def meter(self, judge_every: int) -> SimpleNamespace:
+            return SimpleNamespace(render=lambda ws: ws[:, :, :, None].expand(-1, 3, 32, 32))
+
+    class Answering(torch.nn.Module):
+        def __init__(self, label: str) -> None:
+            super().__init__()
+            self.label = label
+
+        def forward(self, frames: Tensor, state: None = None) -> tuple[Tensor, None]:
+            return torch.full((len(frames), 1, 1), answers[self.label]), state
+
+    class Keeping(SilentRun):
+        def log_image(self, name: str, image: np.ndarray, step: int | None = None) -> None:
+            images[name] = image
+
+    for name, stand_in in {
+        "generator_to_train_through": lambda *_: None,
+        "FaceVideoDataModule": lambda *_: SimpleNamespace(prepared=None),
+        "load_table_parts": lambda *_: Parts(),
+        "train_with": lambda params, settings, label, *_: label,
+        "load_frame_encoder": lambda folder, sha256: Answering(folder if folder in answers else "start"),
+    }.items():
+        monkeypatch.setattr(ablation, name, stand_in)
+    ablation.ablate(PARAMS, Keeping())
+    greys = [60, *(round((answer + 1) * 127.5) for answer in (0.05, *answers.values()))]
+    found = [cell(images["reconstructions"], 0, column) for column in range(len(greys))]
+    assert np.abs(np.subtract(found, greys)).max() <= 1

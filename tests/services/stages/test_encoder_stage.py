@@ -71,11 +71,12 @@ def pose_editor_name(params: Params, encoder: str, data: str, samples: str) -> s
 
 TRAININGS: dict[str, tuple[Callable[[Params, str, str, str], str], ModuleType, list[str]]] = {
     "frame_encoder": (encoder_name, encoder_stage, [
-        "frame_encoder.training.ema_decay=0.9", "frame_encoder.start_from=assets/frame-encoder",
-        "face_video.stills=7", "frame_encoder.trainer.seed=7",
+        "frame_encoder.training.ema_decay=0.9", "frame_encoder.training.steps=1500",
+        "frame_encoder.start_from=assets/frame-encoder", "face_video.stills=7", "frame_encoder.trainer.seed=7",
     ]),
     "video_encoder": (video_encoder_name, video_encoder, [
-        "video_encoder.training.ema_decay=0.9", "video_encoder.start_from=assets/video-encoder",
+        "video_encoder.training.ema_decay=0.9", "video_encoder.training.steps=700",
+        "video_encoder.start_from=assets/video-encoder",
     ]),
     "pose_editor": (pose_editor_name, pose_editor, ["pose_editor.training.steps=7"]),
 }  # fmt: skip

@@ -60,12 +60,13 @@ def first(generator: StyleGAN2) -> FrameEncoder:
 def train(
     generator: StyleGAN2, samples: SampleDataset, first: FrameEncoder, folder: Path, task: Task, codes: int
 ) -> RestoringEncoder:
+    steps = codes + 10
     phases = (
-        Phase("codes", codes, 8, 3e-3, 0.5, 0, {"codes": 1.0}),
-        Phase("images", 10, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
+        Phase("codes", codes / steps, 8, 3e-3, 0.5, 0, {"codes": 1.0}),
+        Phase("images", 10 / steps, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
     )
     plan = RestoringTraining(
-        phases, ema_decay=0.5, gradient_clip=1.0, warmup_steps=2, trunk_rate=1.0, factors=(2.5, 6.0)
+        steps, phases, ema_decay=0.5, gradient_clip=1.0, warmup_steps=2, trunk_rate=1.0, factors=(2.5, 6.0)
     )
     settings = RestoringSettings(
         frame_encoder="",

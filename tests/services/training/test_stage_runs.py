@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,14 +33,15 @@ from services.training.runs import code_sha256, sections_of, stage_run, training
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PHASES = [
-    {"name": "codes", "steps": 2, "batch_size": 2, "learning_rate": 1e-4, "sample_share": 1.0, "rendered": 0,
+    {"name": "codes", "share": 0.6, "batch_size": 2, "learning_rate": 1e-4, "sample_share": 1.0, "rendered": 0,
      "weights": {"codes": 1.0}},
-    {"name": "images", "steps": 1, "batch_size": 2, "learning_rate": 1e-4, "sample_share": 0.5, "rendered": 1,
+    {"name": "images", "share": 0.4, "batch_size": 2, "learning_rate": 1e-4, "sample_share": 0.5, "rendered": 1,
      "weights": {"codes": 1.0, "l2": 1.0}},
 ]  # fmt: skip
 SMALL = {
     "clips.max_frames": 10, "samples.count": 3, "samples.shard_size": 2,
-    "frame_encoder.training.phases": PHASES, "frame_encoder.training.linear_start": 0,
+    "frame_encoder.training.steps": 3, "frame_encoder.training.phases": PHASES,
+    "frame_encoder.training.linear_start": 0,
     "frame_encoder.start_from": "''", "frame_encoder.trainer.precision": "32-true",
     "frame_encoder.trainer.validate_every": 1, "frame_encoder.trainer.checkpoint_every": 1,
     "frame_encoder.trainer.validation_frames": 2, "evaluation.frames_per_clip": 1, "evaluation.lpips_net": "alex",
@@ -150,6 +152,10 @@ def test_a_training_killed_and_gone_on_with_is_one_run_even_if_the_registry_goes
         shown = {file.path for file in client.list_artifacts(run.info.run_id, "images")}
         assert run.outputs.model_outputs, "the model that was made is the run's"
     assert len({point.step for point in curve}) == 3 and all(5 < point.value < 40 for point in curve)
+    last = max(curve, key=lambda point: point.step).value
+    card = (folder / "card.md").read_text()
+    said = re.search(r"On 2 crops of \w+ persons, after its training: PSNR (\d+\.\d\d) dB", card)
+    assert said is not None and float(said[1]) == pytest.approx(last, abs=0.02), "what ships is what was averaged"
     assert shown == {f"images/validation-{step:07d}.png" for step in (1, 2, 3)}
     sheet = place.image(run, "images/validation-0000003.png")
     assert sheet.shape == (SIDE, 4 * SIDE + 3 * GAP, 3)

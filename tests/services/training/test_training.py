@@ -37,12 +37,13 @@ TRAINER = TrainerConfig(
 
 
 def settings(codes: int, images: int, linear_start: int = 0) -> FrameEncoderSettings:
+    steps = codes + images
     phases = (
-        Phase("codes", codes, 8, 2e-3, 1.0, 0, {"codes": 1.0}),
-        Phase("images", images, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
+        Phase("codes", codes / steps, 8, 2e-3, 1.0, 0, {"codes": 1.0}),
+        Phase("images", images / steps, 4, 1e-3, 0.5, 2, {"codes": 1.0, "l2": 1.0}),
     )
     plan = FrameEncoderTraining(
-        phases, ema_decay=0.5, gradient_clip=1.0, warmup_steps=2, trunk_rate=1.0,
+        steps, phases, ema_decay=0.5, gradient_clip=1.0, warmup_steps=2, trunk_rate=1.0,
         linear_start=linear_start, linear_ridge=0.02, told_start=40, told_ridge=0.05,
     )  # fmt: skip
     return FrameEncoderSettings(

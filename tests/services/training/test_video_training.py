@@ -31,11 +31,12 @@ COARSE = 4
 
 
 def settings(pairs: int, rolls: int) -> VideoEncoderSettings:
+    steps = pairs + rolls
     phases = (
-        VideoPhase("pairs", pairs, 2, 1, 1, 0.5, 0.0, 0.0, 2e-3, {"l2": 1.0}),
-        VideoPhase("rolls", rolls, 2, 3, 2, 0.5, 0.0, 0.0, 2e-3, {"l2": 1.0, "change": 1.0}),
+        VideoPhase("pairs", pairs / steps, 2, 1, 1, 0.5, 0.0, 0.0, 2e-3, {"l2": 1.0}),
+        VideoPhase("rolls", rolls / steps, 2, 3, 2, 0.5, 0.0, 0.0, 2e-3, {"l2": 1.0, "change": 1.0}),
     )
-    plan = VideoEncoderTraining(phases, 0.5, 1.0, 2, 1.0)
+    plan = VideoEncoderTraining(steps, phases, 0.5, 1.0, 2, 1.0)
     return VideoEncoderSettings("", "", NETWORK, plan, Unsteadiness(0.0, 0.0, 0.0), TRAINER, 1)
 
 

@@ -52,7 +52,7 @@ def client(params: Params, state: State) -> Iterator[TestClient]:
 
         patch.setattr(app, "open_state", opened)
         service: Any = api.StyleReelService
-        with TestClient(service.to_asgi(is_main=True)) as client:
+        with TestClient(service.to_asgi(is_main=True), "http://127.0.0.1") as client:
             ready(client)
             yield client
 

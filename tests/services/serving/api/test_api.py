@@ -268,6 +268,16 @@ def test_what_a_latent_leaves_no_place_for_is_refused(client: TestClient, face: 
     assert client.post("/v1/edit", files={"image": ("none.png", b"")}, data=form).status_code == 200
 
 
+def test_an_edit_that_names_none_says_where_they_are(client: TestClient, face: bytes) -> None:
+    refused(client.post("/v1/edit", content=face), 422, "(GET /v1/edits lists them)")
+
+
+def test_pages_of_others_reach_no_route(client: TestClient, face: bytes) -> None:
+    refused(client.get("/v1/models", headers={"Host": "evil.example"}), 421, "'evil.example' is not served here")
+    refused(client.post("/v1/invert", content=face, headers={"Origin": "http://evil.example"}), 403)
+    assert 'route="none",status="421"} 1.0' in client.get("/metrics").text
+
+
 def test_unknown_paths_and_methods_are_json_too(client: TestClient) -> None:
     refused(client.get("/v2/invert"), 404)
     refused(client.get("/v1/invert"), 405)
@@ -368,10 +378,11 @@ def test_the_api_keeps_to_its_own_openapi(client: TestClient) -> None:
         else:
             await api.http(scope, receive, send)
 
-    schema = schemathesis.openapi.from_asgi("/openapi.json", running)
+    ours = {"Host": "localhost"}  # else all that is asked is refused in the same way
+    schema = schemathesis.openapi.from_asgi("/openapi.json", running, headers=ours)
     calm = settings(max_examples=5, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-    tried = set()
+    tried, answered = set(), set()
     for result in schema.get_all_operations():
         operation = result.ok()
 
@@ -379,10 +390,11 @@ def test_the_api_keeps_to_its_own_openapi(client: TestClient) -> None:
         @calm
         def fuzz(case: schemathesis.Case) -> None:
             tried.add(case.path)
-            case.call_and_validate(checks=checks)
+            answered.add(case.call_and_validate(checks=checks, headers=ours).status_code)
 
         fuzz()
     assert {"/v1/invert", "/v1/edit", "/v1/jobs", "/v1/jobs/{job_id}", "/readyz"} <= tried
+    assert {200, 404, 422} <= answered and 421 not in answered
 
 
 def test_a_full_disk_is_said_with_507_and_when_to_come_back(

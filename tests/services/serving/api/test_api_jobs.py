@@ -174,6 +174,10 @@ def test_a_subject_without_an_adaptation_is_404_and_forgetting_it_is_no_error(
     assert forgotten.status_code == 200
     assert forgotten.json() == {"versions": 0, "adaptations": 0, "jobs": 0}
     refused(client.delete("/v1/subjects/An%20na"), 422, "small letters")
+    # With a slip in its name the clip would be forgotten in words alone.
+    refused(client.delete(f"/v1/subjects/anna?clips={'0' * 64}"), 422, "'clips' is not known; there are clip")
+    answers = client.get("/openapi.json").json()["paths"]["/v1/subjects/{subject}"]["delete"]["responses"]
+    assert "409" in answers
 
 
 def test_forgetting_a_subject_deletes_the_jobs_that_asked_for_it(
