@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -56,6 +57,8 @@ class RandomIdentitySettings:
     """Share of a picture's values that may be driven to black or full colour: beyond it a person is not kept."""
     detail: float
     """Share of its fine detail that each face tried on is to keep, or a person is fog, not kept; 0 asks none."""
+    most_detail: float
+    """Share of its fine detail that no face tried on may go beyond, or a person is torn, not kept; 0 asks none."""
     measured: tuple[float, ...]
     """Strengths at which it is measured."""
     seeds: tuple[int, ...]
@@ -129,7 +132,7 @@ def random_identity(
     if found < settings.chosen:
         raise BadInputError(
             f"only {found} of {len(fits)} made persons hide a face and leave it one, {settings.chosen} are asked: "
-            "raise stylespace.random_identity.people, likeness or lengths, or lower detail"
+            "raise stylespace.random_identity.people, likeness, lengths or most_detail, or lower detail"
         )
     lengths = [fits[number].length for number in order]
     shifts = [fits[number].shift for number in order]
@@ -191,8 +194,10 @@ def _tries(
             # No face is seen where a measure is NaN; the points are numbers even then.
             whole = bool(torch.isfinite(look.measures["yaw"]).all())
             whole &= float((_burnt(pictures) - _burnt(start.pictures)).mean()) <= settings.burnt
-            if settings.detail:
-                whole &= bool((fine_detail(pictures) >= settings.detail * fine_detail(start.pictures)).all())
+            if settings.detail or settings.most_detail:
+                share = fine_detail(pictures) / fine_detail(start.pictures)
+                whole &= bool((share >= settings.detail).all())
+                whole &= bool((share <= (settings.most_detail or math.inf)).all())
             likeness.append(float(alike.mean()))
             shifts.append(float(landmark_shift(start.look, look).mean()) if whole else np.nan)
             if not whole or likeness[-1] <= settings.likeness:

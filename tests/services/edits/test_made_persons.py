@@ -54,7 +54,7 @@ def settings() -> RandomIdentitySettings:
     return replace(
         shipped,
         people=40, chosen=5, rows=(0.0, 1.0, 1.0), keeps=("yaw",), lengths=(0.5, 1.0, 1.5), likeness=0.3,
-        burnt=1.0, detail=0.0, upper=1.0,
+        burnt=1.0, detail=0.0, most_detail=0.0, upper=1.0,
     )  # fmt: skip
 
 
@@ -120,24 +120,25 @@ def test_fine_detail_is_what_a_blur_takes() -> None:
     assert fine_detail(curved).item() == pytest.approx(2.0)
 
 
-def test_who_leaves_fog_of_a_face_is_not_kept(settings, codes) -> None:
+def test_who_leaves_fog_of_a_face_or_tears_it_is_not_kept(settings, codes) -> None:
     board = (torch.arange(DIM)[:, None] + torch.arange(DIM)) % 2 * 2.0 - 1
 
     def foggy(ws: Tensor, edits: EditSet[Any], requests: Sequence[EditRequest], seed: int = 0) -> Tensor:
-        """Below the code, which fills the first line: a board, faint where its seventh number is above 0.1."""
+        """Below the code, the first line: a board, faint where its seventh number is above 0.1, harsh below."""
         code = render(ws, edits, requests, seed)
-        strength = torch.where(code[:, 0, 0, 6] > 0.1, 0.5, 1.0)
+        strength = torch.where(code[:, 0, 0, 6] > 0.1, 0.5, torch.where(code[:, 0, 0, 6] < -0.1, 2.0, 1.0))
         return torch.cat([code, strength[:, None, None, None] * board[None, None, 1:]], 2)
 
     def seen(pictures: Tensor) -> Look:
         return judge(pictures[:, :, :1])
 
-    def kept(detail: float) -> Tensor:
-        asked: Any = replace(settings, detail=detail, chosen=7), GENERATOR, codes, turn()
+    def kept(least: float, most: float = 0.0) -> Tensor:
+        asked: Any = replace(settings, detail=least, most_detail=most, chosen=5), GENERATOR, codes, turn()
         return random_identity(*asked, torch.zeros(2, ROWS, DIM), foggy, seen, IDENTITY).people
 
-    assert (kept(0.4)[:, 6] > 0.2).any()
+    assert (kept(0.4)[:, 6] > 0.2).any() and (kept(0.4)[:, 6] < -0.2).any()
     assert kept(0.6)[:, 6].max() <= 0.1
+    assert kept(0.4, 1.9)[:, 6].min() >= -0.1 and (kept(0.4, 2.1)[:, 6] < -0.2).any()
 
 
 def test_what_does_not_fit_is_refused(settings, codes) -> None:

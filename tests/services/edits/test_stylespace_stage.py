@@ -109,7 +109,7 @@ def settings() -> StylespaceSettings:
     random = replace(
         shipped.random_identity,
         people=4, chosen=4, rows=(0.0, 1.0), keeps=(), lengths=(1.0, 16.0), likeness=0.97, burnt=1.0,
-        detail=0.0, seeds=(0, 1), measured=(1.0,),
+        detail=0.0, most_detail=0.0, seeds=(0, 1), measured=(1.0,),
     )  # fmt: skip
     return replace(
         shipped, samples=6, spread_codes=500, resolution=SIDE, least_share=0.9, sigma_cost=0.01,
