@@ -1,4 +1,4 @@
-"""What is kept of one person, found and deleted everywhere: the registry, its cache, adaptations, jobs."""
+"""What is kept of one person, found and deleted everywhere: registry, its cache, adaptations, jobs, latents."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from services.registry.store import ModelStore
 
 ADAPTATIONS = "adaptations"
 """Folder of ``runtime.state`` for what ``edit --adapt`` and ``adapt`` learn."""
+LATENTS = "latents"
+"""Folder of ``runtime.state`` for images that a server inverted."""
 WHOSE = "subject.json"
 """In a folder in which an adaptation is under way: the person whose frames lie there, and the clip they are of."""
 
@@ -34,6 +36,8 @@ class Forgotten:
     """Folders in ``runtime.state``."""
     jobs: int
     """Jobs that asked for the person's adaptation, or whose clip one was learned from."""
+    latents: int = 0
+    """Inversions that a server keeps of such a clip, or of an image that was named."""
 
 
 def forget_adaptations(
@@ -43,7 +47,7 @@ def forget_adaptations(
     delete_jobs: Callable[[frozenset[str]], int],
     more_clips: Set[str] = frozenset(),
 ) -> Forgotten:
-    """Delete a person's jobs, the adaptations in ``state``, and the registered versions with files and downloads.
+    """Delete a person's jobs, adaptations and latents in ``state``, and the registered versions with all files.
 
     What ``edit --adapt`` learned names nobody: it is the person's where it was learned from one of ``clips_of`` or
     of ``more_clips``, sha256 too. ``delete_jobs`` gets these clips, and says how many jobs there were. What knows
@@ -63,9 +67,12 @@ def forget_adaptations(
             if (folder / WHOSE).is_file():
                 alone.enter_context(alone_at_once(folder))
         jobs = delete_jobs(clips)
+        latents = latents_of(state / LATENTS, clips)
+        for latent in latents:
+            remove_tree(latent)
         for folder in sorted(folders, key=lambda one: subject_of(one) is not None):
             remove_tree(folder)
-        return Forgotten(forget_model(store, adaptation_of(subject)), len(folders), jobs)
+        return Forgotten(forget_model(store, adaptation_of(subject)), len(folders), jobs, len(latents))
 
 
 def clips_of(subject: str, store: ModelStore, state: Path) -> frozenset[str]:
@@ -95,6 +102,18 @@ def jobs_of(subject: str, jobs: Path, clips: Set[str] = frozenset()) -> list[str
             if said.get("subject") == subject or (clips and _given(said, request.parent) in clips):
                 found.append(request.parent.name)
         except (OSError, ValueError):
+            continue
+    return found
+
+
+def latents_of(latents: Path, clips: Set[str]) -> list[Path]:
+    """What a folder of latents keeps of files with one of these sha256, also where a server was killed over it."""
+    found = []
+    for noted in latents.glob(f"*/{INPUT_SHA256}"):
+        try:
+            if noted.read_text() in clips:
+                found.append(noted.parent)
+        except OSError:  # its time came in between
             continue
     return found
 

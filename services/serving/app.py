@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from fastapi import FastAPI
 
+from services.adaptation.subjects import LATENTS
 from services.serving.engine import Engine
 from services.serving.handling import State
 from services.serving.jobs import Jobs
@@ -28,7 +29,7 @@ def open_state(params: Params) -> Iterator[State]:
     runtime, turns = params.runtime, Turns()
     private_folder(runtime.state / "models")  # what is downloaded there was learned from persons too
     engine = Engine(params, turns)
-    latents = LatentStore(runtime.state / "latents", runtime.keep_latents_hours)
+    latents = LatentStore(runtime.state / LATENTS, runtime.keep_latents_hours)
     keep, poll = runtime.keep_jobs_hours, min(1.0, runtime.poll_seconds)
     jobs = Jobs(runtime.state / "jobs", engine, turns, keep, poll, runtime.max_jobs)
     try:

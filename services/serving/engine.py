@@ -37,7 +37,7 @@ from services.pipeline.models import Models, load_edits, load_models
 from services.pipeline.options import EditOptions, PipelineConfig, VideoConfig
 from services.pipeline.plan import check_clip
 from services.pipeline.restore import restore_video
-from services.pipeline.sidecar import plain
+from services.pipeline.sidecar import described, plain
 from services.pipeline.stitch import is_stitched
 from services.pipeline.stream import clip_writer, edit_video
 from services.progress import Progress
@@ -47,6 +47,7 @@ from services.serving.job import Report
 from services.serving.job_folder import WORK
 from services.serving.job_request import JobRequest
 from services.serving.limits import in_api_terms, one_line
+from services.serving.reproduction import reproduction
 from services.serving.served_adaptations import ServedAdaptations
 from services.serving.served_restorers import NONE_SHIPPED, SHIPPED_SERVES, ServedRestorers
 from services.serving.session import NotReadyError, ServedModel, Session, shipped_model
@@ -200,9 +201,10 @@ class Engine:
         What is found on the way lies in a folder beside ``target``, so that a job that is taken up again goes on;
         where other models answer by then, it begins anew.
         """
-        asked = JobRequest.read(request)
+        asked, given = JobRequest.read(request), described(source)
         options, factor = asked.options, asked.factor
         session = self._wait(cancelled)
+        more: dict[str, Any] = {}
 
         def tell(progress: Progress) -> None:
             report(progress.stage, min(1.0, progress.done / progress.total) if progress.total else 0.0)
@@ -223,6 +225,7 @@ class Engine:
                 made = edit_video(source, target, asked.edits, models, options, tell, cancelled, work=place)
             else:
                 flow = DenseFlow(self._params.section("flow", FlowConfig))
+                more["flow"] = plain(flow.config)
                 made = interpolate_video(
                     source, target, factor, models, flow, options, tell, cancelled, work=place
                 )
@@ -237,6 +240,7 @@ class Engine:
             "task": asked.task,
             "factor": factor,
             "options": plain(options),
+            **reproduction(given, models, more),
             **found,
         }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import quote
 
 import anyio.to_thread
 from fastapi import Request
@@ -14,12 +15,15 @@ from services.serving.engine import Engine
 from services.serving.jobs import Jobs
 from services.serving.latents import LatentStore
 from services.serving.limits import in_api_terms
+from services.serving.openapi import STRENGTHS_HEADER
 from services.serving.turns import Turns
 from services.settings import Runtime
 
 Value = TypeVar("Value")
 MODEL_HEADER = "X-Stylereel-Model"
 WARNING_HEADER = "X-Stylereel-Warning"
+LONGEST_STRENGTHS = 4000
+"""Characters; proxies and clients refuse headers of more than 8 kB."""
 
 
 @dataclass
@@ -39,9 +43,32 @@ def state_of(request: Request) -> State:
     return state
 
 
-def headers_of(models: str, warnings: Sequence[str]) -> dict[str, str]:
-    """Headers of an answer that is an image: which models made it, and what to beware of."""
-    return {MODEL_HEADER: models} | ({WARNING_HEADER: in_api_terms("; ".join(warnings))} if warnings else {})
+def headers_of(
+    models: str, warnings: Sequence[str], strengths: Sequence[Mapping[str, float]] = ()
+) -> dict[str, str]:
+    """Headers of an answer that is an image: which models made it, what to beware of, how strong edits were."""
+    headers = {MODEL_HEADER: models}
+    if warnings:
+        headers[WARNING_HEADER] = in_api_terms("; ".join(warnings))
+    if strengths:
+        headers[STRENGTHS_HEADER] = strengths_line(strengths)
+    return headers
+
+
+def strengths_line(faces: Sequence[Mapping[str, float]]) -> str:
+    """``age=20, smile=0.4; age=20``: of each face, ASCII, with ``...`` for those that have no room.
+
+    Names are quoted as in URLs, so that each pair can be sent back as ``edit=``.
+    """
+    shown, room = list[str](), LONGEST_STRENGTHS
+    for face in faces:
+        line = ", ".join(f"{quote(name, safe='')}={value:.10g}" for name, value in face.items())
+        room -= len(line) + 2
+        if room < 0:
+            shown.append("...")
+            break
+        shown.append(line)
+    return "; ".join(shown)
 
 
 def deadline(seconds: float) -> Callable[[], bool]:

@@ -21,7 +21,7 @@ from safetensors.torch import save
 
 from datamodules.types import BadInputError
 from services.pipeline.invert import Inversion
-from services.pipeline.sidecar import plain
+from services.pipeline.sidecar import INPUT_SHA256, plain
 from services.serving.private_folder import private_folder
 
 LATENT_ID = re.compile(r"[0-9a-f]{32}")
@@ -34,12 +34,17 @@ class LatentStore:
         self.folder = private_folder(folder)
         self.keep_seconds = keep_hours * 3600
 
-    def put(self, latent: Inversion, generator_sha256: str) -> str:
-        """Keep the latent and return its id; nothing is left where it cannot be written."""
+    def put(self, latent: Inversion, generator_sha256: str, input_sha256: str) -> str:
+        """Keep the latent and return its id; nothing is left where it cannot be written.
+
+        ``input_sha256`` is of the file that was sent: a person is forgotten by it.
+        """
         name = secrets.token_hex(16)
         part = self.folder / f".part-{name}"
         part.mkdir()
         try:
+            # First, so that what a killed server leaves is found too.
+            (part / INPUT_SHA256).write_text(input_sha256)
             about: dict[str, Any] = {
                 "generator_sha256": generator_sha256,
                 "size": latent.size,

@@ -12,6 +12,7 @@ from services.serving.schemas import MAX_EDITS, EditIn
 CODES = "codes"
 TASK = "task"
 SUBJECT = "subject"
+STRENGTHS_HEADER = "X-Stylereel-Strengths"
 FACTOR = "factor"
 FLAGS = (CODES, "preview", "balance", "adapt", "keep_lips", "stitch")
 FACTOR_RANGE: dict[str, Any] = {"type": "integer", "minimum": FEWEST, "maximum": MOST}
@@ -48,6 +49,19 @@ PIECES: dict[int | str, dict[str, Any]] = {
     },
 }
 """The answers of a clip."""
+EDITED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"image/png": {}, "image/jpeg": {}},
+        "headers": {
+            STRENGTHS_HEADER: {
+                "schema": {"type": "string"},
+                "description": "What the face was edited by, balanced on it: NAME=STRENGTH, with a comma between. "
+                "With face=all of each face, from the left, with a semicolon between; ... at the end of many.",
+            }
+        },
+    }
+}
+"""The answer of an edited image."""
 EDIT = "NAME=STRENGTH, any number of times, e.g. age=20."
 EDITS = 'JSON: [{"name": "age", "strength": 20}, ...].'
 EDIT_BODY: dict[str, Any] = {

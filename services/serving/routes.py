@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
@@ -24,7 +25,7 @@ from datamodules.images import read_image
 from datamodules.types import BadInputError
 from modules.editing.directions import EditRequest
 from modules.out_of_memory import is_out_of_memory
-from services.pipeline.edit import edit_image
+from services.pipeline.edit import EditedImage, edit_image
 from services.pipeline.invert import invert_image
 from services.pipeline.sidecar import plain
 from services.progress import CancelledError
@@ -52,7 +53,7 @@ from services.serving.limits import (
     public_message,
 )
 from services.serving.measures import MEDIA_TYPE, Measures
-from services.serving.openapi import CODES, FACTOR, PIECES, RANGE, SUBJECT, TASK, takes
+from services.serving.openapi import CODES, EDITED, FACTOR, PIECES, RANGE, SUBJECT, TASK, takes
 from services.serving.own_hosts import OwnHosts
 from services.serving.request_options import edit_options
 from services.serving.restoring_routes import add_restoring, task_of
@@ -262,7 +263,8 @@ def _add_images(app: FastAPI) -> None:
                 late = deadline(runtime.request_seconds)
                 image = read_image(data, runtime.max_pixels)  # one at a time: a small file may be a large picture
                 inversion = invert_image(image, session.models, options, cancelled=late)
-            name = state.latents.put(inversion, session.models.generator.sha256)
+            input_sha256 = hashlib.sha256(data).hexdigest()
+            name = state.latents.put(inversion, session.models.generator.sha256, input_sha256)
             expires = datetime.now(UTC) + timedelta(seconds=state.latents.keep_seconds)
             return InvertOut(
                 latent=name,
@@ -281,13 +283,13 @@ def _add_images(app: FastAPI) -> None:
         tags=["images"],
         dependencies=[Depends(admitted, scope="function")],
         response_class=Response,
-        responses={200: {"content": {"image/png": {}, "image/jpeg": {}}}, 406: {"model": ErrorOut}},
+        responses=EDITED | {406: {"model": ErrorOut}},
         openapi_extra=takes("image", "image/*", IMAGE_OPTIONS, latent=True),
     )
     async def edit(request: Request) -> Response:
         """Edit the face of an image, or of one that was inverted before; PNG or JPEG, as Accept asks.
 
-        X-Stylereel-Warning says where the reconstruction is poor.
+        X-Stylereel-Warning says where the reconstruction is poor, X-Stylereel-Strengths what was applied.
         """
         state, runtime = state_of(request), state_of(request).runtime
         media_type = accepted_image(request.headers.get("accept", "*/*"))
@@ -302,7 +304,7 @@ def _add_images(app: FastAPI) -> None:
         _require_edits(edits)
         session.models.edits.check(edits)
 
-        def work() -> tuple[bytes, tuple[str, ...]]:
+        def work() -> tuple[bytes, EditedImage]:
             with state.turns.turn(runtime.request_seconds):
                 late = deadline(runtime.request_seconds)
                 source = (
@@ -311,10 +313,11 @@ def _add_images(app: FastAPI) -> None:
                     else read_image(data, runtime.max_pixels)
                 )
                 edited = edit_image(source, edits, session.models, options, cancelled=late)
-            return encode_image(edited.image, media_type), edited.warnings
+            return encode_image(edited.image, media_type), edited
 
-        content, warnings = await in_thread(work)
-        return Response(content, media_type=media_type, headers=headers_of(session.header, warnings))
+        content, edited = await in_thread(work)
+        headers = headers_of(session.header, edited.warnings, edited.strengths)
+        return Response(content, media_type=media_type, headers=headers)
 
 
 def _require_edits(edits: Sequence[EditRequest]) -> None:

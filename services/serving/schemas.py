@@ -98,7 +98,10 @@ class ResultOut(BaseModel):
     """What a finished job made."""
 
     video: str = Field(description="Where the edited clip is.")
-    report: dict[str, Any] = Field(description="What the pipeline says of the clip.")
+    report: dict[str, Any] = Field(
+        description="What the pipeline says of the clip; also what makes it again: sha256 and bytes of the input, "
+        "hashes of the models, edits, options and params."
+    )
 
 
 class JobOut(BaseModel):
@@ -135,6 +138,7 @@ class ForgottenOut(BaseModel):
     versions: int = Field(description="Registered versions, with their files.")
     adaptations: int = Field(description="Folders that were learned here.")
     jobs: int = Field(description="Jobs that asked for the person, or whose clip the person was learned from.")
+    latents: int = Field(description="Latent ids of files that were named with clip.")
 
 
 class ErrorOut(BaseModel):

@@ -16,7 +16,7 @@ from services.serving.schemas import ErrorOut, ForgottenOut
 
 Clips = Annotated[
     tuple[Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")], ...],
-    Query(description="Sha256 of a clip of the person, beside those of registered adaptations."),
+    Query(description="Sha256 of a clip or an image of the person, beside those of registered adaptations."),
 ]
 
 
@@ -25,7 +25,7 @@ def add_subjects(app: FastAPI) -> None:
 
     @app.delete("/v1/subjects/{subject}", tags=["subjects"], responses={409: {"model": ErrorOut}})
     async def forget(request: Request, subject: str, clip: Clips = ()) -> ForgottenOut:
-        """Delete a person's adaptations, registered or not, and the jobs that asked for them or had their clip."""
+        """Delete a person's adaptations, jobs that asked for them, and jobs and latents of the person's clips."""
         check_query(request, ("clip",))
         state = state_of(request)
         return ForgottenOut(**asdict(await in_thread(lambda: forgotten(subject, frozenset(clip), state))))

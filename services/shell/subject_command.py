@@ -16,22 +16,22 @@ def forget(
     subject: Annotated[str, typer.Argument(help="Whose, as 'adapt --subject' called the person.")],
     clip: Annotated[
         list[Path] | None,
-        typer.Option(help="A clip of the person, beside those known; may be given several times.", metavar="FILE"),
+        typer.Option(help="A clip or image of the person, beside those known; several times too.", metavar="FILE"),
     ] = None,
 ) -> None:
     """Delete what is kept of a person.
 
     Deleted are the registered versions with their files, what 'adapt' has under way for the person, what
     'edit --adapt' and 'interpolate --adapt' learned from a clip of the person, and the jobs that asked for the
-    person or were given such a clip. Known are the clips of registered adaptations and of those under way; name
-    others with --clip.
+    person or were given such a clip. So are latent ids that 'POST /v1/invert' gave for a file you name. Known are
+    the clips of registered adaptations and of those under way; name others with --clip.
 
     Example:
 
         stylereel forget anna --clip interview.mp4
 
-    Not deleted are model folders that you named yourself, outputs with their sidecars, and latent ids of 'invert',
-    which expire after keep_latents_hours.
+    Not deleted are model folders that you named yourself, outputs with their sidecars, and latent ids of images
+    that you do not name, which expire after keep_latents_hours.
 
     While a server runs it holds the jobs: 'curl -X DELETE localhost:3000/v1/subjects/SUBJECT' then does the same;
     clips are named by their sha256 there.
@@ -64,5 +64,6 @@ def forget(
         if lock is not None:
             lock.release()
     print(
-        f"{subject}: {done.versions} registered versions, {done.adaptations} adaptations, {done.jobs} jobs deleted"
+        f"{subject}: {done.versions} registered versions, {done.adaptations} adaptations, {done.jobs} jobs, "
+        f"{done.latents} latents deleted"
     )

@@ -280,6 +280,18 @@ def test_whose_a_folder_is_and_which_jobs_asked_for_it(tmp_path: Path) -> None:
     assert jobs_of("anna", tmp_path) == ["a"]
 
 
+def test_latents_are_forgotten_by_the_file_they_were_made_of(tmp_path: Path, registry: ModelRegistry) -> None:
+    latents = tmp_path / "latents"
+    for name, sha256 in (("a" * 32, "1" * 64), (f".part-{'b' * 32}", "1" * 64), ("c" * 32, "2" * 64)):
+        (latents / name).mkdir(parents=True)
+        (latents / name / "input_sha256").write_text(sha256)
+        (latents / name / "image.png").write_bytes(b"a face")
+    (latents / ("d" * 32)).mkdir()  # as a server of before left it
+    assert forget_adaptations("anna", registry, tmp_path, lambda _: 0) == Forgotten(0, 0, 0, 0)
+    assert forget_adaptations("anna", registry, tmp_path, lambda _: 0, {"1" * 64}) == Forgotten(0, 0, 0, 2)
+    assert {path.name for path in latents.iterdir()} == {"c" * 32, "d" * 32}
+
+
 def test_the_shell_registers_promotes_and_forgets(
     clip: Path, small_models: Models, tmp_path: Path, tracking_uri: str, registry_config: RegistryConfig,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -306,12 +318,16 @@ def test_the_shell_registers_promotes_and_forgets(
         (place / "input").write_bytes(content)
         write_request(place, {"subject": None})
     assert run(["forget", "anna"]) == 0
-    assert "anna: 1 registered versions, 0 adaptations, 2 jobs deleted" in capsys.readouterr().out
+    assert "anna: 1 registered versions, 0 adaptations, 2 jobs, 0 latents deleted" in capsys.readouterr().out
     assert not job.exists() and not plain[0].exists() and plain[1].exists() and folder.exists()
     other = tmp_path / "other.mp4"
     other.write_bytes(b"of ben")
+    latent = tmp_path / "state" / "latents" / ("d" * 32)
+    latent.mkdir(parents=True)
+    (latent / "input_sha256").write_text(hashlib.sha256(b"of ben").hexdigest())
     assert run(["forget", "ben", "--clip", str(other), "--clip", str(clip)]) == 0
-    assert "0 adaptations, 1 jobs deleted" in capsys.readouterr().out and not plain[1].exists()
+    assert "0 adaptations, 1 jobs, 1 latents deleted" in capsys.readouterr().out and not plain[1].exists()
+    assert not latent.exists() and latent.parent.is_dir()
     assert run(["forget", "ben", "--clip", str(tmp_path)]) == 2
     assert "give the clip that was learned from" in capsys.readouterr().err
     assert run(["forget", "Anna"]) == 2

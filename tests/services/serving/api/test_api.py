@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -26,8 +27,11 @@ from schemathesis.specs.openapi.checks import (
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from modules.editing.directions import EditRequest
+from services.pipeline import edit
 from services.serving import routes
 from services.serving.handling import MODEL_HEADER, WARNING_HEADER, State
+from services.serving.openapi import STRENGTHS_HEADER
 from services.serving.turns import MAX_WAITING
 from services.settings import ROOT, Params, load_params
 
@@ -96,6 +100,20 @@ def test_invert_then_edit_by_id(client: TestClient, face: bytes) -> None:
     form = {"edits": json.dumps(asked["edits"]), "latent": body["latent"]}
     as_form = client.post("/v1/edit", files={name: (None, value) for name, value in form.items()})
     assert np.array_equal(pixels(as_form.content), pixels(by_id.content))
+
+
+def test_an_edit_says_how_strong_it_was(client: TestClient, face: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    plainly = client.post("/v1/edit?edit=age=20&edit=age=-4.5", content=face)
+    assert plainly.headers[STRENGTHS_HEADER] == "age=15.5"
+    monkeypatch.setattr(edit, "balanced", lambda ws, requests, *_: (*requests, EditRequest("age", -0.25)))
+    balanced = client.post("/v1/edit?edit=age=20", content=face)
+    assert balanced.headers[STRENGTHS_HEADER] == "age=19.75"
+    monkeypatch.undo()
+    again = client.post(f"/v1/edit?edit={balanced.headers[STRENGTHS_HEADER]}&balance=false", content=face)
+    assert np.array_equal(pixels(again.content), pixels(balanced.content))
+    assert not np.array_equal(pixels(again.content), pixels(plainly.content))
+    said = client.get("/openapi.json").json()["paths"]["/v1/edit"]["post"]["responses"]["200"]["headers"]
+    assert list(said) == [STRENGTHS_HEADER]
 
 
 def test_strength_zero_returns_the_input(client: TestClient, face: bytes) -> None:
@@ -291,6 +309,18 @@ def test_codes_of_another_generator_are_refused(client: TestClient, state: State
     save_file(load_file(stored), stored, {"about": about})
     asked = {"latent": latent, "edits": [{"name": "age", "strength": 1}]}
     refused(client.post("/v1/edit", json=asked), 422, "f" * 64, ToyGenerator.sha256)
+
+
+def test_a_latent_is_forgotten_with_the_image_it_was_made_of(client: TestClient, face: bytes) -> None:
+    other = picture(pixels(face)[:-1])
+    gone, kept = (client.post("/v1/invert", content=content).json()["latent"] for content in (face, other))
+    done = client.delete(f"/v1/subjects/anna?clip={hashlib.sha256(face).hexdigest()}").json()
+    assert done["latents"] >= 1 and done["jobs"] == 0
+    edits = [{"name": "age", "strength": 5}]
+    refused(
+        client.post("/v1/edit", json={"latent": gone, "edits": edits}), 422, "no latent", "invert the image again"
+    )
+    assert client.post("/v1/edit", json={"latent": kept, "edits": edits}).status_code == 200
 
 
 def test_latents_are_gone_after_their_time(client: TestClient, state: State, face: bytes) -> None:

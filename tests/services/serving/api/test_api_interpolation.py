@@ -62,7 +62,11 @@ def test_a_job_makes_what_the_shell_makes(
     assert (frames[0] != frames[1]).any() and (frames[1] != frames[3]).any()
     assert report["factor"] == 3 and report["rate"] == "30" and report["edits"] == [] and report["task"] is None
     assert "stylereel-generator" in report["models"] and report["options"]["refine"] == 1
-    said = json.loads((tmp_path / "shell.mp4.json").read_text())["report"]
+    sidecar = json.loads((tmp_path / "shell.mp4.json").read_text())
+    assert report["input"] == {name: sidecar["input"][name] for name in ("sha256", "bytes")}
+    assert report["params"] == sidecar["params"] and report["params"]["flow"]
+    assert report["hashes"] == sidecar["models"] and report["stylereel"] == sidecar["stylereel"]
+    said = sidecar["report"]
     lines = said.pop("warnings")
     assert lines and all(line.endswith("try --adapt, or --refine 50") for line in lines)
     assert report["warnings"] == [

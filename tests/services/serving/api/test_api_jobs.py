@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 from services.serving.routes import MODEL_HEADER, State
 
 
-def test_a_video_job(client: TestClient, clip: bytes) -> None:
-    files, edits = {"video": clip}, [{"name": "age", "strength": 20}]
+def test_a_video_job(client: TestClient, state: State, clip: bytes) -> None:
+    files, edits = {"video": ("name.mp4", clip)}, [{"name": "age", "strength": 20}]
     answer = client.post("/v1/jobs", files=files, data={"edits": json.dumps(edits), "preview": "false"})
     assert answer.status_code == 202, answer.text
     job = answer.json()
@@ -29,6 +29,11 @@ def test_a_video_job(client: TestClient, clip: bytes) -> None:
     report = done["result"]["report"]
     assert report["frames"] == 8 and report["edits"] == edits
     assert report["models"]["stylereel-generator"] == ToyGenerator.sha256[:12]
+    assert report["input"] == {"sha256": hashlib.sha256(clip).hexdigest(), "bytes": len(clip)}
+    models = state.engine.session().models
+    assert report["hashes"] == models.versions and report["hashes"]["stylereel-generator"] == ToyGenerator.sha256
+    assert report["params"] == json.loads(json.dumps(models.numbers())) and report["params"]["pipeline"]
+    assert "name.mp4" not in json.dumps(report), "what a client calls its file is nobody's business"
     video = client.get(done["result"]["video"])
     assert video.headers["content-type"] == "video/mp4" and "stylereel-generator" in video.headers[MODEL_HEADER]
     with av.open(io.BytesIO(video.content)) as container:
@@ -172,7 +177,7 @@ def test_a_subject_without_an_adaptation_is_404_and_forgetting_it_is_no_error(
     assert set(state.jobs.folder.glob("*/request.json")) == before
     forgotten = client.delete("/v1/subjects/anna")
     assert forgotten.status_code == 200
-    assert forgotten.json() == {"versions": 0, "adaptations": 0, "jobs": 0}
+    assert forgotten.json() == {"versions": 0, "adaptations": 0, "jobs": 0, "latents": 0}
     refused(client.delete("/v1/subjects/An%20na"), 422, "small letters")
     # With a slip in its name the clip would be forgotten in words alone.
     refused(client.delete(f"/v1/subjects/anna?clips={'0' * 64}"), 422, "'clips' is not known; there are clip")
