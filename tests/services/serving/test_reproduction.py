@@ -26,7 +26,7 @@ def test_params_are_those_of_the_sidecar(tmp_path: Path) -> None:
 
 
 def test_no_folder_of_the_server_and_no_name_of_a_learned_clip_is_told() -> None:
-    weights = "pipeline.keep_lips.fan_weights=/home/anna/fan.pth.tar"
+    weights = "pipeline.keep_lips.fan_weights=/srv/anna/fan.pth.tar"
     params = load_params(overrides=[weights], environment={"STYLEREEL_DEVICE": "cpu"})
     source = {"name": "anna at home.mp4", "sha256": "d" * 64}
     learned = {"adaptation": {"rank": 4}, "learned_from": {"source": source, "start_from": None}}
