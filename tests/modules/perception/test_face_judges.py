@@ -237,6 +237,15 @@ def test_second_judge_of_expression_by_the_names_of_the_first(pictures, boxes):
     assert EMOTIONS[load_emotion_net()(calm)[0].argmax()] == "neutral"
 
 
+def test_second_judge_of_expression_sees_light_and_no_colour(pictures, boxes):
+    """Red and blue exchanged, and the luma by BT.601 written into all channels."""
+    grey = np.repeat(np.rint(pictures @ np.array([0.299, 0.587, 0.114]))[..., None], 3, -1).astype(np.uint8)
+    judges = SecondJudges()
+    found = judges.expression(pictures, boxes)
+    np.testing.assert_allclose(judges.expression(grey, boxes), found, atol=0.02)
+    assert np.abs(judges.expression(np.ascontiguousarray(pictures[..., ::-1]), boxes) - found).max() > 0.02
+
+
 def test_a_similarity_is_found_again():
     """Points moved by a known turn, scale and shift: the view looks back exactly through it."""
     wanted = torch.tensor([[10.0, 12.0], [40.0, 12.0], [25.0, 30.0], [14.0, 44.0], [36.0, 44.0]])
